@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# The front door. `make help` lists what it can do.
+
+# The text of CMD= as typed: make must not expand a $ in it
+export VM_CMD := $(value CMD)
+
+MAKEFLAGS += --no-print-directory
+S := scripts
+
+.PHONY: all help setup kernel kernel-update tree export import author \
+	build build-debug run test check series-check selftests vm shell clean distclean
+
+all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables: KERNEL=tree (instead of Debian's source), JOBS=n, EXMAP_CACHE=dir (~/.cache/exmap)"
+	@sed -n 's/^#   \([A-Z]*=\)/  vm: \1/p' $(S)/vm.sh
+
+run: build ## The main job: the example buffer manager on real data, in the machine (ARGS='--madvise')
+	@$(S)/run.sh $(ARGS)
+
+test: setup ## All tests; ends with "N passed, N failed, N skipped"
+	@$(S)/test.sh
+
+check: build ## Static checks alone
+	@$(S)/check.sh
+
+selftests: $(if $(filter 1,$(DEBUG)),build-debug,build) ## The kselftests in the machine (DEBUG=1, TESTS='name ...')
+	@$(S)/vm.sh 'run-selftests $(TESTS)'
+
+vm: $(if $(filter 1,$(DEBUG)),build-debug,build) ## CMD='...' SHARE=dir: a shell command in the machine
+	@$(S)/vm.sh "$$VM_CMD"
+
+shell: $(if $(filter 1,$(DEBUG)),build-debug,build) ## A shell in the machine
+	@$(S)/vm.sh --shell
+
+setup: ## Install the Debian packages that all this needs (root), or list them
+	@$(S)/setup.sh
+
+kernel: setup ## Fetch and unpack the kernel source, once
+	@$(S)/kernel.sh
+
+kernel-update: setup ## Look for a newer kernel source
+	@$(S)/kernel.sh update
+
+tree: kernel ## Make or update the build tree: kernel source + series
+	@$(S)/series.sh tree
+
+export: ## Carry edits made in the build tree into patches/ and the mirrored files
+	@$(S)/series.sh export
+
+import: ## Carry edits of the mirrored files into the build tree and patches/
+	@$(S)/series.sh import
+
+author: ## AUTHOR='Name <mail>': put your name on every patch
+	@$(S)/series.sh author '$(AUTHOR)'
+
+series-check: kernel ## Apply the series with quilt, git and b4, compare with the mirrored files
+	@$(S)/series.sh check
+
+build: tree ## The lean kernel, its modules and the programs
+	@$(S)/build.sh lean
+
+build-debug: tree ## The same with KASAN, lockdep and the other sanitizers
+	@$(S)/build.sh debug
+
+clean: ## Remove build output and the machine's files, keep source, tree and ccache
+	@. $(S)/common.sh && rm -rf "$$CACHE"/build-* "$$CACHE"/vm
+
+distclean: ## Remove the whole cache, edits in the build tree included
+	@. $(S)/common.sh && rm -rf "$$CACHE"

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * exmap: device node, ioctls, and the life of an exmap
+ */
+#include <linux/capability.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/user.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "exmap.h"
+
+static void exmap_free(struct kref *ref)
+{
+	struct exmap *exmap = container_of(ref, struct exmap, ref);
+
+	/* The region's VMA holds its file: if there was a region, it is gone */
+	if (exmap->ready) {
+		exmap_pool_close(&exmap->pool);
+		for (unsigned int i = 0; i < exmap->pool.nr_interfaces; i++)
+			exmap_interface_destroy(&exmap->pool.interfaces[i]);
+		exmap_pool_destroy(&exmap->pool);
+		exmap_unaccount(exmap);
+		if (exmap->backing)
+			fput(exmap->backing);
+	}
+	mmdrop(exmap->mm);
+	kfree(exmap);
+}
+
+/**
+ * exmap_of() - The exmap behind a file.
+ * @file: an open /dev/exmap; once it has an exmap, it keeps it
+ *
+ * Return: the exmap; ERR_PTR(-ENXIO) if there is none yet; ERR_PTR(-EPERM) if
+ * it belongs to another process.
+ */
+struct exmap *exmap_of(struct file *file)
+{
+	/* Pairs with the cmpxchg() that set it */
+	struct exmap *exmap = smp_load_acquire(&file->private_data);
+
+	if (!exmap)
+		return ERR_PTR(-ENXIO);
+	if (exmap->mm != current->mm)
+		return ERR_PTR(-EPERM);
+	return exmap;
+}
+
+/**
+ * exmap_of_ready() - The exmap behind a file, after its setup.
+ * @file: an open /dev/exmap
+ *
+ * Return: as exmap_of(), and ERR_PTR(-ENXIO) if it is not set up.
+ */
+struct exmap *exmap_of_ready(struct file *file)
+{
+	struct exmap *exmap = exmap_of(file);
+
+	/* Pairs with exmap_setup() */
+	if (!IS_ERR(exmap) && !smp_load_acquire(&exmap->ready))
+		return ERR_PTR(-ENXIO);
+	return exmap;
+}
+
+/**
+ * exmap_of_or_new() - The exmap behind a file, a new one if it has none.
+ * @file: an open /dev/exmap
+ *
+ * Context: Process context of a user process, may sleep.
+ * Return: the exmap; ERR_PTR(-EPERM) if it belongs to another process;
+ * ERR_PTR(-ENOMEM).
+ */
+struct exmap *exmap_of_or_new(struct file *file)
+{
+	struct exmap *exmap = exmap_of(file);
+
+	if (exmap != ERR_PTR(-ENXIO))
+		return exmap;
+
+	exmap = kzalloc_obj(*exmap, GFP_KERNEL_ACCOUNT);
+	if (!exmap)
+		return ERR_PTR(-ENOMEM);
+	kref_init(&exmap->ref);
+	mutex_init(&exmap->lock);
+	mmgrab(current->mm);
+	exmap->mm = current->mm;
+	if (cmpxchg(&file->private_data, NULL, exmap))
+		kref_put(&exmap->ref, exmap_free);
+	return exmap_of(file);
+}
+
+/*
+ * As io_uring does: pages count for the user, in all of his processes. Returns
+ * whom exmap_unaccount() is for: NULL if nobody.
+ */
+static struct user_struct *exmap_account(u64 nr_pages)
+{
+	struct user_struct *user = current_user();
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	unsigned long locked;
+
+	/* More than any machine can have */
+	if (nr_pages > 1ULL << (MAX_PHYSMEM_BITS - PAGE_SHIFT))
+		return ERR_PTR(-ENOMEM);
+	if (capable(CAP_IPC_LOCK))
+		return NULL;
+
+	locked = atomic_long_read(&user->locked_vm);
+	do {
+		if (locked > limit || nr_pages > limit - locked)
+			return ERR_PTR(-ENOMEM);
+	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &locked, locked + nr_pages));
+	return get_uid(user);
+}
+
+static void exmap_unaccount_user(struct user_struct *user, unsigned long nr_pages)
+{
+	if (!user)
+		return;
+	atomic_long_sub(nr_pages, &user->locked_vm);
+	free_uid(user);
+}
+
+/**
+ * exmap_unaccount() - Undo what setup charged to RLIMIT_MEMLOCK.
+ * @exmap: the exmap; nothing happens if nothing is charged
+ *
+ * Context: exmap->lock is held, or there is no other user of @exmap.
+ */
+void exmap_unaccount(struct exmap *exmap)
+{
+	exmap_unaccount_user(exmap->user, exmap->pool.limit);
+	exmap->user = NULL;
+}
+
+/* The file to read from, NULL for none */
+static struct file *exmap_backing_file(int fd)
+{
+	struct file *file;
+	umode_t mode;
+
+	if (fd == -1)
+		return NULL;
+	file = fget(fd);
+	if (!file)
+		return ERR_PTR(-EBADF);
+	mode = file_inode(file)->i_mode;
+	if (!S_ISREG(mode) && !S_ISBLK(mode)) {
+		fput(file);
+		return ERR_PTR(-EINVAL);
+	}
+	if (!(file->f_mode & FMODE_READ)) {
+		fput(file);
+		return ERR_PTR(-EBADF);
+	}
+	return file;
+}
+
+static int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
+{
+	struct exmap_ioctl_setup setup;
+	struct user_struct *user;
+	struct file *backing;
+	struct exmap *exmap;
+	int err;
+
+	if (copy_from_user(&setup, arg, sizeof(setup)))
+		return -EFAULT;
+	if (setup.max_interfaces < 1 || setup.max_interfaces > EXMAP_MAX_INTERFACES ||
+	    !setup.buffer_size)
+		return -EINVAL;
+	exmap = exmap_of_ready(file);
+	if (exmap != ERR_PTR(-ENXIO))
+		return IS_ERR(exmap) ? PTR_ERR(exmap) : -EBUSY;
+
+	/* What can fail comes before the file gets an exmap */
+	backing = exmap_backing_file(setup.fd);
+	if (IS_ERR(backing))
+		return PTR_ERR(backing);
+	user = exmap_account(setup.buffer_size);
+	if (IS_ERR(user)) {
+		err = PTR_ERR(user);
+		goto out_backing;
+	}
+	exmap = exmap_of_or_new(file);
+	if (IS_ERR(exmap)) {
+		err = PTR_ERR(exmap);
+		goto out_user;
+	}
+
+	mutex_lock(&exmap->lock);
+	if (exmap->ready)
+		err = -EBUSY;
+	else if (exmap->state == EXMAP_GONE)
+		err = -ENXIO;
+	else
+		err = exmap_pool_init(&exmap->pool, setup.buffer_size,
+				      setup.max_interfaces);
+	if (!err) {
+		exmap->backing = backing;
+		exmap->user = user;
+		/* Pairs with exmap_of_ready() */
+		smp_store_release(&exmap->ready, true);
+	}
+	mutex_unlock(&exmap->lock);
+	if (!err)
+		return 0;
+out_user:
+	exmap_unaccount_user(user, setup.buffer_size);
+out_backing:
+	if (backing)
+		fput(backing);
+	return err;
+}
+
+static long exmap_ioctl_action(struct file *file,
+			       const struct exmap_action_params __user *arg)
+{
+	struct exmap_action_params params;
+	struct exmap *exmap;
+
+	if (copy_from_user(&params, arg, sizeof(params)))
+		return -EFAULT;
+	exmap = exmap_of_ready(file);
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	return exmap_action(exmap, &params);
+}
+
+static int exmap_clone(struct file *file, int fd)
+{
+	struct exmap *other;
+
+	CLASS(fd, source)(fd);
+	if (fd_empty(source))
+		return -EBADF;
+	if (fd_file(source)->f_op != &exmap_fops)
+		return -EINVAL;
+	other = exmap_of(fd_file(source));
+	if (IS_ERR(other))
+		return other == ERR_PTR(-ENXIO) ? -EINVAL : PTR_ERR(other);
+	/* It is there, but all that was tried with it failed */
+	if (!READ_ONCE(other->ready) && READ_ONCE(other->state) == EXMAP_UNMAPPED)
+		return -EINVAL;
+
+	kref_get(&other->ref);
+	if (cmpxchg(&file->private_data, NULL, other)) {
+		kref_put(&other->ref, exmap_free);
+		return -EBUSY;
+	}
+	return 0;
+}
+
+static int exmap_stats(struct file *file, struct exmap_ioctl_stats __user *arg)
+{
+	struct exmap_ioctl_stats stats;
+	struct exmap *exmap = exmap_of_ready(file);
+
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	memset(&stats, 0, sizeof(stats));
+	stats.buffer_size = exmap->pool.limit;
+	stats.alloc_count = atomic_long_read(&exmap->pool.nr_pages);
+	stats.max_interfaces = exmap->pool.nr_interfaces;
+	return copy_to_user(arg, &stats, sizeof(stats)) ? -EFAULT : 0;
+}
+
+static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long parm)
+{
+	void __user *arg = (void __user *)parm;
+
+	switch (cmd) {
+	case EXMAP_IOCTL_SETUP:
+		return exmap_setup(file, arg);
+	case EXMAP_IOCTL_ACTION:
+		return exmap_ioctl_action(file, arg);
+	case EXMAP_IOCTL_CLONE:
+		return exmap_clone(file, parm);
+	case EXMAP_IOCTL_STATS:
+		return exmap_stats(file, arg);
+	default:
+		return -ENOTTY;
+	}
+}
+
+static int exmap_mmap_prepare(struct vm_area_desc *desc)
+{
+	const unsigned long base = EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT;
+	struct exmap *exmap;
+
+	if (!vma_desc_test(desc, VMA_SHARED_BIT))
+		return -EINVAL;
+	if (desc->pgoff >= base && desc->pgoff < EXMAP_OFF_INTERFACE_MAX >> PAGE_SHIFT) {
+		exmap = exmap_of_ready(desc->file);
+		if (IS_ERR(exmap))
+			return PTR_ERR(exmap);
+		return exmap_interface_mmap_prepare(exmap, desc);
+	}
+	if (desc->pgoff != EXMAP_OFF_EXMAP)
+		return -EINVAL;
+	exmap = exmap_of_or_new(desc->file);
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	return exmap_region_mmap_prepare(exmap, desc);
+}
+
+static int exmap_open(struct inode *inode, struct file *file)
+{
+	/* The misc device leaves itself there; an exmap comes with its first use */
+	file->private_data = NULL;
+	return 0;
+}
+
+static int exmap_release(struct inode *inode, struct file *file)
+{
+	struct exmap *exmap = file->private_data;
+
+	if (exmap)
+		kref_put(&exmap->ref, exmap_free);
+	return 0;
+}
+
+const struct file_operations exmap_fops = {
+	.owner		= THIS_MODULE,
+	.open		= exmap_open,
+	.release	= exmap_release,
+	.unlocked_ioctl	= exmap_ioctl,
+	.mmap_prepare	= exmap_mmap_prepare,
+	.read_iter	= exmap_read_iter,
+};
+
+static struct miscdevice exmap_misc = {
+	.minor	= MISC_DYNAMIC_MINOR,
+	.name	= "exmap",
+	.fops	= &exmap_fops,
+	.mode	= 0666,
+};
+
+static int __init exmap_init(void)
+{
+	int err = exmap_pool_module_init();
+
+	if (err)
+		return err;
+	err = misc_register(&exmap_misc);
+	if (err)
+		exmap_pool_module_exit();
+	return err;
+}
+
+static void __exit exmap_exit(void)
+{
+	misc_deregister(&exmap_misc);
+	exmap_pool_module_exit();
+}
+
+module_init(exmap_init);
+module_exit(exmap_exit);
+
+MODULE_DESCRIPTION("Explicit page placement for database buffer managers");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,621 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The pool: where free pages wait
+ *
+ * A free page lies in the local bundle of an interface, or in one of the full
+ * bundles that belong to nobody. An interface takes from its local bundle, then
+ * a full one, then from the system while the pool is below its limit, then from
+ * the other interfaces, and only then looks for pages that came free unseen.
+ */
+#include <linux/gfp.h>
+#include <linux/mm.h>
+#include <linux/page_ref.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "exmap.h"
+
+/* The most that an interface takes from another, or from a sweep, at once */
+#define EXMAP_STEAL_PAGES	64
+
+/*
+ * A limit of the memory cgroup must make the call fail, not kill somebody.
+ * Never movable: a page that migrates under a long-term pin is no use here.
+ */
+#define EXMAP_GFP \
+	(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+/* Parked pages that a refill looks at before it asks for new ones */
+#define EXMAP_SWEEP_SOME	128
+
+/* Bundles are a little larger than a page: kmalloc() would waste half of it */
+static struct kmem_cache *exmap_bundle_cache;
+
+/**
+ * exmap_pool_module_init() - Set up what all pools share.
+ * Return: 0, or -ENOMEM.
+ */
+int __init exmap_pool_module_init(void)
+{
+	exmap_bundle_cache = KMEM_CACHE(exmap_bundle, SLAB_ACCOUNT);
+	return exmap_bundle_cache ? 0 : -ENOMEM;
+}
+
+/**
+ * exmap_pool_module_exit() - Undo exmap_pool_module_init().
+ */
+void exmap_pool_module_exit(void)
+{
+	kmem_cache_destroy(exmap_bundle_cache);
+}
+
+static struct exmap_bundle *exmap_bundle_alloc(void)
+{
+	struct exmap_bundle *bundle;
+
+	bundle = kmem_cache_alloc(exmap_bundle_cache,
+				  GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+	if (bundle)
+		bundle->nr = 0;
+	return bundle;
+}
+
+/**
+ * exmap_pool_init() - Set up an empty pool and its interfaces.
+ * @pool: zeroed memory
+ * @limit: pages that the pool may own
+ * @nr_interfaces: number of interfaces, at least 1
+ *
+ * Context: Process context, may sleep.
+ * Return: 0, or -ENOMEM.
+ */
+int exmap_pool_init(struct exmap_pool *pool, unsigned long limit,
+		    unsigned int nr_interfaces)
+{
+	pool->interfaces = kvcalloc(nr_interfaces, sizeof(*pool->interfaces),
+				    GFP_KERNEL_ACCOUNT);
+	if (!pool->interfaces)
+		return -ENOMEM;
+	for (unsigned int i = 0; i < nr_interfaces; i++)
+		mutex_init(&pool->interfaces[i].lock);
+	pool->nr_interfaces = nr_interfaces;
+	pool->limit = limit;
+	atomic_long_set(&pool->nr_pages, 0);
+	spin_lock_init(&pool->lock);
+	INIT_LIST_HEAD(&pool->full);
+	INIT_LIST_HEAD(&pool->owned);
+	INIT_LIST_HEAD(&pool->parked);
+	return 0;
+}
+
+/* Drop the reference that travels with each page, and the bundle */
+static void exmap_bundle_free(struct exmap_bundle *bundle)
+{
+	if (!bundle)
+		return;
+	for (unsigned int i = 0; i < bundle->nr; i++)
+		put_page(bundle->pages[i]);
+	kmem_cache_free(exmap_bundle_cache, bundle);
+}
+
+/**
+ * exmap_pool_close() - Give up all pages.
+ * @pool: the pool
+ *
+ * Pages that somebody else holds, a call or direct I/O, are freed when they let
+ * go of them. The pool stays empty afterwards.
+ *
+ * Context: Process context, may sleep. No page of the pool is mapped, and no
+ * call is mapping or unmapping any.
+ */
+void exmap_pool_close(struct exmap_pool *pool)
+{
+	struct exmap_bundle *bundle, *next_bundle;
+	struct page *page, *next;
+	LIST_HEAD(bundles);
+	LIST_HEAD(pages);
+
+	spin_lock(&pool->lock);
+	pool->closed = true;
+	list_splice_init(&pool->owned, &pages);
+	list_splice_init(&pool->parked, &pages);
+	pool->nr_parked = 0;
+	atomic_long_set(&pool->nr_pages, 0);
+	spin_unlock(&pool->lock);
+
+	for (unsigned int i = 0; i < pool->nr_interfaces; i++) {
+		struct exmap_interface *iface = &pool->interfaces[i];
+
+		/* After this, whoever takes the lock sees @closed */
+		mutex_lock(&iface->lock);
+		exmap_bundle_free(iface->local);
+		exmap_bundle_free(iface->spare);
+		iface->local = NULL;
+		iface->spare = NULL;
+		mutex_unlock(&iface->lock);
+		cond_resched();
+	}
+	/* Nobody adds to it any more */
+	list_splice_init(&pool->full, &bundles);
+	list_for_each_entry_safe(bundle, next_bundle, &bundles, list) {
+		exmap_bundle_free(bundle);
+		cond_resched();
+	}
+	list_for_each_entry_safe(page, next, &pages, lru) {
+		list_del(&page->lru);
+		put_page(page);
+		cond_resched();
+	}
+}
+
+/**
+ * exmap_pool_destroy() - Free what is left of a closed pool.
+ * @pool: the pool; pool->interfaces may be NULL
+ *
+ * Context: Process context. Nobody uses the pool or an interface any more.
+ */
+void exmap_pool_destroy(struct exmap_pool *pool)
+{
+	kvfree(pool->interfaces);
+	pool->interfaces = NULL;
+}
+
+/*
+ * Free pages have turned up, or room for them: a search that is under way may
+ * have been there already and must start over. Searches are rare: the counter
+ * that all of them read is written to only while there is one.
+ */
+static void exmap_pool_moved(struct exmap_pool *pool)
+{
+	/*
+	 * Either we see the search, or it sees what we did before. Pairs with
+	 * the barrier in exmap_pool_search().
+	 */
+	smp_mb();
+	if (atomic_read(&pool->searching))
+		atomic_long_inc(&pool->moves);
+}
+
+/* Give a page whose two references are the caller's back to the system */
+static void exmap_pool_release(struct exmap_pool *pool, struct page *page)
+{
+	bool ours;
+
+	spin_lock(&pool->lock);
+	ours = !pool->closed;
+	if (ours) {
+		list_del(&page->lru);
+		atomic_long_dec(&pool->nr_pages);
+	}
+	spin_unlock(&pool->lock);
+
+	if (ours)
+		put_page(page);
+	put_page(page);
+	exmap_pool_moved(pool);
+}
+
+/*
+ * Set a page aside that somebody still holds. Without its second reference it
+ * is found by exmap_pool_sweep() as soon as the others are gone.
+ */
+static void exmap_pool_park(struct exmap_pool *pool, struct page *page)
+{
+	spin_lock(&pool->lock);
+	if (!pool->closed) {
+		list_move_tail(&page->lru, &pool->parked);
+		pool->nr_parked++;
+	}
+	spin_unlock(&pool->lock);
+	put_page(page);
+}
+
+/*
+ * Look at up to @budget of the parked or the owned pages for some whose count
+ * is 1: nobody has them, not even an interface. Freezing the count makes sure
+ * that just one sweep gets a page, and that no lockless get_user_pages() is
+ * about to. The pages are in transit until exmap_pool_arrive().
+ */
+static unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked,
+				     unsigned long budget,
+				     struct page **pages, unsigned int max)
+{
+	struct list_head *list = parked ? &pool->parked : &pool->owned;
+	struct page *page, *next;
+	unsigned long left;
+	unsigned int nr = 0;
+
+	spin_lock(&pool->lock);
+	left = parked ? pool->nr_parked :
+	       atomic_long_read(&pool->nr_pages) - pool->nr_parked;
+	left = min(left, budget);
+	while (left && nr < max && !fatal_signal_pending(current)) {
+		unsigned int chunk = min(left, 256);
+
+		left -= chunk;
+		list_for_each_entry_safe(page, next, list, lru) {
+			if (!chunk-- || nr == max)
+				break;
+			if (page_count(page) != 1 || !page_ref_freeze(page, 1))
+				continue;
+			page_ref_unfreeze(page, 2);
+			if (parked) {
+				list_move(&page->lru, &pool->owned);
+				pool->nr_parked--;
+			}
+			if (!nr)
+				atomic_inc(&pool->transit);
+			pages[nr++] = page;
+		}
+		/* The next chunk, or sweep, goes on where this one stopped */
+		if (!list_entry_is_head(page, list, lru))
+			list_rotate_to_front(&page->lru, list);
+		cond_resched_lock(&pool->lock);
+	}
+	spin_unlock(&pool->lock);
+	return nr;
+}
+
+/*
+ * Get up to @nr pages from the system into the local bundle, which is empty.
+ * Returns how many there were; the limit, the page allocator and the memory
+ * cgroup all may say no.
+ */
+static unsigned int exmap_pool_grow(struct exmap_pool *pool,
+				    struct exmap_bundle *local, unsigned int nr)
+{
+	long owned = atomic_long_read(&pool->nr_pages);
+	LIST_HEAD(pages);
+	unsigned int got = 0;
+	bool closed;
+
+	/* Reserve first: nobody may see the pool above its limit */
+	do {
+		if (owned >= pool->limit)
+			return 0;
+		nr = min_t(unsigned long, nr, pool->limit - owned);
+	} while (!atomic_long_try_cmpxchg(&pool->nr_pages, &owned, owned + nr));
+
+	while (got < nr && !fatal_signal_pending(current)) {
+		struct page *page = alloc_page(EXMAP_GFP);
+
+		if (!page)
+			break;
+		get_page(page);
+		list_add(&page->lru, &pages);
+		local->pages[got++] = page;
+	}
+
+	spin_lock(&pool->lock);
+	closed = pool->closed;
+	if (!closed) {
+		list_splice(&pages, &pool->owned);
+		atomic_long_sub(nr - got, &pool->nr_pages);
+	}
+	spin_unlock(&pool->lock);
+
+	if (closed) {
+		while (got) {
+			put_page(local->pages[--got]);
+			put_page(local->pages[got]);
+		}
+	}
+	local->nr = got;
+	return got;
+}
+
+/* Add pages with their second references to an interface, under its lock */
+static void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
+			   struct page **pages, unsigned int nr)
+{
+	struct exmap_bundle *full, *fresh;
+
+	while (nr) {
+		struct page *page = pages[--nr];
+
+		/* Without a local bundle the pool is closed, or was never used here */
+		if (READ_ONCE(pool->closed) || !iface->local ||
+		    unlikely(PageHWPoison(page))) {
+			exmap_pool_release(pool, page);
+			continue;
+		}
+		if (iface->local->nr == EXMAP_BUNDLE_PAGES) {
+			fresh = exmap_bundle_alloc();
+			if (!fresh) {
+				/* Nowhere to put it; the limit lets another come */
+				exmap_pool_release(pool, page);
+				continue;
+			}
+			full = iface->local;
+			iface->local = fresh;
+			spin_lock(&pool->lock);
+			list_add(&full->list, &pool->full);
+			spin_unlock(&pool->lock);
+		}
+		iface->local->pages[iface->local->nr++] = page;
+	}
+	exmap_pool_moved(pool);
+}
+
+/* Add pages that a sweep or a theft has found, if any */
+static void exmap_pool_arrive(struct exmap_pool *pool, struct exmap_interface *iface,
+			      struct page **pages, unsigned int nr)
+{
+	if (!nr)
+		return;
+	exmap_pool_add(pool, iface, pages, nr);
+	/* Who sees no transit sees the move: pairs with exmap_pool_search() */
+	atomic_dec_return_release(&pool->transit);
+}
+
+/* Swap the local bundle, which is empty, for a full one if there is one */
+static bool exmap_pool_take_full(struct exmap_pool *pool,
+				 struct exmap_interface *iface)
+{
+	struct exmap_bundle *bundle;
+
+	if (list_empty(&pool->full))
+		return false;
+	spin_lock(&pool->lock);
+	bundle = list_first_entry_or_null(&pool->full, struct exmap_bundle, list);
+	if (bundle)
+		list_del(&bundle->list);
+	spin_unlock(&pool->lock);
+	if (!bundle)
+		return false;
+	exmap_bundle_free(iface->local);
+	iface->local = bundle;
+	exmap_pool_moved(pool);
+	return true;
+}
+
+/*
+ * Take pages out of the bundle of another interface, with none of their locks
+ * held. The pages are in transit until exmap_pool_arrive().
+ */
+static unsigned int exmap_pool_steal(struct exmap_pool *pool,
+				     struct exmap_interface *thief,
+				     struct page **pages, unsigned int max)
+{
+	const unsigned int self = thief - pool->interfaces;
+	unsigned int nr = 0;
+
+	/* Start behind oneself, so that not all thieves meet at one victim */
+	for (unsigned int i = 1; i < pool->nr_interfaces && !nr; i++) {
+		struct exmap_interface *victim =
+			&pool->interfaces[(self + i) % pool->nr_interfaces];
+
+		if (!READ_ONCE(victim->local))
+			continue;
+		mutex_lock(&victim->lock);
+		if (victim->local) {
+			struct exmap_bundle *local = victim->local;
+			/* Half: it is going to need some itself */
+			unsigned int n = min(max, DIV_ROUND_UP(local->nr, 2));
+
+			while (nr < n)
+				pages[nr++] = local->pages[--local->nr];
+			if (nr)
+				atomic_inc(&pool->transit);
+		}
+		mutex_unlock(&victim->lock);
+	}
+	return nr;
+}
+
+/* Fill the local bundle, which is empty, from where that costs little */
+static bool exmap_pool_refill_quick(struct exmap_pool *pool,
+				    struct exmap_interface *iface, unsigned int want)
+{
+	struct page *pages[EXMAP_STEAL_PAGES];
+	unsigned int nr;
+
+	if (exmap_pool_take_full(pool, iface))
+		return true;
+	if (READ_ONCE(pool->nr_parked)) {
+		nr = exmap_pool_sweep(pool, true, EXMAP_SWEEP_SOME,
+				      pages, ARRAY_SIZE(pages));
+		exmap_pool_arrive(pool, iface, pages, nr);
+		if (iface->local->nr)
+			return true;
+	}
+	return exmap_pool_grow(pool, iface->local, want);
+}
+
+/* Fill it from anywhere. Drops the interface's lock and takes it again. */
+static bool exmap_pool_search(struct exmap_pool *pool,
+			      struct exmap_interface *iface, unsigned int want)
+{
+	struct page *pages[EXMAP_STEAL_PAGES];
+	bool found = false, again;
+	unsigned int nr;
+	long moves;
+
+	atomic_inc(&pool->searching);
+	/* Pairs with exmap_pool_moved() */
+	smp_mb__after_atomic();
+	do {
+		moves = atomic_long_read_acquire(&pool->moves);
+
+		mutex_unlock(&iface->lock);
+		nr = exmap_pool_steal(pool, iface, pages, ARRAY_SIZE(pages));
+		if (!nr)
+			nr = exmap_pool_sweep(pool, true, ULONG_MAX,
+					      pages, ARRAY_SIZE(pages));
+		if (!nr)
+			nr = exmap_pool_sweep(pool, false, ULONG_MAX,
+					      pages, ARRAY_SIZE(pages));
+		cond_resched();
+		mutex_lock(&iface->lock);
+		exmap_pool_arrive(pool, iface, pages, nr);
+
+		/* All the looks between two readings of @moves: none was missed */
+		again = !fatal_signal_pending(current) && iface->local;
+		if (again)
+			found = iface->local->nr ||
+				exmap_pool_refill_quick(pool, iface, want);
+	} while (!found && again &&
+		 (atomic_read_acquire(&pool->transit) ||
+		  atomic_long_read(&pool->moves) != moves));
+	atomic_dec(&pool->searching);
+	return found;
+}
+
+/**
+ * exmap_pool_refill() - Get free pages into an empty local bundle.
+ * @pool: the pool
+ * @iface: the interface; its local bundle is empty or NULL
+ * @want: how many pages the caller could use, at least 1; a hint
+ *
+ * Context: Process context, may sleep. @iface->lock is held; it is dropped and
+ * taken again where pages must come from other interfaces. No other lock of
+ * the pool or of an interface is held.
+ *
+ * Return: 0 if there is at least one page in @iface->local. -ENOMEM if all
+ * pages of the pool are mapped, parked or in the hands of a call, or if the
+ * page allocator or the memory cgroup refuses and no page was free elsewhere;
+ * also if there was no memory for the bundle. -ENXIO if the pool is closed,
+ * -EINTR if a fatal signal is pending.
+ */
+int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
+		      unsigned long want)
+{
+	want = clamp(want, 16, EXMAP_BUNDLE_PAGES);
+	if (!READ_ONCE(pool->closed)) {
+		if (!iface->local)
+			iface->local = exmap_bundle_alloc();
+		if (!iface->local)
+			return -ENOMEM;
+		if (exmap_pool_refill_quick(pool, iface, want) ||
+		    exmap_pool_search(pool, iface, want))
+			return 0;
+	}
+	if (READ_ONCE(pool->closed))
+		return -ENXIO;
+	return fatal_signal_pending(current) ? -EINTR : -ENOMEM;
+}
+
+/**
+ * exmap_pool_drop_poisoned() - Remove a poisoned page from a local bundle.
+ * @pool: the pool
+ * @iface: the interface
+ *
+ * Context: Process context. @iface->lock is held.
+ * Return: true if there was one on top of the bundle.
+ */
+bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *iface)
+{
+	struct exmap_bundle *local = iface->local;
+
+	if (!local || !local->nr || !PageHWPoison(local->pages[local->nr - 1]))
+		return false;
+	exmap_pool_release(pool, local->pages[--local->nr]);
+	return true;
+}
+
+/**
+ * exmap_pool_prepare_free() - Make sure that a FREE has a bundle to fill.
+ * @iface: the interface
+ *
+ * Context: Process context, may sleep. @iface->lock is held.
+ * Return: 0 if iface->spare is there and empty, and iface->local is there;
+ * -ENOMEM.
+ */
+int exmap_pool_prepare_free(struct exmap_interface *iface)
+{
+	if (!iface->local)
+		iface->local = exmap_bundle_alloc();
+	if (!iface->spare)
+		iface->spare = exmap_bundle_alloc();
+	return iface->local && iface->spare ? 0 : -ENOMEM;
+}
+
+/**
+ * exmap_pool_recycle() - Take back the pages that were collected in the spare.
+ * @pool: the pool
+ * @iface: the interface; iface->spare holds pages that were unmapped, with the
+ *	references of their entries, and that no CPU can reach any more
+ *
+ * Pages that somebody else holds are parked, poisoned ones leave the pool; the
+ * others are free from now on. The spare is empty afterwards.
+ *
+ * Context: Process context, may sleep. @iface->lock is held, and a call to
+ * exmap_pool_prepare_free() has succeeded under it.
+ */
+void exmap_pool_recycle(struct exmap_pool *pool, struct exmap_interface *iface)
+{
+	struct exmap_bundle *spare = iface->spare;
+	unsigned int nr = 0;
+
+	for (unsigned int i = 0; i < spare->nr; i++) {
+		struct page *page = spare->pages[i];
+
+		if (likely(page_count(page) == 2 && !PageHWPoison(page)))
+			spare->pages[nr++] = page;
+		else if (PageHWPoison(page))
+			exmap_pool_release(pool, page);
+		else
+			exmap_pool_park(pool, page);
+	}
+
+	spare->nr = nr;
+	if (!iface->local->nr) {
+		swap(iface->local, iface->spare);
+		exmap_pool_moved(pool);
+	} else {
+		exmap_pool_add(pool, iface, spare->pages, nr);
+		spare->nr = 0;
+	}
+}
+
+/**
+ * exmap_pool_get() - Take free pages out of the pool.
+ * @pool: the pool
+ * @iface: the interface whose pages to take first
+ * @pages: where to put them, with one reference each for the caller
+ * @nr: how many, at least 1
+ *
+ * Context: Process context, may sleep. No lock of the pool or of an interface
+ * is held.
+ * Return: the number of pages, which may be less than @nr; if there are none,
+ * the error of exmap_pool_refill().
+ */
+int exmap_pool_get(struct exmap_pool *pool, struct exmap_interface *iface,
+		   struct page **pages, unsigned int nr)
+{
+	unsigned int got = 0;
+	int err = 0;
+
+	mutex_lock(&iface->lock);
+	while (got < nr && !err) {
+		struct exmap_bundle *local = iface->local;
+
+		if (!local || !local->nr)
+			err = exmap_pool_refill(pool, iface, nr - got);
+		else if (!exmap_pool_drop_poisoned(pool, iface))
+			pages[got++] = local->pages[--local->nr];
+	}
+	mutex_unlock(&iface->lock);
+	return got ?: err;
+}
+
+/**
+ * exmap_pool_put() - Give back pages that exmap_pool_get() gave.
+ * @pool: the pool, which may have been closed since
+ * @iface: the interface that gets them
+ * @pages: the pages; they were not mapped
+ * @nr: how many, 0 is fine
+ *
+ * Context: Process context, may sleep. No lock of the pool or of an interface
+ * is held.
+ */
+void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
+		    struct page **pages, unsigned int nr)
+{
+	if (!nr)
+		return;
+	mutex_lock(&iface->lock);
+	exmap_pool_add(pool, iface, pages, nr);
+	mutex_unlock(&iface->lock);
+}

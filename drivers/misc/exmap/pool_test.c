@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests of the page pool: who gets which page, and that none is lost
+ */
+#include <kunit/test.h>
+#include <linux/kthread.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+
+#include "exmap.h"
+
+#define NR_INTERFACES	4
+#define MAX_PAGES	(4 * EXMAP_BUNDLE_PAGES)
+
+struct pool_fixture {
+	struct exmap_pool pool;
+	struct page *pages[MAX_PAGES];
+};
+
+static struct pool_fixture *make_pool(struct kunit *test, unsigned long limit)
+{
+	struct pool_fixture *f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, f);
+	KUNIT_ASSERT_EQ(test, exmap_pool_init(&f->pool, limit, NR_INTERFACES), 0);
+	test->priv = f;
+	return f;
+}
+
+static void pool_test_exit(struct kunit *test)
+{
+	struct pool_fixture *f = test->priv;
+
+	if (!f)
+		return;
+	exmap_pool_close(&f->pool);
+	exmap_pool_destroy(&f->pool);
+}
+
+static unsigned int get(struct pool_fixture *f, unsigned int iface,
+			struct page **pages, unsigned int nr)
+{
+	int got = exmap_pool_get(&f->pool, &f->pool.interfaces[iface], pages, nr);
+
+	return max(got, 0);
+}
+
+static void put(struct pool_fixture *f, unsigned int iface, struct page **pages,
+		unsigned int nr)
+{
+	exmap_pool_put(&f->pool, &f->pool.interfaces[iface], pages, nr);
+}
+
+/* What FREE does with pages after it has unmapped and flushed them */
+static void recycle(struct kunit *test, struct pool_fixture *f, unsigned int iface,
+		    struct page **pages, unsigned int nr)
+{
+	struct exmap_interface *i = &f->pool.interfaces[iface];
+
+	mutex_lock(&i->lock);
+	KUNIT_EXPECT_EQ(test, exmap_pool_prepare_free(i), 0);
+	if (i->local && i->spare) {
+		memcpy(i->spare->pages, pages, nr * sizeof(*pages));
+		i->spare->nr = nr;
+		exmap_pool_recycle(&f->pool, i);
+		KUNIT_EXPECT_EQ(test, i->spare->nr, 0);
+	}
+	mutex_unlock(&i->lock);
+}
+
+static void pool_test_limit(struct kunit *test)
+{
+	struct pool_fixture *f = make_pool(test, 100);
+
+	KUNIT_EXPECT_EQ(test, get(f, 0, f->pages, MAX_PAGES), 100);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->pool.nr_pages), 100);
+	KUNIT_EXPECT_EQ(test, get(f, 1, f->pages + 100, 1), 0);
+	for (int i = 0; i < 100; i++) {
+		/* The pool's own, and the one that travels */
+		KUNIT_EXPECT_EQ(test, page_count(f->pages[i]), 2);
+		for (int j = 0; j < i; j++)
+			KUNIT_EXPECT_PTR_NE(test, f->pages[i], f->pages[j]);
+	}
+	put(f, 0, f->pages, 100);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->pool.nr_pages), 100);
+}
+
+static void pool_test_fresh_pages_are_zero(struct kunit *test)
+{
+	struct pool_fixture *f = make_pool(test, 64);
+
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, 64), 64);
+	for (int i = 0; i < 64; i++)
+		KUNIT_EXPECT_NULL(test, memchr_inv(page_address(f->pages[i]), 0, PAGE_SIZE));
+	put(f, 0, f->pages, 64);
+}
+
+/* Wherever the free pages are, everyone can have all of them */
+static void pool_test_steal(struct kunit *test)
+{
+	struct pool_fixture *f = make_pool(test, 101);
+
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, 101), 101);
+	put(f, 0, f->pages, 1);
+	put(f, 1, f->pages + 1, 49);
+	put(f, 2, f->pages + 50, 51);
+	KUNIT_EXPECT_EQ(test, get(f, 3, f->pages, MAX_PAGES), 101);
+	put(f, 3, f->pages, 101);
+	KUNIT_EXPECT_EQ(test, get(f, 1, f->pages, MAX_PAGES), 101);
+	put(f, 1, f->pages, 101);
+}
+
+/* More than a bundle: the full ones are for all */
+static void pool_test_full_bundles(struct kunit *test)
+{
+	const unsigned int nr = 3 * EXMAP_BUNDLE_PAGES + 7;
+	struct pool_fixture *f = make_pool(test, nr);
+
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, nr), nr);
+	put(f, 0, f->pages, nr);
+	KUNIT_EXPECT_EQ(test, list_count_nodes(&f->pool.full), 3);
+	KUNIT_EXPECT_EQ(test, f->pool.interfaces[0].local->nr, 7);
+	KUNIT_EXPECT_EQ(test, get(f, 2, f->pages, MAX_PAGES), nr);
+	KUNIT_EXPECT_TRUE(test, list_empty(&f->pool.full));
+	put(f, 2, f->pages, nr);
+}
+
+static void pool_test_recycle(struct kunit *test)
+{
+	const unsigned int nr = 2 * EXMAP_BUNDLE_PAGES;
+	struct pool_fixture *f = make_pool(test, nr);
+
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, nr), nr);
+	recycle(test, f, 0, f->pages, 300);
+	recycle(test, f, 0, f->pages + 300, EXMAP_BUNDLE_PAGES);
+	recycle(test, f, 1, f->pages + 300 + EXMAP_BUNDLE_PAGES,
+		nr - 300 - EXMAP_BUNDLE_PAGES);
+	KUNIT_EXPECT_EQ(test, get(f, 0, f->pages, MAX_PAGES), nr);
+	for (int i = 0; i < nr; i++)
+		KUNIT_EXPECT_EQ(test, page_count(f->pages[i]), 2);
+	put(f, 0, f->pages, nr);
+}
+
+/* A page that somebody holds is not handed out before he lets go of it */
+static void pool_test_parked(struct kunit *test)
+{
+	struct pool_fixture *f = make_pool(test, 2);
+	struct page *held;
+
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, 2), 2);
+	held = f->pages[0];
+	get_page(held);
+	recycle(test, f, 0, f->pages, 2);
+	KUNIT_EXPECT_EQ(test, f->pool.nr_parked, 1);
+	KUNIT_EXPECT_EQ(test, get(f, 1, f->pages, MAX_PAGES), 1);
+	KUNIT_EXPECT_PTR_NE(test, f->pages[0], held);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->pool.nr_pages), 2);
+
+	put_page(held);
+	KUNIT_EXPECT_EQ(test, get(f, 2, f->pages + 1, MAX_PAGES - 1), 1);
+	KUNIT_EXPECT_PTR_EQ(test, f->pages[1], held);
+	KUNIT_EXPECT_EQ(test, page_count(held), 2);
+	KUNIT_EXPECT_EQ(test, f->pool.nr_parked, 0);
+	put(f, 0, f->pages, 2);
+}
+
+/* MADV_DONTNEED takes a page out of its slot and drops the entry's reference */
+static void pool_test_lost(struct kunit *test)
+{
+	struct pool_fixture *f = make_pool(test, 3);
+	struct page *lost[2];
+
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, 3), 3);
+	lost[0] = f->pages[0];
+	lost[1] = f->pages[1];
+	put_page(lost[0]);
+	put_page(lost[1]);
+	KUNIT_EXPECT_EQ(test, get(f, 1, f->pages, MAX_PAGES), 2);
+	KUNIT_EXPECT_TRUE(test, f->pages[0] == lost[0] || f->pages[0] == lost[1]);
+	KUNIT_EXPECT_EQ(test, page_count(lost[0]), 2);
+	KUNIT_EXPECT_EQ(test, page_count(lost[1]), 2);
+	put(f, 0, f->pages, 3);
+}
+
+static void pool_test_poisoned(struct kunit *test)
+{
+	struct pool_fixture *f;
+	struct page *bad;
+
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		kunit_skip(test, "needs CONFIG_MEMORY_FAILURE");
+	f = make_pool(test, 2);
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, 2), 2);
+	bad = f->pages[0];
+	get_page(bad);
+	SetPageHWPoison(bad);
+	recycle(test, f, 0, f->pages, 2);
+	KUNIT_EXPECT_EQ(test, page_count(bad), 1);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->pool.nr_pages), 1);
+	/* The limit lets another come in its place */
+	KUNIT_EXPECT_EQ(test, get(f, 0, f->pages, MAX_PAGES), 2);
+	KUNIT_EXPECT_PTR_NE(test, f->pages[0], bad);
+	KUNIT_EXPECT_PTR_NE(test, f->pages[1], bad);
+	put(f, 0, f->pages, 2);
+	ClearPageHWPoison(bad);
+	put_page(bad);
+}
+
+/* A call may still have pages when the region goes away */
+static void pool_test_close(struct kunit *test)
+{
+	struct pool_fixture *f = make_pool(test, 4);
+	struct page *pages[4];
+
+	KUNIT_ASSERT_EQ(test, get(f, 0, pages, 4), 4);
+	for (int i = 0; i < 4; i++)
+		get_page(pages[i]);
+	put(f, 1, pages, 1);		/* free */
+	recycle(test, f, 2, pages + 1, 1);	/* parked */
+	exmap_pool_close(&f->pool);
+	KUNIT_EXPECT_EQ(test, page_count(pages[0]), 1);
+	KUNIT_EXPECT_EQ(test, page_count(pages[1]), 1);
+	KUNIT_EXPECT_EQ(test, page_count(pages[2]), 2);
+
+	put(f, 0, pages + 2, 2);	/* in the hands of a call */
+	KUNIT_EXPECT_EQ(test, page_count(pages[2]), 1);
+	KUNIT_EXPECT_EQ(test, page_count(pages[3]), 1);
+	KUNIT_EXPECT_EQ(test, get(f, 0, f->pages, 1), 0);
+	KUNIT_EXPECT_EQ(test, get(f, 3, f->pages, 1), 0);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->pool.nr_pages), 0);
+	for (int i = 0; i < 4; i++)
+		put_page(pages[i]);
+}
+
+#define HOG_PAGES	5
+#define HOG_ROUNDS	3000
+
+struct hog {
+	struct pool_fixture *f;
+	unsigned int iface;
+	unsigned int failed;
+	struct completion done;
+};
+
+/* Takes its fair share page by page, which must never fail, and gives it back */
+static int hog_thread(void *data)
+{
+	struct hog *hog = data;
+	struct page *pages[HOG_PAGES];
+
+	for (int round = 0; round < HOG_ROUNDS; round++) {
+		unsigned int nr = 0;
+
+		while (nr < HOG_PAGES && get(hog->f, hog->iface, &pages[nr], 1))
+			nr++;
+		hog->failed += nr < HOG_PAGES;
+		for (unsigned int i = 0; i < nr; i++)
+			hog->failed += page_count(pages[i]) != 2;
+		/* Away with them, so that the next round must steal */
+		put(hog->f, (hog->iface + round) % NR_INTERFACES, pages, nr);
+		cond_resched();
+	}
+	kthread_complete_and_exit(&hog->done, 0);
+}
+
+static void pool_test_threads(struct kunit *test)
+{
+	struct pool_fixture *f = make_pool(test, NR_INTERFACES * HOG_PAGES);
+	struct hog *hogs = kunit_kcalloc(test, NR_INTERFACES, sizeof(*hogs), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, hogs);
+	for (int i = 0; i < NR_INTERFACES; i++) {
+		hogs[i].f = f;
+		hogs[i].iface = i;
+		init_completion(&hogs[i].done);
+		if (IS_ERR(kthread_run(hog_thread, &hogs[i], "exmap_hog"))) {
+			hogs[i].failed++;
+			complete(&hogs[i].done);
+		}
+	}
+	for (int i = 0; i < NR_INTERFACES; i++) {
+		wait_for_completion(&hogs[i].done);
+		KUNIT_EXPECT_EQ(test, hogs[i].failed, 0);
+	}
+	KUNIT_EXPECT_EQ(test, get(f, 0, f->pages, MAX_PAGES), NR_INTERFACES * HOG_PAGES);
+	put(f, 0, f->pages, NR_INTERFACES * HOG_PAGES);
+}
+
+static struct kunit_case pool_test_cases[] = {
+	KUNIT_CASE(pool_test_limit),
+	KUNIT_CASE(pool_test_fresh_pages_are_zero),
+	KUNIT_CASE(pool_test_steal),
+	KUNIT_CASE(pool_test_full_bundles),
+	KUNIT_CASE(pool_test_recycle),
+	KUNIT_CASE(pool_test_parked),
+	KUNIT_CASE(pool_test_lost),
+	KUNIT_CASE(pool_test_poisoned),
+	KUNIT_CASE(pool_test_close),
+	KUNIT_CASE(pool_test_threads),
+	{}
+};
+
+static struct kunit_suite pool_test_suite = {
+	.name = "exmap_pool",
+	.exit = pool_test_exit,
+	.test_cases = pool_test_cases,
+};
+
+kunit_test_suite(pool_test_suite);

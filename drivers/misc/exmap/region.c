@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The region: the VMA, and the right to change what is mapped in it
+ */
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/mmap_lock.h>
+
+#include "exmap.h"
+
+/*
+ * vm_private_data is the exmap only for the VMA that is the region: not for one
+ * that came second, nor for the copy that mremap() makes before it asks.
+ */
+static int exmap_region_mapped(unsigned long start, unsigned long end,
+			       pgoff_t pgoff, const struct file *file,
+			       void **private_data)
+{
+	struct exmap *exmap = file->private_data;
+	int err = -EBUSY;
+
+	mutex_lock(&exmap->lock);
+	if (exmap->state == EXMAP_UNMAPPED) {
+		exmap->start = start;
+		exmap->nr_slots = (end - start) >> PAGE_SHIFT;
+		/* Pairs with exmap_region_lock() */
+		smp_store_release(&exmap->state, EXMAP_MAPPED);
+		*private_data = exmap;
+		err = 0;
+	}
+	mutex_unlock(&exmap->lock);
+	return err;
+}
+
+static void exmap_region_open(struct vm_area_struct *vma)
+{
+	vma->vm_private_data = NULL;
+}
+
+static void exmap_region_close(struct vm_area_struct *vma)
+{
+	struct exmap *exmap = vma->vm_private_data;
+
+	if (!exmap)
+		return;
+
+	/* No call is at work in the region: nobody finds the VMA any more */
+	mutex_lock(&exmap->lock);
+	WRITE_ONCE(exmap->state, EXMAP_GONE);
+	if (exmap->ready) {
+		exmap_pool_close(&exmap->pool);
+		exmap_unaccount(exmap);
+	}
+	mutex_unlock(&exmap->lock);
+}
+
+static int exmap_region_may_split(struct vm_area_struct *vma, unsigned long addr)
+{
+	return -EINVAL;
+}
+
+static int exmap_region_mremap(struct vm_area_struct *vma)
+{
+	return -EINVAL;
+}
+
+/* Nothing comes by itself: a touched slot without a page is the program's error */
+static vm_fault_t exmap_region_fault(struct vm_fault *vmf)
+{
+	return VM_FAULT_SIGSEGV;
+}
+
+static const struct vm_operations_struct exmap_region_ops = {
+	.mapped		= exmap_region_mapped,
+	.open		= exmap_region_open,
+	.close		= exmap_region_close,
+	.may_split	= exmap_region_may_split,
+	.mremap		= exmap_region_mremap,
+	.fault		= exmap_region_fault,
+};
+
+/**
+ * exmap_region_mmap_prepare() - Set up a VMA that shall become the region.
+ * @exmap: the exmap, of the current process
+ * @desc: the VMA to be; known to be shared
+ *
+ * Context: mmap_lock is held for writing.
+ * Return: 0, or -EBUSY if there is or was a region.
+ */
+int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc)
+{
+	/* Before anything is mapped; exmap_region_mapped() has the last word */
+	if (READ_ONCE(exmap->state) != EXMAP_UNMAPPED)
+		return -EBUSY;
+
+	vma_desc_set_flags(desc, VMA_MIXEDMAP_BIT, VMA_DONTEXPAND_BIT,
+			   VMA_DONTCOPY_BIT, VMA_DONTDUMP_BIT);
+	desc->vm_ops = &exmap_region_ops;
+	return 0;
+}
+
+static bool exmap_region_is(const struct exmap *exmap,
+			    const struct vm_area_struct *vma)
+{
+	return vma->vm_ops == &exmap_region_ops && vma->vm_private_data == exmap;
+}
+
+/**
+ * exmap_region_lock() - Find the region and keep it from changing.
+ * @exmap: the exmap, of the current process
+ * @mmap_locked: set to tell exmap_region_unlock() which lock was taken
+ *
+ * Context: Process context, may sleep. Takes the VMA lock for reading, or the
+ * mmap_lock where a writer is about or there are no VMA locks.
+ *
+ * Return: the region; ERR_PTR(-ENXIO) if there is none (yet, or any more),
+ * ERR_PTR(-EINTR) if a fatal signal came while waiting.
+ */
+struct vm_area_struct *exmap_region_lock(struct exmap *exmap, bool *mmap_locked)
+{
+	struct vm_area_struct *vma;
+
+	/* Pairs with exmap_region_mapped(): @start and @nr_slots are valid */
+	if (smp_load_acquire(&exmap->state) != EXMAP_MAPPED)
+		return ERR_PTR(-ENXIO);
+
+	/* By now another VMA may be at this address: look at what was locked */
+	vma = lock_vma_under_rcu(exmap->mm, exmap->start);
+	if (vma) {
+		if (exmap_region_is(exmap, vma)) {
+			*mmap_locked = false;
+			return vma;
+		}
+		vma_end_read(vma);
+	}
+
+	if (mmap_read_lock_killable(exmap->mm))
+		return ERR_PTR(-EINTR);
+	vma = vma_lookup(exmap->mm, exmap->start);
+	if (vma && exmap_region_is(exmap, vma)) {
+		*mmap_locked = true;
+		return vma;
+	}
+	mmap_read_unlock(exmap->mm);
+	return ERR_PTR(-ENXIO);
+}
+
+/**
+ * exmap_region_unlock() - Let the region change again.
+ * @exmap: the exmap
+ * @vma: what exmap_region_lock() returned
+ * @mmap_locked: what it set
+ */
+void exmap_region_unlock(struct exmap *exmap, struct vm_area_struct *vma,
+			 bool mmap_locked)
+{
+	if (mmap_locked)
+		mmap_read_unlock(exmap->mm);
+	else
+		vma_end_read(vma);
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * exmap: a virtual range whose pages a database buffer manager places itself
+ *
+ * See Documentation/userspace-api/exmap.rst. The layout is the same for every
+ * 64-bit program; 32-bit programs are refused with ENOTTY.
+ */
+#ifndef _UAPI_LINUX_EXMAP_H
+#define _UAPI_LINUX_EXMAP_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+#ifdef __KERNEL__
+#include <linux/uio.h>
+#else
+#include <sys/uio.h>
+#endif
+
+/* mmap() offsets: the region, and the vector page of interface n */
+#define EXMAP_OFF_EXMAP			0x0000
+#define EXMAP_OFF_INTERFACE_BASE	0xe000000000000000UL
+#define EXMAP_OFF_INTERFACE_MAX		0xf000000000000000UL
+#define EXMAP_OFF_INTERFACE(n)	\
+	(EXMAP_OFF_INTERFACE_BASE | ((unsigned long)(n) << 12))
+
+/* Vectors in an interface page, and pages in one vector at most (plus one) */
+#define EXMAP_USER_INTERFACE_PAGES	512
+#define EXMAP_PAGE_LEN_BITS		12
+#define EXMAP_PAGE_MAX_PAGES		(1 << EXMAP_PAGE_LEN_BITS)
+
+enum exmap_opcode {
+	EXMAP_OP_READ	= 0,
+	EXMAP_OP_ALLOC	= 1,
+	EXMAP_OP_FREE	= 2,
+	EXMAP_OP_WRITE	= 3,
+};
+
+/* Known names of flags; a call that does not take one answers EINVAL */
+enum exmap_flags {
+	EXMAP_ALLOC_PROBE	= 1,
+	EXMAP_PAGEFAULT_ALLOC	= 2,
+};
+
+/* A vector: what is asked (page, len), then what came of it (res, pages) */
+struct exmap_iov {
+	union {
+		__u64 value;
+		struct {
+			__u64 page : 64 - EXMAP_PAGE_LEN_BITS;
+			__u64 len  : EXMAP_PAGE_LEN_BITS;
+		};
+		struct {
+			__s32 res;
+			__s16 pages;
+		};
+	};
+};
+
+struct exmap_user_interface {
+	union {
+		struct exmap_iov iov[EXMAP_USER_INTERFACE_PAGES];
+	};
+};
+
+struct exmap_uring_cmd {
+	struct iovec iov;
+};
+
+struct exmap_ioctl_setup {
+	__s32 fd;
+	__s32 max_interfaces;
+	__u64 buffer_size;	/* pages */
+	__u64 flags;		/* ignored */
+};
+
+struct exmap_action_params {
+	__u16 interface;
+	__u16 iov_len;
+	__u16 opcode;
+	__u16:16;		/* ignored */
+	__u64 flags;
+};
+
+struct exmap_ioctl_stats {
+	__u64 flags;
+	__u64 buffer_size;	/* pages */
+	__u64 alloc_count;	/* pages */
+	__u32 max_interfaces;
+	__u32:32;
+};
+
+#define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
+#define EXMAP_IOCTL_ACTION	_IOC(_IOC_WRITE, 'k', 2, sizeof(struct exmap_action_params))
+#define EXMAP_IOCTL_CLONE	_IOC(_IOC_WRITE, 'k', 3, sizeof(int))
+#define EXMAP_IOCTL_STATS	_IOC(_IOC_WRITE, 'k', 4, sizeof(struct exmap_ioctl_stats))
+
+#endif

@@ -1,0 +1,123 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# Build a kernel, its modules and the programs that run in the machine.
+#
+#   build.sh lean|debug
+#
+# Output: $BUILD/<config>/{vmlinux,.config}, $BUILD/<config>/programs/ (the
+# selftests and tools, static) and $BUILD/<config>/initramfs.cpio
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+[ -e "$TREE/Makefile" ] || die "no build tree $TREE: make tree"
+config=${1:-}
+case $config in
+lean)	fragments=("$TOP/configs/lean.config") ;;
+debug)	fragments=("$TOP/configs/lean.config" "$TOP/configs/debug.config") ;;
+*)	die "usage: build.sh lean|debug" ;;
+esac
+
+OUT=$BUILD/$config
+LOG=$OUT/build.log
+PROGRAMS=$OUT/programs
+mkdir -p "$OUT" "$PROGRAMS"
+exec 9>"$OUT/.lock"
+flock -n 9 || { say "build: another run is building $config, waiting"; flock 9; }
+: >"$LOG"
+
+# Depend mode: headers are hashed as found, not preprocessed a second time
+export CCACHE_DIR=$CACHE/ccache CCACHE_DEPEND=1
+# Nothing in the output depends on when and where it was built: ccache hits
+export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
+export KBUILD_BUILD_USER=exmap KBUILD_BUILD_HOST=exmap KBUILD_BUILD_VERSION=1
+unset ARCH CROSS_COMPILE MAKEFLAGS MFLAGS MAKELEVEL
+
+step() {	# <what> <command...>: quiet; the log on failure
+	local what=$1 start=$SECONDS
+	shift
+	printf '\n== %s\n' "$what" >>"$LOG"
+	if ! "$@" >>"$LOG" 2>&1 </dev/null; then
+		grep -nE '(error|Error|ERROR|undefined reference|No such file)' "$LOG" | tail -n 15 >&2 || true
+		say "-- last lines:"
+		tail -n 15 "$LOG" >&2
+		die "$what failed (log: $LOG)"
+	fi
+	[ $((SECONDS - start)) -lt 2 ] || say "build: $what ($((SECONDS - start)) s)"
+}
+
+# The front door's own variables mean other things to other makefiles
+clean() { env -u DEBUG -u LOG -u V -u W -u C -u M -u O -u CFLAGS -u LDFLAGS "$@"; }
+kmake() { clean make -C "$TREE" O="$OUT" CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= -j"$JOBS" "$@"; }
+
+configure() {
+	local merged=$OUT/.config.wanted line option failed=0
+	# Later fragments override earlier ones
+	cat "${fragments[@]}" |
+		awk -F = '/^CONFIG_/ { v[$1] = $0; if (!n[$1]++) o[++c] = $1 }
+			END { for (i = 1; i <= c; i++) print v[o[i]] }' >"$merged.new"
+	# The same wish for the same source: keep .config and what was built with it
+	if cmp -s "$merged.new" "$merged" && [ -f "$OUT/.config" ]; then
+		rm "$merged.new"
+		kmake olddefconfig
+	else
+		kmake KCONFIG_ALLCONFIG="$merged.new" allnoconfig
+		mv "$merged.new" "$merged"
+	fi
+	while read -r line; do
+		option=${line%%=*}
+		case $line in
+		*=n)	grep -q "^$option=" "$OUT/.config" || continue ;;
+		*)	! grep -qxF "$line" "$OUT/.config" || continue ;;
+		esac
+		echo "error: configs ask for $line, the kernel has: $(grep -w "$option" "$OUT/.config" || echo nothing)"
+		failed=1
+	done <"$merged"
+	return $failed
+}
+
+say "build: $config kernel $(sed -n 's/^SUBLEVEL = /7.3./p' "$TREE/Makefile" | head -n1) in $OUT"
+step "configuration" configure
+step "kernel and modules" kmake vmlinux modules
+step "user headers" kmake headers
+
+# Everything the series has for user space, static: the machine has no libraries
+programs() {
+	local tools=$TREE/tools/exmap tests=$TREE/tools/testing/selftests/exmap
+	rm -rf "$PROGRAMS/install"
+	mkdir -p "$PROGRAMS"/{tools,selftests,install/tools,install/selftests/exmap}
+	if [ -e "$tools/Makefile" ]; then
+		clean make -C "$tools" OUTPUT="$PROGRAMS/tools/" STATIC=1 CC="ccache gcc" -j"$JOBS"
+		find "$PROGRAMS/tools" -type f -perm -100 -exec cp {} "$PROGRAMS/install/tools/" \;
+	fi
+	if [ -e "$tests/Makefile" ]; then
+		set -- -C "$tests" OUTPUT="$PROGRAMS/selftests" USERLDFLAGS=-static \
+			KHDR_INCLUDES="-isystem $OUT/usr/include" CC="ccache gcc" CXX="ccache g++"
+		clean make "$@" -j"$JOBS" all
+		clean make "$@" install INSTALL_PATH="$PROGRAMS/install/selftests/exmap"
+		clean make -s "$@" emit_tests COLLECTION=exmap |
+			sed -n 's/^exmap://p' >"$PROGRAMS/install/selftests/exmap/.tests"
+	fi
+}
+step "selftests and tools" programs
+
+initramfs() {
+	local root=$OUT/initramfs applet
+	rm -rf "$root"
+	mkdir -p "$root"/{bin,dev,etc,lib/modules,mnt/disk,mnt/share,proc,root,sys,tmp}
+	cp -r "$PROGRAMS"/install/* "$root/"
+	cp "$TOP/scripts/init" "$root/init"
+	cp "$TOP/scripts/run-selftests" "$root/bin/"
+	cp "$(command -v busybox)" "$root/bin/busybox"
+	for applet in $("$root/bin/busybox" --list); do
+		[ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
+	done
+	ln -s bin "$root/sbin"
+	printf '%s\n' root:x:0:0:root:/root:/bin/sh nobody:x:65534:65534:nobody:/:/bin/sh >"$root/etc/passwd"
+	printf '%s\n' root:x:0: nogroup:x:65534: >"$root/etc/group"
+	kmake modules_install INSTALL_MOD_PATH="$root" INSTALL_MOD_STRIP=1
+	rm -f "$root"/lib/modules/*/build
+	(cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$OUT/initramfs.cpio.new"
+	mv "$OUT/initramfs.cpio.new" "$OUT/initramfs.cpio"
+}
+step "initramfs" initramfs
+say "build: $config kernel done ($SECONDS s)"

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Sourced by every script here: where things are, and how to complain.
+#
+#   EXMAP_CACHE  downloads, trees and build output (default ~/.cache/exmap)
+#   KERNEL       a kernel tree of one's own, read only, instead of Debian's
+#   JOBS         parallel jobs (default: one a CPU)
+
+set -euo pipefail
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=${EXMAP_CACHE:-$HOME/.cache/exmap}
+JOBS=${JOBS:-$(nproc)}
+KERNEL=${KERNEL:-}
+export EXMAP_CACHE=$CACHE JOBS KERNEL
+
+if [ -n "$KERNEL" ]; then
+	KERNEL=$(cd "$KERNEL" && pwd) || { echo "KERNEL=$KERNEL: no such tree" >&2; exit 1; }
+	PRISTINE=$KERNEL
+	# A tree of its own for every KERNEL, so that two never mix
+	NAME=own-$(printf '%s' "$KERNEL" | sha1sum | cut -c1-8)
+else
+	# Made by scripts/kernel.sh: a link to the newest unpacked source
+	PRISTINE=$CACHE/linux
+	NAME=debian
+fi
+TREE=$CACHE/tree-$NAME		# pristine source + series, a git work tree
+BUILD=$CACHE/build-$NAME	# build output: $BUILD/<config name>
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }

@@ -1,0 +1,217 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# All tests. Cheap ones first. Prints what failed with its output, and as the
+# last line "N passed, N failed, N skipped". Logs: $CACHE/test. Nothing is
+# remembered from one run to the next.
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+LOGS=$CACHE/test
+RESULTS=$LOGS/results	# one line a test: "pass|fail|skip <group>: <name>"
+rm -rf "$LOGS"
+mkdir -p "$LOGS"
+: >"$RESULTS"
+unset DEBUG SHARE APPEND QEMU_ARGS CPUS MEM LOG TIMEOUT
+
+record() { printf '%s %s: %s\n' "$1" "$2" "$3" >>"$RESULTS"; }	# <verdict> <group> <name>
+
+start=$SECONDS
+summary() {	# <group>: one line
+	local group=$1
+	say "$(printf '%-24s %4d passed, %d failed, %d skipped (%d s)' "$group" \
+		"$(grep -c "^pass $group: " "$RESULTS")" "$(grep -c "^fail $group: " "$RESULTS")" \
+		"$(grep -c "^skip $group: " "$RESULTS")" $((SECONDS - start)))"
+	start=$SECONDS
+}
+
+# Results in TAP, nested or not, read from <log>: every line "ok" or "not ok"
+# with the given indentation is a test. What came before a failed one, since the
+# test before, is shown. A plan that was not kept is a failure.
+tap() {	# <group> <log> [<indentation>]
+	awk -v group="$1" -v results="$RESULTS" -v pre="^${3:-}" '
+	function verdict(v, name) { print v, group ": " prefix name >>results }
+	function finish(code) {
+		if (plan != "" && seen != plan || plan == "" && seen == 0 && code != 4 && program != "") {
+			verdict("fail", "ended after " seen " of " (plan == "" ? "?" : plan) " tests")
+			printf "not ok - %s: %sended after %d of %s tests\n%s", group, prefix, seen, plan, output
+		} else if (code != "" && code != 0 && code != 4 && !failed) {
+			verdict("fail", "exit status " code)
+			printf "not ok - %s: %sexit status %s\n%s", group, prefix, code, output
+		} else if (code == 4 && seen == 0 && plan !~ /^[1-9]/)
+			verdict("skip", "all of it")
+		program = plan = output = ""; seen = failed = 0
+	}
+	{ line = $0 }
+	/^# program / { program = $3; prefix = program ": "; plan = output = ""; seen = failed = 0; next }
+	/^# exit / { finish($4); prefix = ""; next }
+	line ~ pre "1\\.\\.[0-9]+" { plan = line; sub(/.*1\.\./, "", plan); plan += 0; if (plan == 0) plan = ""; next }
+	line ~ pre "(not )?ok( |$)" {
+		seen++
+		name = line
+		sub(pre "(not )?ok *[0-9]* *-? *", "", name)
+		if (name ~ /# *(SKIP|skip)/) verdict("skip", name)
+		else if (line ~ pre "ok") verdict("pass", name)
+		else {
+			failed = 1
+			verdict("fail", name)
+			printf "not ok - %s: %s%s\n%s", group, prefix, name, output
+		}
+		output = ""
+		next
+	}
+	{ output = output "    " line "\n" }
+	END { if (program != "") finish("none") }' "$2"
+}
+
+static() {
+	local log=$LOGS/static code=0
+	"$TOP/scripts/check.sh" >"$log" 2>&1 || code=$?
+	tap static "$log" >/dev/null
+	[ $code = 0 ] || grep -v '^ok ' "$log" || true	# details come after the result there
+	# Failing without a "not ok" is a failure too
+	if [ $code != 0 ] && ! grep -q '^fail static: ' "$RESULTS"; then
+		record fail static "check.sh ended with $code"
+	elif ! grep -q ' static: ' "$RESULTS"; then
+		record fail static "check.sh ran no check"
+	fi
+	summary static
+}
+
+# The programs that people compiled against the older header still compile
+compat() {
+	local f std out
+	for f in "$TREE"/tools/testing/selftests/exmap/compat*.c; do
+		for std in gnu90 c11 gnu17; do
+			compile "$(basename "$f") as $std" gcc -std=$std "$f"
+		done
+	done
+	for f in "$TREE"/tools/testing/selftests/exmap/compat*.cc; do
+		compile "$(basename "$f") as c++20" g++ -std=c++20 "$f"
+	done
+	summary compat
+}
+compile() {
+	local name=$1 out
+	shift
+	if out=$("$@" -Wall -Werror -I"$TREE/tools/testing/selftests" \
+		-isystem "$BUILD/lean/usr/include" -fsyntax-only 2>&1); then
+		record pass compat "$name"
+	else
+		record fail compat "$name"
+		printf 'not ok - compat: %s\n%s\n' "$name" "$out"
+	fi
+}
+
+# KUnit and kselftests in one machine
+guest() {	# lean|debug
+	local config=$1 log=$LOGS/$1 code=0
+	[ "$config" = lean ] || export DEBUG=1
+	TIMEOUT=1500 LOG=$LOGS/$config.console "$TOP/scripts/vm.sh" '
+		for f in /sys/kernel/debug/kunit/*/results; do
+			[ ! -e "$f" ] || { echo "# kunit"; cat "$f"; }
+		done
+		run-selftests' >"$log" 2>"$log.err" || code=$?
+	unset DEBUG
+	sed -n '/^# kunit/,/^# program/p' "$log" | grep -v '^# program' >"$log.kunit"
+	sed -n '/^# program/,$p' "$log" >"$log.selftests"
+	tap "kunit ($config)" "$log.kunit" '    '
+	tap "selftests ($config)" "$log.selftests"
+	for group in "kunit ($config)" "selftests ($config)"; do
+		grep -q "^[a-z]* $group: " "$RESULTS" || {
+			record fail "$group" "no test ran"
+			echo "not ok - $group: no test ran (log: $log)"
+		}
+	done
+	# 1: some test failed, counted above
+	if [ $code -gt 1 ]; then
+		record fail "selftests ($config)" "the machine: exit status $code"
+		echo "not ok - selftests ($config): the machine: exit status $code"
+		sed 's/^/    /' "$log.err"
+	else
+		record pass "selftests ($config)" "the kernel reported no bug"
+	fi
+	summary "kunit ($config)"
+	summary "selftests ($config)"
+}
+
+# The runner itself: what it must pass on, and what it must notice
+expect() {	# <name> <status> <output or -> <command> [VAR=value...]
+	local name=$1 status=$2 wanted=$3 cmd=$4 got=0 out=$LOGS/vm.$1
+	shift 4
+	out=${out// /_}
+	env TIMEOUT=120 "$@" "$TOP/scripts/vm.sh" "$cmd" >"$out" 2>"$out.err" || got=$?
+	if [ $got = "$status" ] && { [ "$wanted" = - ] || [ "$(sha1sum <"$out")" = "$(printf '%b' "$wanted" | sha1sum)" ]; }; then
+		record pass vm "$name"
+	else
+		record fail vm "$name"
+		printf 'not ok - vm: %s\n    exit status %s, expected %s; output:\n' "$name" "$got" "$status"
+		head -c 2000 "$out" | cat -v
+		tail -n 40 "$out.err"
+	fi
+}
+
+runner() {
+	local share=$LOGS/share
+	mkdir -p "$share"
+	echo outside >"$share/in"
+	expect "exit status and output passed on" 7 'a\r\nb\0c\n' 'printf "a\r\nb\0c\n"; exit 7'
+	expect "share is visible and writable" 0 'outside\n' 'cat /mnt/share/in; echo inside >/mnt/share/out' SHARE="$share"
+	if [ "$(cat "$share/out" 2>/dev/null)" = inside ]; then
+		record pass vm "share written from inside"
+	else
+		record fail vm "share written from inside"
+		echo "not ok - vm: share written from inside"
+	fi
+	expect "long output arrives whole" 0 "$(printf '%02000000d' 0)" "printf '%02000000d' 0"
+	expect "CPUS, MEM and APPEND reach the machine" 0 '3 1 1\n' \
+		'echo $(grep -c ^processor /proc/cpuinfo) $(grep -c word /proc/cmdline) $(($(sed -n "s/^MemTotal: *\([0-9]*\).*/\1/p" /proc/meminfo) / 1024 / 600))' \
+		CPUS=3 MEM=1024 APPEND=word
+	expect "panic is a failed run" 125 - 'echo c >/proc/sysrq-trigger'
+	expect "WARN is a failed run" 125 'still there\n' \
+		'modprobe lkdtm && echo WARNING >/sys/kernel/debug/provoke-crash/DIRECT; echo still there'
+	expect "hang is a failed run" 124 - 'sleep 1000' TIMEOUT=10
+	summary vm
+}
+
+sanitizers() {
+	expect "KASAN report is a failed run" 125 - \
+		'modprobe lkdtm && echo SLAB_LINEAR_OVERFLOW >/sys/kernel/debug/provoke-crash/DIRECT' DEBUG=1 LEAKS=0
+	summary vm
+}
+
+main_job() {
+	local log=$LOGS/run code=0
+	"$TOP/scripts/run.sh" --quiet >"$log" 2>&1 || code=$?
+	local n
+	n=$(sed -n 's/^.*verified[^0-9]*\([0-9]*\) of \([0-9]*\).*$/\1 \2/p' "$log" | tail -n 1)
+	if [ $code = 0 ] && [ -n "$n" ] && [ "${n% *}" = "${n#* }" ] && [ "${n% *}" -gt 1000 ]; then
+		record pass run "every file verified"
+	else
+		record fail run "every file verified"
+		echo "not ok - run: every file verified (exit status $code)"
+		tail -n 60 "$log" | sed 's/^/    /'
+	fi
+	summary run
+}
+
+"$TOP/scripts/kernel.sh"
+"$TOP/scripts/series.sh" tree
+"$TOP/scripts/build.sh" lean
+start=$SECONDS
+static
+compat
+runner
+guest lean
+main_job
+"$TOP/scripts/build.sh" debug
+start=$SECONDS
+guest debug
+sanitizers
+
+failed=$(grep -c '^fail ' "$RESULTS" || true)
+if [ "$failed" != 0 ]; then
+	say "failed:"
+	sed -n 's/^fail /  /p' "$RESULTS" >&2
+fi
+echo "$(grep -c '^pass ' "$RESULTS" || true) passed, $failed failed, $(grep -c '^skip ' "$RESULTS" || true) skipped"
+[ "$failed" = 0 ]

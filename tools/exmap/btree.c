@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * B+tree with optimistic lock coupling
+ *
+ * Functions that take a node may be reading a page that is being changed or
+ * evicted: they load each field once, check it before it is used as an offset,
+ * and leave it to their caller's bm_read_check() to tell whether the result is
+ * worth anything.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "btree.h"
+#include "bufmgr.h"
+
+#define META	0	/* page with the root's number */
+
+struct meta {
+	u64 root;
+};
+
+/* Key and payload stand together at the offset, growing down from the end */
+struct slot {
+	alignas(8) u16 offset;
+	u16 key_len, len;	/* len: of the payload */
+};
+
+/*
+ * Payload of an inner node's slot: a page number, whose keys are <= this one.
+ * Payload of a leaf's slot: struct value.
+ */
+struct node {
+	u16 leaf;
+	u16 count;
+	u16 heap;		/* offset of the lowest payload */
+	u64 upper;		/* inner: page of the keys above all slots */
+	struct slot slots[];	/* ascending */
+};
+
+struct value {
+	u64 size;
+	u64 extent;		/* first page, or 0: the data follows here */
+};
+
+/* What a slot stands for, within the page */
+struct entry {
+	char *key, *payload;
+	size_t key_len, len;
+};
+
+/* A node on the way down and where the way came from, with their versions */
+struct path {
+	u64 pid, version;
+	u64 parent, parent_version;
+};
+
+#define SLOTS_MAX	((PAGE_SIZE - sizeof(struct node)) / sizeof(struct slot))
+#define SEPARATOR_MAX	(sizeof(struct slot) + BTREE_KEY_MAX + sizeof(u64))
+
+#define load(field)	__atomic_load_n(&(field), __ATOMIC_RELAXED)
+
+static struct entry get_entry(struct node *node, unsigned int i)
+{
+	struct slot slot;
+	char *key;
+
+	__atomic_load(&node->slots[i], &slot, __ATOMIC_RELAXED);
+	if (slot.offset + slot.key_len + slot.len > PAGE_SIZE)
+		bm_restart();
+	key = (char *)node + slot.offset;
+	return (struct entry) { key, key + slot.key_len, slot.key_len, slot.len };
+}
+
+static unsigned int get_count(struct node *node)
+{
+	unsigned int count = load(node->count);
+
+	if (count > SLOTS_MAX)
+		bm_restart();
+	return count;
+}
+
+static bool has_space(struct node *node, size_t need)
+{
+	return sizeof(*node) + get_count(node) * sizeof(struct slot) + need <= load(node->heap);
+}
+
+/* The first slot whose key is not below this one */
+static unsigned int search(struct node *node, const void *key, size_t key_len, bool *found)
+{
+	unsigned int low = 0, high = get_count(node), mid;
+	struct entry entry;
+	int order;
+
+	*found = false;
+	while (low < high) {
+		mid = (low + high) / 2;
+		entry = get_entry(node, mid);
+		order = memcmp(entry.key, key, entry.key_len < key_len ? entry.key_len : key_len);
+		if (!order)
+			order = (int)entry.key_len - (int)key_len;
+		if (order < 0)
+			low = mid + 1;
+		else
+			high = mid;
+		*found |= !order;
+	}
+	return low;
+}
+
+static u64 get_child(struct node *node, unsigned int i)
+{
+	u64 child = load(node->upper);
+
+	if (i < get_count(node))
+		memcpy(&child, get_entry(node, i).payload, sizeof(child));
+	return child;
+}
+
+/*
+ * Walk down to the leaf for a key. With need, stop earlier at a node that has to
+ * be split: an inner node without room for another separator, since a split of
+ * its child could not be recorded in it.
+ */
+static struct node *descend(struct path *path, const void *key, size_t key_len, bool need)
+{
+	struct node *node;
+	bool found;
+	u64 child;
+
+	path->pid = META;
+	path->version = bm_read_begin(META);
+	child = load(((struct meta *)bm_page(META))->root);
+	for (;;) {
+		/* The child's number counts only if its source did not change */
+		bm_read_check(path->pid, path->version);
+		path->parent = path->pid;
+		path->parent_version = path->version;
+		path->pid = child;
+		path->version = bm_read_begin(child);
+		/* Nor may the child have been split before its version was taken */
+		bm_read_check(path->parent, path->parent_version);
+
+		node = bm_page(path->pid);
+		if (load(node->leaf) || (need && !has_space(node, SEPARATOR_MAX)))
+			return node;
+		child = get_child(node, search(node, key, key_len, &found));
+	}
+}
+
+/* Changes, to nodes that are locked */
+
+static struct node *new_node(u64 pid, bool leaf)
+{
+	struct node *node = bm_page(pid);
+
+	memset(node, 0, PAGE_SIZE);
+	node->leaf = leaf;
+	node->heap = PAGE_SIZE;
+	return node;
+}
+
+static void insert_entry(struct node *node, unsigned int i, const struct entry *entry)
+{
+	struct slot *slot = &node->slots[i];
+
+	memmove(slot + 1, slot, (node->count - i) * sizeof(*slot));
+	node->count++;
+	node->heap -= entry->key_len + entry->len;
+	*slot = (struct slot) { node->heap, entry->key_len, entry->len };
+	memcpy((char *)node + node->heap, entry->key, entry->key_len);
+	memcpy((char *)node + node->heap + entry->key_len, entry->payload, entry->len);
+}
+
+static void copy_entries(struct node *to, struct node *from, unsigned int i, unsigned int end)
+{
+	struct entry entry;
+
+	for (; i < end; i++) {
+		entry = get_entry(from, i);
+		insert_entry(to, to->count, &entry);
+	}
+}
+
+/* Move the upper half of a node to a new one; its parent has room to say so */
+static void split(const struct path *path)
+{
+	alignas(8) char copy[PAGE_SIZE];
+	struct node *old = (struct node *)copy, *left, *right, *parent = bm_page(path->parent);
+	u64 left_pid = path->pid, right_pid, root_pid = 0;
+	struct entry middle;
+	unsigned int mid, i;
+	bool found;
+
+	if (!bm_upgrade(path->parent, path->parent_version))
+		bm_restart();
+	if (!bm_upgrade(path->pid, path->version)) {
+		bm_unlock(path->parent);
+		bm_restart();
+	}
+	bm_optimistic_end();
+
+	memcpy(old, bm_page(left_pid), PAGE_SIZE);
+	mid = (old->count - 1) / 2;
+	middle = get_entry(old, mid);
+
+	right_pid = bm_extent(1);
+	bm_create(right_pid, 1);
+	right = new_node(right_pid, old->leaf);
+	copy_entries(right, old, mid + 1, old->count);
+	right->upper = old->upper;
+	/* The middle key goes up. In a leaf its value stays. */
+	left = new_node(left_pid, old->leaf);
+	copy_entries(left, old, 0, old->leaf ? mid + 1 : mid);
+	if (!old->leaf)
+		left->upper = get_child(old, mid);
+
+	if (path->parent == META) {
+		/* That was the root: one more level */
+		root_pid = bm_extent(1);
+		bm_create(root_pid, 1);
+		((struct meta *)parent)->root = root_pid;
+		parent = new_node(root_pid, false);
+		parent->upper = left_pid;
+	}
+	/* What led to the old node now leads to the right one, below it the left */
+	i = search(parent, middle.key, middle.key_len, &found);
+	if (i == parent->count)
+		parent->upper = right_pid;
+	else
+		memcpy(get_entry(parent, i).payload, &right_pid, sizeof(right_pid));
+	middle.payload = (char *)&left_pid;
+	middle.len = sizeof(left_pid);
+	insert_entry(parent, i, &middle);
+
+	bm_unlock(right_pid);
+	bm_unlock(left_pid);
+	if (root_pid)
+		bm_unlock(root_pid);
+	bm_unlock(path->parent);
+}
+
+/* -EAGAIN: a node was split, try again from the root */
+static int insert_once(const struct entry *new)
+{
+	size_t need = sizeof(struct slot) + new->key_len + new->len;
+	struct node *node;
+	struct path path;
+	unsigned int i;
+	bool found;
+
+	node = descend(&path, new->key, new->key_len, true);
+	if (!load(node->leaf) || !has_space(node, need)) {
+		split(&path);
+		return -EAGAIN;
+	}
+	i = search(node, new->key, new->key_len, &found);
+	/* Locked at the version that was read, so all of it holds */
+	if (!bm_upgrade(path.pid, path.version))
+		bm_restart();
+	bm_optimistic_end();
+	if (!found)
+		insert_entry(node, i, new);
+	bm_unlock(path.pid);
+	return found ? -EEXIST : 0;
+}
+
+static u64 write_extent(const char *data, size_t len)
+{
+	u64 count = (len + PAGE_SIZE - 1) / PAGE_SIZE, pid = bm_extent(count), end = pid + count;
+	u64 first = pid, created = pid;
+	size_t bytes;
+
+	for (; pid < end; pid++, data += bytes, len -= bytes) {
+		if (pid == created) {
+			created += end - pid < bm.batch ? end - pid : bm.batch;
+			bm_create(pid, created - pid);
+		}
+		bytes = len < PAGE_SIZE ? len : PAGE_SIZE;
+		memcpy(bm_page(pid), data, bytes);
+		/* New memory is recycled memory: clear what is left over in it */
+		memset((char *)bm_page(pid) + bytes, 0, PAGE_SIZE - bytes);
+		bm_unlock(pid);
+	}
+	return first;
+}
+
+int btree_insert(const void *key, size_t key_len, const void *data, size_t len)
+{
+	char payload[sizeof(struct value) + BTREE_INLINE_MAX];
+	struct value value = { .size = len };
+	struct entry new = { (char *)key, payload, key_len, sizeof(value) };
+	int ret;
+
+	if (key_len > BTREE_KEY_MAX)
+		return -ENAMETOOLONG;
+	if (len > BTREE_INLINE_MAX) {
+		value.extent = write_extent(data, len);
+	} else {
+		memcpy(payload + sizeof(value), data, len);
+		new.len += len;
+	}
+	memcpy(payload, &value, sizeof(value));
+	do {
+		bm_optimistic_begin();
+		ret = insert_once(&new);
+	} while (ret == -EAGAIN);
+	return ret;
+}
+
+/* Find the value of a key, and copy the data if it stands in the leaf */
+static bool find_value(const void *key, size_t key_len, struct value *value, void *buf, size_t size)
+{
+	struct entry entry;
+	struct node *node;
+	struct path path;
+	unsigned int i;
+	bool found;
+
+	bm_optimistic_begin();
+	node = descend(&path, key, key_len, false);
+	i = search(node, key, key_len, &found);
+	if (found) {
+		entry = get_entry(node, i);
+		if (entry.len < sizeof(*value))
+			bm_restart();
+		memcpy(value, entry.payload, sizeof(*value));
+		if (!value->extent) {
+			if (value->size > entry.len - sizeof(*value))
+				bm_restart();
+			memcpy(buf, entry.payload + sizeof(*value),
+			       value->size < size ? value->size : size);
+		}
+	}
+	bm_read_check(path.pid, path.version);
+	bm_optimistic_end();
+	return found;
+}
+
+static void read_page(u64 pid, void *buf, size_t len)
+{
+	u64 version;
+
+	bm_optimistic_begin();
+	version = bm_read_begin(pid);
+	memcpy(buf, bm_page(pid), len);
+	bm_read_check(pid, version);
+	bm_optimistic_end();
+}
+
+ssize_t btree_lookup(const void *key, size_t key_len, void *buf, size_t size)
+{
+	struct value value;
+	size_t done, n;
+	u64 i, left;
+
+	if (!find_value(key, key_len, &value, buf, size))
+		return -ENOENT;
+	if (!value.extent)
+		return value.size;
+	/* Extents never change once they are in the tree: no need to hold on */
+	if (size > value.size)
+		size = value.size;
+	for (i = 0, done = 0; done < size; i++, done += n) {
+		left = (size - done + PAGE_SIZE - 1) / PAGE_SIZE;
+		if (i % bm.batch == 0)
+			bm_prefetch(value.extent + i, left < bm.batch ? left : bm.batch);
+		n = size - done < PAGE_SIZE ? size - done : PAGE_SIZE;
+		read_page(value.extent + i, (char *)buf + done, n);
+	}
+	return value.size;
+}
+
+void btree_create(void)
+{
+	u64 meta = bm_extent(1), root = bm_extent(1);	/* the first page is META */
+
+	bm_create(meta, 1);
+	memset(bm_page(meta), 0, PAGE_SIZE);
+	((struct meta *)bm_page(meta))->root = root;
+	bm_create(root, 1);
+	new_node(root, true);
+	bm_unlock(root);
+	bm_unlock(meta);
+}

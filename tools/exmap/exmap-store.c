@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * exmap-store: a directory of files in a B+tree on exmap
+ *
+ * Puts every regular file below a directory into a store (key: its path, value:
+ * its content) whose buffer is a fraction of the data, reads all of them back in
+ * random order, and compares each with the checksum of the original.
+ */
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "btree.h"
+#include "bufmgr.h"
+
+struct file {
+	char *path;		/* below the directory */
+	u64 size;		/* as scanned, then as loaded */
+	u64 checksum;		/* of the original's bytes */
+};
+
+struct phase {
+	const char *name;
+	/* Work on the i-th file, with a buffer that the thread keeps */
+	void (*each)(size_t i, char **buf, size_t *cap);
+	double seconds;
+	struct bm_stats stats;
+};
+
+struct worker {
+	pthread_t thread;
+	unsigned int id;
+	struct phase *phase;
+};
+
+static struct file *files;
+static size_t nr_files, max_files, prefix_len;
+static size_t *order;		/* in which files are read back */
+static u64 total_bytes, extent_pages, entry_bytes;
+static const char *directory;
+static int directory_fd;
+static bool quiet;
+
+static atomic_size_t next_file, files_done, verified;
+static atomic_ullong bytes_done;
+static sem_t thread_done;
+
+static void *grow(void *p, size_t bytes)
+{
+	p = realloc(p, bytes);
+	if (!p)
+		err(1, "%zu bytes of memory", bytes);
+	return p;
+}
+
+/* FNV-1a over words with the upper half folded in: quick, and no more than that */
+static u64 checksum(const char *data, size_t len)
+{
+	u64 sum = 0xcbf29ce484222325ULL ^ len, word;
+	size_t n;
+
+	for (; len; data += n, len -= n) {
+		word = 0;
+		n = len < sizeof(word) ? len : sizeof(word);
+		memcpy(&word, data, n);
+		sum = (sum ^ word) * 0x100000001b3ULL;
+		sum ^= sum >> 32;
+	}
+	return sum;
+}
+
+static int scan_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	size_t len;
+
+	(void)ftw;
+	if (type == FTW_DNR || type == FTW_NS)
+		errx(1, "cannot read %s", path);
+	if (type != FTW_F || !S_ISREG(st->st_mode))
+		return 0;
+	if (nr_files == max_files) {
+		max_files = 2 * max_files + 1024;
+		files = grow(files, max_files * sizeof(*files));
+	}
+	for (path += prefix_len; *path == '/';)
+		path++;
+	len = strlen(path);
+	if (len > BTREE_KEY_MAX)
+		errx(1, "path longer than %d bytes: %s", BTREE_KEY_MAX, path);
+	files[nr_files].size = st->st_size;
+	files[nr_files].path = memcpy(grow(NULL, len + 1), path, len + 1);
+	nr_files++;
+
+	total_bytes += st->st_size;
+	entry_bytes += len + BTREE_ENTRY_OVERHEAD;
+	if (st->st_size > BTREE_INLINE_MAX)
+		extent_pages += (st->st_size + PAGE_SIZE - 1) / PAGE_SIZE;
+	else
+		entry_bytes += st->st_size;
+	return 0;
+}
+
+static void scan(void)
+{
+	directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	/* nftw() leaves slashes at the end away */
+	for (prefix_len = strlen(directory); prefix_len && directory[prefix_len - 1] == '/';)
+		prefix_len--;
+	if (directory_fd < 0 || nftw(directory, scan_entry, 32, FTW_PHYS))
+		err(1, "cannot read the directory %s", directory);
+	if (!total_bytes)
+		errx(1, "nothing to store: no file with content below %s", directory);
+}
+
+/* Every file once, in random order that depends on the seed alone */
+static void shuffle(u64 seed)
+{
+	size_t i, j, swap;
+	u64 z;
+
+	order = grow(NULL, nr_files * sizeof(*order));
+	for (i = 0; i < nr_files; i++)
+		order[i] = i;
+	for (i = nr_files - 1; i > 0; i--) {
+		/* splitmix64 */
+		seed += 0x9e3779b97f4a7c15ULL;
+		z = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9ULL;
+		z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+		j = (z ^ (z >> 31)) % (i + 1);
+		swap = order[i];
+		order[i] = order[j];
+		order[j] = swap;
+	}
+}
+
+static void load_file(size_t i, char **buf, size_t *cap)
+{
+	struct file *file = &files[i];
+	size_t len = 0;
+	ssize_t got;
+	int fd;
+
+	fd = openat(directory_fd, file->path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		err(1, "cannot open %s/%s", directory, file->path);
+	do {
+		/* Beyond the expected size, too: the file may have grown */
+		if (*cap < len + file->size + 1) {
+			*cap = len + file->size + 65536;
+			*buf = grow(*buf, *cap);
+		}
+		got = read(fd, *buf + len, *cap - len);
+		if (got < 0)
+			err(1, "reading %s/%s", directory, file->path);
+		len += got;
+	} while (got);
+	close(fd);
+
+	file->size = len;
+	file->checksum = checksum(*buf, len);
+	if (btree_insert(file->path, strlen(file->path), *buf, len))
+		errx(1, "%s is there already", file->path);
+	atomic_fetch_add(&bytes_done, len);
+}
+
+static void read_file(size_t i, char **buf, size_t *cap)
+{
+	struct file *file = &files[order[i]];
+	ssize_t len;
+
+	if (*cap < file->size) {
+		*cap = file->size + 65536;
+		*buf = grow(*buf, *cap);
+	}
+	len = btree_lookup(file->path, strlen(file->path), *buf, *cap);
+	if (len < 0)
+		warnx("%s: not found", file->path);
+	else if ((u64)len != file->size)
+		warnx("%s: %zd bytes, %llu in the original", file->path, len, file->size);
+	else if (checksum(*buf, len) != file->checksum)
+		warnx("%s: differs from the original", file->path);
+	else
+		atomic_fetch_add(&verified, 1);
+	atomic_fetch_add(&bytes_done, len < 0 ? 0 : len);
+}
+
+static void *work(void *arg)
+{
+	struct worker *worker = arg;
+	size_t i, cap = 0;
+	char *buf = NULL;
+
+	bm_thread_start(worker->id);
+	while ((i = atomic_fetch_add(&next_file, 1)) < nr_files) {
+		worker->phase->each(i, &buf, &cap);
+		atomic_fetch_add(&files_done, 1);
+	}
+	free(buf);
+	sem_post(&thread_done);
+	return NULL;
+}
+
+static void progress(const struct phase *phase)
+{
+	if (!quiet)
+		printf("%s: %zu of %zu files, %.1f MiB, %llu pages in the store, %llu in memory\n",
+		       phase->name, files_done, nr_files, bytes_done / 1048576.0, bm.next,
+		       bm.used);
+}
+
+static void run(struct phase *phase)
+{
+	struct worker *workers = grow(NULL, bm.nr_threads * sizeof(*workers));
+	struct timespec start, ts;
+	unsigned int i;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	next_file = 0;
+	files_done = 0;
+	bytes_done = 0;
+	for (i = 0; i < bm.nr_threads; i++) {
+		workers[i].id = i;
+		workers[i].phase = phase;
+		errno = pthread_create(&workers[i].thread, NULL, work, &workers[i]);
+		if (errno)
+			err(1, "cannot start thread %u", i);
+	}
+	for (i = 0; i < bm.nr_threads;) {
+		clock_gettime(CLOCK_REALTIME, &ts);
+		ts.tv_sec += 2;
+		if (sem_timedwait(&thread_done, &ts))
+			progress(phase);
+		else
+			i++;
+	}
+	for (i = 0; i < bm.nr_threads; i++)
+		pthread_join(workers[i].thread, NULL);
+	free(workers);
+	if (phase->each == load_file)
+		bm_flush();	/* loaded is what the page file holds */
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	phase->seconds = ts.tv_sec - start.tv_sec + (ts.tv_nsec - start.tv_nsec) / 1e9;
+	phase->stats = bm_collect_stats();
+	progress(phase);
+}
+
+static void count_row(const char *what, u64 load, u64 read)
+{
+	printf("%-22s %12llu %12llu\n", what, load, read);
+}
+
+static void batch_row(const char *what, u64 load, u64 load_calls, u64 read, u64 read_calls)
+{
+	printf("%-22s %12.1f %12.1f\n", what, load_calls ? (double)load / load_calls : 0,
+	       read_calls ? (double)read / read_calls : 0);
+}
+
+static void report(const struct phase *load, const struct phase *read)
+{
+	const struct bm_stats *a = &load->stats, *b = &read->stats;
+
+	printf("\n%-22s %s, %s\n", "buffer on", bm.madvise ? "mmap + madvise" : "exmap",
+	       bm.direct ? "direct I/O" : "buffered I/O");
+	printf("%-22s %u\n", "threads", bm.nr_threads);
+	printf("%-22s %zu\n", "files", nr_files);
+	printf("%-22s %llu\n", "bytes", total_bytes);
+	printf("%-22s %llu\n", "pages in the store", bm.next);
+	printf("%-22s %llu\n", "pages of buffer", bm.buffer_pages);
+	printf("\n%-22s %12s %12s\n", "", load->name, read->name);
+	printf("%-22s %12.1f %12.1f\n", "seconds", load->seconds, read->seconds);
+	count_row("pages in", a->in, b->in);
+	batch_row("  in a call", a->in, a->in_calls, b->in, b->in_calls);
+	count_row("pages out", a->out, b->out);
+	batch_row("  in a call", a->out, a->out_calls, b->out, b->out_calls);
+	count_row("pages evicted", a->evicted, b->evicted);
+	batch_row("  in a batch", a->evicted, a->evict_calls, b->evicted, b->evict_calls);
+	count_row("restarts by version", a->restarts, b->restarts);
+	count_row("restarts by SIGSEGV", a->segv, b->segv);
+	count_row("repeats for ENOMEM", a->enomem, b->enomem);
+	printf("\nverified %zu of %zu\n", verified, nr_files);
+}
+
+static const char help[] =
+	"usage: exmap-store --load DIR --file PAGEFILE [options]\n\n"
+	"Stores every file below DIR in a B+tree in PAGEFILE (overwritten), reads\n"
+	"all of them back in random order and verifies them. The exit status is 0\n"
+	"if all files came back as they were.\n\n"
+	"  --fraction N   the buffer is 1/N of the data (8)\n"
+	"  --threads N    threads that load and read (4)\n"
+	"  --virt-mb N    size of the region in MiB (what the data needs)\n"
+	"  --seed N       of the random order (1)\n"
+	"  --madvise      plain anonymous memory and madvise() instead of exmap\n"
+	"  --quiet        no progress, only the table\n"
+	"  --help         this text\n";
+
+static u64 parse(const char *name, u64 min, u64 max)
+{
+	char *end;
+	u64 value;
+
+	errno = 0;
+	value = strtoull(optarg, &end, 10);
+	if (errno || end == optarg || *end || *optarg == '-' || value < min || value > max)
+		errx(1, "--%s takes a number from %llu to %llu, not '%s'", name, min, max, optarg);
+	return value;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "load", required_argument, NULL, 'l' },
+		{ "file", required_argument, NULL, 'f' },
+		{ "fraction", required_argument, NULL, 'r' },
+		{ "threads", required_argument, NULL, 't' },
+		{ "virt-mb", required_argument, NULL, 'v' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "madvise", no_argument, NULL, 'm' },
+		{ "quiet", no_argument, NULL, 'q' },
+		{ "help", no_argument, NULL, 'h' },
+		{ }
+	};
+	struct phase load = { .name = "load", .each = load_file };
+	struct phase read = { .name = "read", .each = read_file };
+	u64 fraction = 8, seed = 1;
+	size_t i;
+	int opt;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	bm.nr_threads = 4;
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (opt) {
+		case 'l':
+			directory = optarg;
+			break;
+		case 'f':
+			bm.file = optarg;
+			break;
+		case 'r':
+			fraction = parse("fraction", 1, 1 << 20);
+			break;
+		case 't':
+			bm.nr_threads = parse("threads", 1, 1024);
+			break;
+		case 'v':
+			/* Up to half of a 47-bit address space */
+			bm.virt_pages = parse("virt-mb", 1, 1 << 26) << 8;
+			break;
+		case 's':
+			seed = parse("seed", 0, ~0ULL);
+			break;
+		case 'm':
+			bm.madvise = true;
+			break;
+		case 'q':
+			quiet = true;
+			break;
+		case 'h':
+			fputs(help, stdout);
+			return 0;
+		default:
+			fputs(help, stderr);
+			return 1;
+		}
+	}
+	if (optind < argc || !directory || !bm.file) {
+		fputs(help, stderr);
+		return 1;
+	}
+
+	scan();
+	shuffle(seed);
+	/* Nodes are half full at least, and files may have grown a little since */
+	bm.file_pages = extent_pages + 2 * entry_bytes / PAGE_SIZE + 16;
+	if (!bm.virt_pages)
+		bm.virt_pages = bm.file_pages * 5 / 4 + 1024;
+	bm.buffer_pages = total_bytes / PAGE_SIZE / fraction;
+	/* A thread holds a batch of pages at a time, most are to be left to evict */
+	if (bm.buffer_pages < 32 * bm.nr_threads) {
+		bm.buffer_pages = 32 * bm.nr_threads;
+		printf("note: 1/%llu of the data is less than 32 pages a thread, which is taken\n",
+		       fraction);
+	}
+	if (!quiet)
+		printf("scan: %zu files, %.1f MiB, buffer %.1f MiB, region %.1f MiB\n", nr_files,
+		       total_bytes / 1048576.0, bm.buffer_pages / 256.0, bm.virt_pages / 256.0);
+
+	bm_init();
+	sem_init(&thread_done, 0, 0);
+	bm_thread_start(0);
+	btree_create();
+	run(&load);
+	for (total_bytes = 0, i = 0; i < nr_files; i++)
+		total_bytes += files[i].size;
+	run(&read);
+	report(&load, &read);
+	return verified == nr_files ? 0 : 1;
+}

@@ -1,0 +1,477 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the exmap tests share: calls that return -errno instead of setting
+ * errno, accesses that survive a SIGSEGV, and teams of threads.
+ */
+#ifndef EXMAP_TEST_COMMON_H
+#define EXMAP_TEST_COMMON_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/exmap.h>
+
+#include "kselftest_harness.h"
+
+#define DEVICE		"/dev/exmap"
+#define PG		4096UL
+#define WORDS		(PG / sizeof(__u64))
+#define MAX_IFACES	128
+
+/* Seconds that a heavy test may take on an emulated CPU with a debug kernel */
+#define SLOW		600
+
+/* EXMAP_TEST_SCALE, in percent: fewer rounds of the stress tests, or more */
+static inline int scaled(int rounds)
+{
+	const char *env = getenv("EXMAP_TEST_SCALE");
+	int percent = env ? atoi(env) : 100;
+
+	rounds = rounds * percent / 100;
+	return rounds > 0 ? rounds : 1;
+}
+
+static inline __u64 random_u64(__u64 *state)
+{
+	__u64 x = *state;
+
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	*state = x;
+	return x;
+}
+
+static inline int random_below(__u64 *state, int limit)
+{
+	return (random_u64(state) >> 16) % limit;
+}
+
+/* System calls that answer -errno */
+
+static inline int ex_ioctl(int fd, unsigned long cmd, const void *arg)
+{
+	int ret = ioctl(fd, cmd, arg);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static inline int ex_setup(int fd, int backing, int ifaces, __u64 buffer_size)
+{
+	struct exmap_ioctl_setup setup = {
+		.fd = backing,
+		.max_interfaces = ifaces,
+		.buffer_size = buffer_size,
+		.flags = 0x5aa5f00f12345678,	/* must be ignored */
+	};
+
+	return ex_ioctl(fd, EXMAP_IOCTL_SETUP, &setup);
+}
+
+static inline int ex_action(int fd, int iface, int opcode, int iov_len)
+{
+	struct exmap_action_params params = {
+		.interface = iface,
+		.iov_len = iov_len,
+		.opcode = opcode,
+	};
+
+	return ex_ioctl(fd, EXMAP_IOCTL_ACTION, &params);
+}
+
+static inline int ex_clone(int fd, int source)
+{
+	return ex_ioctl(fd, EXMAP_IOCTL_CLONE, &source);
+}
+
+static inline int ex_stats(int fd, struct exmap_ioctl_stats *stats)
+{
+	memset(stats, 0xff, sizeof(*stats));
+	return ex_ioctl(fd, EXMAP_IOCTL_STATS, stats);
+}
+
+/* MAP_FAILED with errno set, as mmap itself */
+static inline void *ex_map_region(int fd, size_t pages)
+{
+	return mmap(NULL, pages * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		    EXMAP_OFF_EXMAP);
+}
+
+static inline void *ex_map_iface(int fd, unsigned long n)
+{
+	return mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		    EXMAP_OFF_INTERFACE(n));
+}
+
+/* 0 or the -errno of an mmap that is expected to fail; unmaps if it did not */
+static inline int ex_try_mmap(int fd, size_t length, int flags, off_t offset)
+{
+	void *addr = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, offset);
+
+	if (addr == MAP_FAILED)
+		return -errno;
+	munmap(addr, length);
+	return 0;
+}
+
+static inline off_t ex_pos(unsigned int iface, unsigned int opcode)
+{
+	return (iface & 0xff) | opcode << 8 | (off_t)(iface >> 8) << 16;
+}
+
+static inline ssize_t ex_pread(int fd, int iface, int opcode, void *buf, size_t len)
+{
+	ssize_t ret = pread(fd, buf, len, ex_pos(iface, opcode));
+
+	return ret < 0 ? -errno : ret;
+}
+
+static inline ssize_t ex_preadv(int fd, int iface, int opcode,
+				const struct iovec *iov, int count)
+{
+	ssize_t ret = preadv(fd, iov, count, ex_pos(iface, opcode));
+
+	return ret < 0 ? -errno : ret;
+}
+
+/* An exmap that is ready for use */
+struct exmap {
+	int fd;
+	int ifaces;
+	int pages;		/* of the region */
+	int buffer;		/* pages in the pool */
+	char *region;
+	struct exmap_user_interface *iface[MAX_IFACES];
+};
+
+static inline int exmap_open(struct __test_metadata *_metadata)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	ASSERT_LE(0, fd)
+		TH_LOG("cannot open " DEVICE ": %s", strerror(errno));
+	return fd;
+}
+
+static inline void exmap_create(struct __test_metadata *_metadata, struct exmap *ex,
+				int backing, int ifaces, int buffer, int pages)
+{
+	int i;
+
+	ASSERT_GE(MAX_IFACES, ifaces);
+	ex->fd = exmap_open(_metadata);
+	ex->ifaces = ifaces;
+	ex->buffer = buffer;
+	ex->pages = pages;
+	ASSERT_EQ(0, ex_setup(ex->fd, backing, ifaces, buffer));
+	ex->region = ex_map_region(ex->fd, pages);
+	ASSERT_NE(MAP_FAILED, ex->region);
+	for (i = 0; i < ifaces; i++) {
+		ex->iface[i] = ex_map_iface(ex->fd, i);
+		ASSERT_NE(MAP_FAILED, ex->iface[i]);
+	}
+}
+
+static inline void exmap_destroy(struct exmap *ex)
+{
+	int i;
+
+	for (i = 0; i < ex->ifaces; i++)
+		munmap(ex->iface[i], PG);
+	munmap(ex->region, ex->pages * PG);
+	close(ex->fd);
+}
+
+static inline char *page_at(struct exmap *ex, long page)
+{
+	return ex->region + page * PG;
+}
+
+static inline void set_vec(struct exmap *ex, int iface, int slot, __u64 page, int len)
+{
+	struct exmap_iov iov = { .page = page, .len = len };
+
+	ex->iface[iface]->iov[slot].value = iov.value;
+}
+
+/*
+ * One vector in one call: the pages that changed, or -errno, whether the call
+ * or the vector said so.
+ */
+static inline int ex_one(struct exmap *ex, int iface, int opcode, __u64 page, int len)
+{
+	int ret;
+
+	set_vec(ex, iface, 0, page, len);
+	ret = ex_action(ex->fd, iface, opcode, 1);
+	if (ret < 0)
+		return ret;
+	if (ret)
+		return ex->iface[iface]->iov[0].res;
+	return ex->iface[iface]->iov[0].pages;
+}
+
+static inline int ex_alloc(struct exmap *ex, int iface, __u64 page, int len)
+{
+	return ex_one(ex, iface, EXMAP_OP_ALLOC, page, len);
+}
+
+static inline int ex_free(struct exmap *ex, int iface, __u64 page, int len)
+{
+	return ex_one(ex, iface, EXMAP_OP_FREE, page, len);
+}
+
+/*
+ * ALLOC from @first on until the pool is empty: how many pages were mapped, or
+ * -1 if it ended in any other way. The slots up to the end of the region must
+ * be empty, and more than the pool can fill.
+ */
+static inline int ex_fill(struct exmap *ex, int iface, int first)
+{
+	struct exmap_iov *iov = &ex->iface[iface]->iov[0];
+	int page = first, ret, len;
+
+	do {
+		len = ex->pages - page;
+		if (len < 1)
+			return -1;
+		set_vec(ex, iface, 0, page, len < 4095 ? len : 4095);
+		ret = ex_action(ex->fd, iface, EXMAP_OP_ALLOC, 1);
+		if (ret >= 0)
+			page += iov->pages;
+	} while (!ret);
+	/* Some were left for the last call; none may be now */
+	if (ret == 1 && iov->res == -ENOMEM)
+		ret = ex_alloc(ex, iface, page, 1);
+	return ret == -ENOMEM ? page - first : -1;
+}
+
+/* FREE of a range of any length: how many pages were unmapped */
+static inline int ex_drain(struct exmap *ex, int iface, int first, int pages)
+{
+	int total = 0, len, ret;
+
+	while (pages > 0) {
+		len = pages < 4095 ? pages : 4095;
+		ret = ex_free(ex, iface, first, len);
+		if (ret < 0)
+			return ret;
+		total += ret;
+		first += len;
+		pages -= len;
+	}
+	return total;
+}
+
+/* Page contents that tell where they belong */
+
+static inline void stamp_page(void *page, __u64 stamp)
+{
+	__u64 *word = page;
+
+	word[0] = stamp;
+	word[WORDS / 2] = ~stamp;
+	word[WORDS - 1] = stamp;
+}
+
+static inline bool stamp_intact(const void *page, __u64 stamp)
+{
+	const __u64 *word = page;
+
+	return word[0] == stamp && word[WORDS / 2] == ~stamp && word[WORDS - 1] == stamp;
+}
+
+/* Accesses that may fault */
+
+static __thread sigjmp_buf fault_jump;
+static __thread bool fault_expected;
+static __thread void *fault_address;
+static __thread int fault_signal;
+
+static inline void fault_handler(int sig, siginfo_t *info, void *context)
+{
+	(void)context;
+	if (!fault_expected) {
+		/* The access is repeated, and kills */
+		signal(sig, SIG_DFL);
+		return;
+	}
+	fault_expected = false;
+	fault_address = info->si_addr;
+	fault_signal = sig;
+	siglongjmp(fault_jump, 1);
+}
+
+static inline void catch_faults(void)
+{
+	struct sigaction action = {
+		.sa_sigaction = fault_handler,
+		/* As buffer managers do: the jump leaves the signal unblocked */
+		.sa_flags = SA_SIGINFO | SA_NODEFER,
+	};
+
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
+}
+
+/* 0, or the signal that the access raised */
+static inline int try_read(const void *addr, __u64 *value)
+{
+	if (sigsetjmp(fault_jump, 0))
+		return fault_signal;
+	fault_expected = true;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	*value = __atomic_load_n((const __u64 *)addr, __ATOMIC_SEQ_CST);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	fault_expected = false;
+	return 0;
+}
+
+static inline int try_read_byte(const void *addr)
+{
+	if (sigsetjmp(fault_jump, 0))
+		return fault_signal;
+	fault_expected = true;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	(void)__atomic_load_n((const char *)addr, __ATOMIC_SEQ_CST);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	fault_expected = false;
+	return 0;
+}
+
+static inline int try_write_byte(void *addr, char value)
+{
+	if (sigsetjmp(fault_jump, 0))
+		return fault_signal;
+	fault_expected = true;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	__atomic_store_n((char *)addr, value, __ATOMIC_SEQ_CST);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	fault_expected = false;
+	return 0;
+}
+
+/* Whether the kernel finds a page under @addr; needs no signal handler */
+static inline bool present(const void *addr)
+{
+	static int scratch = -1;
+
+	if (scratch < 0)
+		scratch = memfd_create("present", MFD_CLOEXEC);
+	return pwrite(scratch, addr, 1, 0) == 1;
+}
+
+static inline int count_present(struct exmap *ex, int first, int pages)
+{
+	int i, count = 0;
+
+	for (i = 0; i < pages; i++)
+		count += present(page_at(ex, first + i));
+	return count;
+}
+
+/*
+ * Threads. EXPECT_*() is for the main thread alone: a worker notes its first
+ * complaint and returns; the main thread reports it.
+ */
+struct worker {
+	pthread_t thread;
+	int index;
+	__u64 random;
+	struct exmap *ex;
+	void *arg;
+	const char *what;
+	int line;
+	long value;
+};
+
+static pthread_barrier_t start_line;
+
+static inline bool broke(struct worker *w, bool bad, const char *what, int line, long value)
+{
+	if (bad && !w->what) {
+		w->what = what;
+		w->line = line;
+		w->value = value;
+	}
+	return bad;
+}
+
+/* True, and noted, if @bad; @value is shown with it */
+#define BROKE(w, bad, value) broke(w, bad, #bad, __LINE__, value)
+
+static inline void start_workers(struct __test_metadata *_metadata, struct worker *w,
+				 int count, void *(*run)(void *), struct exmap *ex,
+				 void *arg)
+{
+	int i;
+
+	ASSERT_EQ(0, pthread_barrier_init(&start_line, NULL, count));
+	for (i = 0; i < count; i++) {
+		memset(&w[i], 0, sizeof(w[i]));
+		w[i].index = i;
+		w[i].random = 0x9e3779b97f4a7c15 * (i + 1);
+		w[i].ex = ex;
+		w[i].arg = arg;
+		ASSERT_EQ(0, pthread_create(&w[i].thread, NULL, run, &w[i]));
+	}
+}
+
+static inline void join_workers(struct __test_metadata *_metadata, struct worker *w, int count)
+{
+	int i;
+
+	for (i = 0; i < count; i++) {
+		ASSERT_EQ(0, pthread_join(w[i].thread, NULL));
+		EXPECT_EQ(NULL, w[i].what)
+			TH_LOG("thread %d, line %d: %s (%ld)", i, w[i].line,
+			       w[i].what, w[i].value);
+	}
+}
+
+static inline void run_workers(struct __test_metadata *_metadata, struct worker *w,
+			       int count, void *(*run)(void *), struct exmap *ex, void *arg)
+{
+	start_workers(_metadata, w, count, run, ex, arg);
+	join_workers(_metadata, w, count);
+}
+
+static inline void pin_to_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* Exit status of a child, or 128 + the signal that killed it */
+static inline int wait_child(pid_t pid)
+{
+	int status;
+
+	if (waitpid(pid, &status, 0) != pid)
+		return -1;
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+#endif

@@ -1,0 +1,606 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The promise of the pool: an ALLOC succeeds as long as fewer than buffer_size
+ * pages are in use, wherever the free ones wait, and fails after that.
+ */
+#include "common.h"
+
+#include <sys/mount.h>
+#include <sys/resource.h>
+
+#define NOBODY	65534
+
+FIXTURE(pool) {
+	struct exmap ex;
+};
+
+FIXTURE_VARIANT(pool) {
+	int buffer;
+	int ifaces;
+};
+
+FIXTURE_VARIANT_ADD(pool, one_page) {
+	.buffer = 1,
+	.ifaces = 3,
+};
+
+FIXTURE_VARIANT_ADD(pool, one_interface) {
+	.buffer = 700,
+	.ifaces = 1,
+};
+
+FIXTURE_VARIANT_ADD(pool, fewer_pages_than_interfaces) {
+	.buffer = 33,
+	.ifaces = 64,
+};
+
+FIXTURE_VARIANT_ADD(pool, bundle_less_one) {
+	.buffer = 511,
+	.ifaces = 2,
+};
+
+FIXTURE_VARIANT_ADD(pool, bundle) {
+	.buffer = 512,
+	.ifaces = 4,
+};
+
+FIXTURE_VARIANT_ADD(pool, bundle_and_one) {
+	.buffer = 513,
+	.ifaces = 4,
+};
+
+FIXTURE_VARIANT_ADD(pool, many_bundles) {
+	.buffer = 4999,
+	.ifaces = 7,
+};
+
+FIXTURE_SETUP(pool)
+{
+	exmap_create(_metadata, &self->ex, -1, variant->ifaces, variant->buffer,
+		     3 * variant->buffer + 1024);
+}
+
+FIXTURE_TEARDOWN(pool)
+{
+	struct exmap *ex = &self->ex;
+
+	/* Whatever the test did, the pool is whole */
+	EXPECT_LE(0, ex_drain(ex, 0, 0, ex->pages));
+	EXPECT_EQ(ex->buffer, ex_fill(ex, ex->ifaces - 1, 0));
+	exmap_destroy(ex);
+}
+
+TEST_F_TIMEOUT(pool, exhaust_and_refill, SLOW)
+{
+	static const int counts[] = { 1, 2, 63, 511, 512, 513, 1300, 1 << 20 };
+	struct exmap *ex = &self->ex;
+	int i, j, count, iface = 0;
+
+	EXPECT_EQ(ex->buffer, ex_fill(ex, 0, 0));
+	for (j = 0; j < ex->ifaces; j++)
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, j, ex->buffer, 1));
+
+	/* What one interface gives back another one gets, exactly */
+	for (i = 0; i < (int)ARRAY_SIZE(counts); i++) {
+		count = counts[i] < ex->buffer ? counts[i] : ex->buffer;
+		for (j = 0; j < 3; j++) {
+			EXPECT_EQ(count, ex_drain(ex, iface, 0, count));
+			iface = (iface + 1) % ex->ifaces;
+			EXPECT_EQ(count, ex_fill(ex, iface, ex->buffer));
+			EXPECT_EQ(count, ex_drain(ex, iface, ex->buffer, count));
+			iface = (iface + 1) % ex->ifaces;
+			EXPECT_EQ(ex->buffer - count, ex_drain(ex, iface, 0, ex->pages));
+			EXPECT_EQ(ex->buffer, ex_fill(ex, iface, 0));
+		}
+	}
+}
+
+TEST_F_TIMEOUT(pool, page_by_page, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	int i, ret = 0;
+
+	/* Single scattered pages, in turns */
+	for (i = 0; i < ex->buffer; i++) {
+		ret = ex_alloc(ex, i % ex->ifaces, i * 3, 1);
+		if (ret != 1)
+			break;
+	}
+	EXPECT_EQ(ex->buffer, i)
+		TH_LOG("answer %d", ret);
+	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 1, 1));
+	for (i = 0; i < ex->buffer; i++)
+		stamp_page(page_at(ex, i * 3), i);
+	for (i = 0; i < ex->buffer; i++)
+		if (!stamp_intact(page_at(ex, i * 3), i))
+			break;
+	EXPECT_EQ(ex->buffer, i);
+	/* One out, one in, each through other interfaces, with the pool full */
+	for (i = 0; i < ex->buffer; i++) {
+		if (ex_free(ex, i % ex->ifaces, i * 3, 1) != 1)
+			break;
+		if (ex_alloc(ex, (i + 1) % ex->ifaces, i * 3 + 1, 1) != 1)
+			break;
+		if (ex_alloc(ex, (i + 2) % ex->ifaces, i * 3 + 2, 1) != -ENOMEM)
+			break;
+	}
+	EXPECT_EQ(ex->buffer, i);
+}
+
+TEST_F_TIMEOUT(pool, freed_by_one_used_by_all, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	int i, j, share, total;
+
+	EXPECT_EQ(ex->buffer, ex_fill(ex, 0, 0));
+	for (j = 0; j < ex->ifaces; j++) {
+		EXPECT_EQ(ex->buffer, ex_drain(ex, j, 0, ex->pages));
+		total = 0;
+		for (i = 0; i < ex->ifaces; i++) {
+			share = ex->buffer / ex->ifaces + (i < ex->buffer % ex->ifaces);
+			if (!share)
+				continue;
+			EXPECT_EQ(share, ex_alloc(ex, i, total, share));
+			total += share;
+		}
+		EXPECT_EQ(ex->buffer, total);
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, j, total, 1));
+	}
+}
+
+TEST_F(pool, failed_call_can_be_repeated)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_user_interface before;
+	int i, last = ex->ifaces - 1, count = ex->buffer < 3 ? ex->buffer : 3;
+
+	EXPECT_EQ(ex->buffer, ex_fill(ex, 0, 0));
+	memset(ex->iface[last], 0x5a, PG);
+	for (i = 0; i < count; i++)
+		set_vec(ex, last, i, ex->buffer + 7 * i, 1);
+	before = *ex->iface[last];
+	EXPECT_EQ(-ENOMEM, ex_action(ex->fd, last, EXMAP_OP_ALLOC, count));
+	EXPECT_EQ(0, memcmp(&before, ex->iface[last], PG));
+	EXPECT_EQ(-ENOMEM, ex_action(ex->fd, last, EXMAP_OP_ALLOC, count));
+	EXPECT_EQ(0, memcmp(&before, ex->iface[last], PG));
+
+	/* Victims elsewhere; with a single interface the vectors are in its way */
+	EXPECT_EQ(count, ex_free(ex, 0, 0, count));
+	if (!last)
+		*ex->iface[0] = before;
+	EXPECT_EQ(0, ex_action(ex->fd, last, EXMAP_OP_ALLOC, count));
+	for (i = 0; i < count; i++) {
+		EXPECT_EQ(0, ex->iface[last]->iov[i].res);
+		EXPECT_EQ(1, ex->iface[last]->iov[i].pages);
+		EXPECT_TRUE(present(page_at(ex, ex->buffer + 7 * i)));
+	}
+	EXPECT_EQ(0, memcmp(&before.iov[count], &ex->iface[last]->iov[count],
+			    sizeof(before.iov[0]) * (512 - count)));
+}
+
+TEST_F(pool, nothing_done_is_no_answer)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_user_interface before;
+
+	/* A vector that finds its page there has done nothing either */
+	EXPECT_EQ(ex->buffer, ex_fill(ex, 0, 0));
+	set_vec(ex, 0, 0, 0, 1);
+	set_vec(ex, 0, 1, ex->buffer, 1);
+	before = *ex->iface[0];
+	EXPECT_EQ(-ENOMEM, ex_action(ex->fd, 0, EXMAP_OP_ALLOC, 2));
+	EXPECT_EQ(0, memcmp(&before, ex->iface[0], PG));
+	/* But with nothing missing there is nothing to fail */
+	EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_ALLOC, 1));
+	EXPECT_EQ(0, ex->iface[0]->iov[0].pages);
+}
+
+TEST_F(pool, part_of_a_call)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_iov *iov = ex->iface[0]->iov;
+
+	if (ex->buffer < 20)
+		SKIP(return, "needs a larger pool");
+	EXPECT_EQ(ex->buffer, ex_fill(ex, 0, 0));
+	EXPECT_EQ(12, ex_free(ex, 0, 0, 12));
+	set_vec(ex, 0, 0, ex->buffer, 5);
+	set_vec(ex, 0, 1, ex->buffer + 10, 10);
+	set_vec(ex, 0, 2, ex->buffer + 30, 2);
+	EXPECT_EQ(2, ex_action(ex->fd, 0, EXMAP_OP_ALLOC, 3));
+	EXPECT_EQ(0, iov[0].res);
+	EXPECT_EQ(5, iov[0].pages);
+	EXPECT_EQ(-ENOMEM, iov[1].res);
+	EXPECT_EQ(7, iov[1].pages);
+	EXPECT_EQ(-ENOMEM, iov[2].res);
+	EXPECT_EQ(0, iov[2].pages);
+	EXPECT_EQ(5, count_present(ex, ex->buffer, 10));
+	EXPECT_EQ(7, count_present(ex, ex->buffer + 10, 10));
+	EXPECT_EQ(0, count_present(ex, ex->buffer + 30, 2));
+
+	/* The rest of it, after two more */
+	EXPECT_EQ(5, ex_free(ex, 0, ex->buffer, 5));
+	EXPECT_EQ(3, ex_alloc(ex, 0, ex->buffer + 10, 10));
+	EXPECT_EQ(2, ex_alloc(ex, 0, ex->buffer + 30, 2));
+	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, ex->buffer, 5));
+}
+
+TEST_F_TIMEOUT(pool, fresh_pages_are_zero, SLOW)
+{
+	size_t size = (2 * self->ex.buffer + 1024) * PG;
+	struct exmap *ex = &self->ex;
+	const __u64 *word;
+	char *dirt;
+	int i, j;
+
+	/* Leave pages with something in them to the page allocator */
+	dirt = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, dirt);
+	memset(dirt, 0xaa, size);
+	ASSERT_EQ(0, munmap(dirt, size));
+
+	EXPECT_EQ(ex->buffer, ex_fill(ex, 0, 0));
+	for (i = 0; i < ex->buffer; i++) {
+		word = (const __u64 *)page_at(ex, i);
+		for (j = 0; j < (int)WORDS; j++)
+			if (word[j])
+				break;
+		if (j < (int)WORDS)
+			break;
+	}
+	EXPECT_EQ(ex->buffer, i);
+}
+
+TEST_F_TIMEOUT(pool, random_rounds, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	int half = ex->pages / 2, mapped = 0, round, ret, len, page;
+	__u64 random = 12345;
+
+	for (round = 0; round < scaled(200); round++) {
+		page = random_below(&random, half);
+		len = random_below(&random, 4095 < half ? 4095 : half);
+		if (random_below(&random, 2)) {
+			ret = ex_alloc(ex, round % ex->ifaces, page, len);
+			/* How many of a failed vector were done: count again */
+			if (ret == -ENOMEM)
+				mapped = ex->buffer;
+			else if (ret >= 0)
+				mapped += ret;
+		} else {
+			ret = ex_free(ex, round % ex->ifaces, page, len);
+			if (ret >= 0)
+				mapped -= ret;
+		}
+		EXPECT_TRUE(ret >= 0 || ret == -ENOMEM)
+			TH_LOG("round %d: %d", round, ret);
+		ASSERT_GE(ex->buffer, mapped);
+	}
+	EXPECT_EQ(mapped, ex_drain(ex, 0, 0, ex->pages));
+}
+
+/* The pages are charged to the memory cgroup of the process that asks */
+
+static int write_file(const char *dir, const char *name, const char *text)
+{
+	char path[256];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, text, strlen(text)) < 0 ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+static long read_number(const char *dir, const char *name)
+{
+	char path[256], text[64] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return -1;
+	if (read(fd, text, sizeof(text) - 1) < 0)
+		text[0] = 0;
+	close(fd);
+	return atol(text);
+}
+
+FIXTURE(cgroup) {
+	char root[64];
+	char group[128];
+	bool mounted;
+};
+
+FIXTURE_SETUP(cgroup)
+{
+	char path[256];
+
+	snprintf(self->root, sizeof(self->root), "/sys/fs/cgroup");
+	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK)) {
+		snprintf(self->root, sizeof(self->root), "/tmp/exmap-cgroup-XXXXXX");
+		ASSERT_NE(NULL, mkdtemp(self->root));
+		if (mount("cgroup2", self->root, "cgroup2", 0, NULL)) {
+			rmdir(self->root);
+			SKIP(return, "no cgroup2");
+		}
+		self->mounted = true;
+	}
+	/* Fails harmlessly where it is on already */
+	write_file(self->root, "cgroup.subtree_control", "+memory");
+	snprintf(self->group, sizeof(self->group), "%s/exmap-test-%d", self->root, getpid());
+	snprintf(path, sizeof(path), "%s/memory.current", self->group);
+	if (mkdir(self->group, 0755) || access(path, F_OK)) {
+		rmdir(self->group);
+		if (self->mounted && !umount(self->root))
+			rmdir(self->root);
+		SKIP(return, "no memory cgroup");
+	}
+}
+
+FIXTURE_TEARDOWN(cgroup)
+{
+	EXPECT_EQ(0, rmdir(self->group));
+	if (self->mounted) {
+		EXPECT_EQ(0, umount(self->root));
+		EXPECT_EQ(0, rmdir(self->root));
+	}
+}
+
+TEST_F_TIMEOUT(cgroup, pages_are_charged, SLOW)
+{
+	struct exmap ex;
+	long before, after;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (write_file(self->group, "cgroup.procs", "0"))
+			_exit(100);
+		exmap_create(_metadata, &ex, -1, 1, 2000, 4000);
+		before = read_number(self->group, "memory.current");
+		EXPECT_EQ(2000, ex_fill(&ex, 0, 0));
+		after = read_number(self->group, "memory.current");
+		/* Some may come out of what was charged in advance for each CPU */
+		EXPECT_LE(1700 * (long)PG, after - before);
+		exmap_destroy(&ex);
+		_exit(_metadata->exit_code);
+	}
+	EXPECT_EQ(0, wait_child(pid));
+}
+
+TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
+{
+	int limit, mapped = 0, freed, again, ret, i;
+	char path[256], text[32];
+	struct exmap ex;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (write_file(self->group, "cgroup.procs", "0"))
+			_exit(100);
+		exmap_create(_metadata, &ex, -1, 1, 4000, 4096);
+		/* Without memory for page tables the kernel would kill us */
+		for (i = 0; i < 4096; i += 512)
+			EXPECT_EQ(1, ex_alloc(&ex, 0, i, 1));
+		EXPECT_EQ(8, ex_drain(&ex, 0, 0, 4096));
+		snprintf(path, sizeof(path), "%s/memory.max", self->group);
+		limit = open(path, O_WRONLY);
+		EXPECT_LE(0, limit);
+		snprintf(text, sizeof(text), "%ld",
+			 read_number(self->group, "memory.current") + (4L << 20));
+		EXPECT_LT(0, pwrite(limit, text, strlen(text), 0));
+
+		/* ENOMEM, not death */
+		do {
+			set_vec(&ex, 0, 0, mapped, 64);
+			ret = ex_action(ex.fd, 0, EXMAP_OP_ALLOC, 1);
+			if (ret >= 0)
+				mapped += ex.iface[0]->iov[0].pages;
+		} while (!ret && mapped < 3900);
+		freed = ex_free(&ex, 0, 0, 10);
+		again = ex_alloc(&ex, 0, 0, 10);
+
+		/* Not before now: complaining takes memory */
+		EXPECT_EQ(3, pwrite(limit, "max", 3, 0));
+		EXPECT_TRUE(ret == -ENOMEM || ret == 1);
+		EXPECT_LE(512, mapped);
+		EXPECT_GE(2000, mapped);
+		EXPECT_EQ(10, freed);
+		EXPECT_EQ(10, again);
+		EXPECT_EQ(4000 - mapped, ex_fill(&ex, 0, mapped));
+		exmap_destroy(&ex);
+		_exit(_metadata->exit_code);
+	}
+	EXPECT_EQ(0, wait_child(pid));
+}
+
+/* RLIMIT_MEMLOCK: by user, in pages of the pool, given back in full */
+
+FIXTURE(memlock) {
+	int fd;
+};
+
+#define LIMIT	256
+
+static void become_nobody(struct __test_metadata *_metadata, long pages)
+{
+	struct rlimit limit = { pages * PG, pages * PG };
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
+	ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));
+	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));
+}
+
+FIXTURE_SETUP(memlock)
+{
+	if (geteuid())
+		SKIP(return, "not root");
+	self->fd = -1;
+}
+
+FIXTURE_TEARDOWN(memlock)
+{
+}
+
+TEST_F(memlock, root_has_no_limit)
+{
+	struct rlimit limit = { 0, 0 };
+	struct exmap ex;
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
+	exmap_create(_metadata, &ex, -1, 1, 1000, 2000);
+	EXPECT_EQ(1000, ex_fill(&ex, 0, 0));
+	exmap_destroy(&ex);
+}
+
+TEST_F(memlock, limit_is_exact)
+{
+	struct exmap ex;
+	int fd;
+
+	become_nobody(_metadata, LIMIT);
+	fd = exmap_open(_metadata);
+	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, LIMIT + 1));
+	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, ~0ULL));
+	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, 1ULL << 52));
+	/* A refused SETUP has counted nothing */
+	EXPECT_EQ(0, ex_setup(fd, -1, 1, LIMIT));
+	EXPECT_EQ(0, close(fd));
+
+	exmap_create(_metadata, &ex, -1, 2, LIMIT, 2 * LIMIT);
+	EXPECT_EQ(LIMIT, ex_fill(&ex, 1, 0));
+	exmap_destroy(&ex);
+}
+
+TEST_F(memlock, sum_of_all)
+{
+	int one, two, three;
+
+	become_nobody(_metadata, LIMIT);
+	one = exmap_open(_metadata);
+	two = exmap_open(_metadata);
+	three = exmap_open(_metadata);
+	EXPECT_EQ(0, ex_setup(one, -1, 1, LIMIT - 10));
+	EXPECT_EQ(-ENOMEM, ex_setup(two, -1, 1, 11));
+	EXPECT_EQ(0, ex_setup(two, -1, 1, 10));
+	EXPECT_EQ(-ENOMEM, ex_setup(three, -1, 1, 1));
+	EXPECT_EQ(0, close(two));
+	EXPECT_EQ(0, ex_setup(three, -1, 1, 10));
+	close(one);
+	close(three);
+}
+
+TEST_F(memlock, other_errors_count_nothing)
+{
+	int fd, i;
+
+	become_nobody(_metadata, LIMIT);
+	fd = exmap_open(_metadata);
+	for (i = 0; i < 10; i++) {
+		EXPECT_EQ(-EINVAL, ex_setup(fd, -1, 0, LIMIT));
+		EXPECT_EQ(-EINVAL, ex_setup(fd, fd, 1, LIMIT));
+		EXPECT_EQ(-EBADF, ex_setup(fd, -2, 1, LIMIT));
+	}
+	ASSERT_EQ(0, ex_setup(fd, -1, 1, LIMIT));
+	/* Nor does the refusal of a second one give anything back */
+	for (i = 0; i < 10; i++)
+		EXPECT_EQ(-EBUSY, ex_setup(fd, -1, 1, LIMIT));
+	EXPECT_EQ(0, close(fd));
+	fd = exmap_open(_metadata);
+	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, LIMIT + 1));
+	EXPECT_EQ(0, ex_setup(fd, -1, 1, LIMIT));
+	close(fd);
+}
+
+TEST_F_TIMEOUT(memlock, given_back_each_time, SLOW)
+{
+	struct exmap ex;
+	int round;
+
+	become_nobody(_metadata, LIMIT);
+	for (round = 0; round < 1000; round++) {
+		/* The whole limit every time: one page not given back is seen */
+		ex.fd = exmap_open(_metadata);
+		ASSERT_EQ(0, ex_setup(ex.fd, -1, 1, LIMIT))
+			TH_LOG("round %d", round);
+		switch (round % 4) {
+		case 0:	/* closed without a region */
+			close(ex.fd);
+			break;
+		case 1:	/* unmapped, then closed */
+			ex.region = ex_map_region(ex.fd, LIMIT);
+			ASSERT_NE(MAP_FAILED, ex.region);
+			ASSERT_EQ((ssize_t)PG, ex_pread(ex.fd, 0, EXMAP_OP_ALLOC,
+							ex.region, PG));
+			munmap(ex.region, LIMIT * PG);
+			close(ex.fd);
+			break;
+		case 2:	/* closed, then unmapped */
+			ex.region = ex_map_region(ex.fd, LIMIT);
+			ASSERT_NE(MAP_FAILED, ex.region);
+			ASSERT_EQ((ssize_t)PG, ex_pread(ex.fd, 0, EXMAP_OP_ALLOC,
+							ex.region, PG));
+			close(ex.fd);
+			munmap(ex.region, LIMIT * PG);
+			break;
+		case 3:	/* held by a mapped interface alone, in the end */
+			ex.iface[0] = ex_map_iface(ex.fd, 0);
+			ASSERT_NE(MAP_FAILED, ex.iface[0]);
+			close(ex.fd);
+			munmap(ex.iface[0], PG);
+			break;
+		}
+	}
+}
+
+TEST_F(memlock, held_while_mapped)
+{
+	struct exmap ex;
+	int fd;
+
+	become_nobody(_metadata, LIMIT);
+	exmap_create(_metadata, &ex, -1, 1, LIMIT, 2 * LIMIT);
+	EXPECT_EQ(LIMIT, ex_fill(&ex, 0, 0));
+	fd = exmap_open(_metadata);
+	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, 1));
+	/* FREE gives pages to the pool, not the limit to others */
+	EXPECT_EQ(LIMIT, ex_free(&ex, 0, 0, 2 * LIMIT));
+	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, 1));
+	close(ex.fd);
+	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, 1));
+	munmap(ex.iface[0], PG);
+	munmap(ex.region, 2 * LIMIT * PG);
+	EXPECT_EQ(0, ex_setup(fd, -1, 1, LIMIT));
+	close(fd);
+}
+
+TEST_F_TIMEOUT(memlock, given_back_at_exit, SLOW)
+{
+	struct exmap ex;
+	int round;
+	pid_t pid;
+
+	become_nobody(_metadata, LIMIT);
+	for (round = 0; round < 50; round++) {
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			exmap_create(_metadata, &ex, -1, 1, LIMIT, 2 * LIMIT);
+			EXPECT_EQ(LIMIT, ex_fill(&ex, 0, 0));
+			if (round % 2)
+				raise(SIGKILL);
+			_exit(_metadata->exit_code);
+		}
+		ASSERT_EQ(round % 2 ? 128 + SIGKILL : 0, wait_child(pid));
+	}
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * An exmap belongs to one mm: other processes that hold its file, by fork(),
+ * exec() or a socket, are refused; processes that end leave nothing behind.
+ */
+#include "common.h"
+
+#include <sys/socket.h>
+
+FIXTURE(process) {
+	struct exmap ex;
+};
+
+FIXTURE_SETUP(process)
+{
+	catch_faults();
+	exmap_create(_metadata, &self->ex, -1, 2, 64, 256);
+	ASSERT_EQ(8, ex_alloc(&self->ex, 0, 0, 8));
+	stamp_page(page_at(&self->ex, 3), 3);
+	set_vec(&self->ex, 0, 0, 3, 1);
+	set_vec(&self->ex, 1, 0, 3, 1);
+}
+
+FIXTURE_TEARDOWN(process)
+{
+	struct exmap *ex = &self->ex;
+
+	/* Nothing that the others tried has had any effect */
+	EXPECT_EQ(1ULL << 52 | 3, ex->iface[0]->iov[0].value);
+	EXPECT_TRUE(stamp_intact(page_at(ex, 3), 3));
+	EXPECT_EQ(8, count_present(ex, 0, 256));
+	EXPECT_EQ(56, ex_fill(ex, 1, 8));
+	exmap_destroy(ex);
+}
+
+/* Every call on an exmap of another mm; @region is its address there */
+static int count_not_refused(int fd, char *region)
+{
+	struct exmap_ioctl_stats stats;
+	int fresh, wrong = 0;
+
+	wrong += ex_action(fd, 0, EXMAP_OP_ALLOC, 0) != -EPERM;
+	wrong += ex_action(fd, 0, EXMAP_OP_ALLOC, 1) != -EPERM;
+	wrong += ex_action(fd, 0, EXMAP_OP_FREE, 1) != -EPERM;
+	wrong += ex_action(fd, 1, EXMAP_OP_FREE, 512) != -EPERM;
+	wrong += ex_pread(fd, 0, EXMAP_OP_ALLOC, region, PG) != -EPERM;
+	wrong += ex_pread(fd, 0, EXMAP_OP_READ, region, PG) != -EPERM;
+	wrong += ex_setup(fd, -1, 1, 1) != -EPERM;
+	wrong += ex_stats(fd, &stats) != -EPERM;
+	wrong += ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP) != -EPERM;
+	wrong += ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_INTERFACE(0)) != -EPERM;
+	fresh = open(DEVICE, O_RDWR | O_CLOEXEC);
+	wrong += fresh < 0;
+	wrong += ex_clone(fresh, fd) != -EPERM;
+	/* The refused clone can still become an exmap of its own */
+	wrong += ex_setup(fresh, -1, 1, 1) != 0;
+	close(fresh);
+	return wrong;
+}
+
+TEST_F(process, forked_child)
+{
+	struct exmap *ex = &self->ex;
+	unsigned char vec;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		EXPECT_EQ(0, count_not_refused(ex->fd, ex->region));
+		/* Neither region nor interface is mapped here */
+		EXPECT_EQ(-1, mincore(ex->region, PG, &vec));
+		EXPECT_EQ(ENOMEM, errno);
+		EXPECT_EQ(-1, mincore(ex->iface[0], PG, &vec));
+		EXPECT_EQ(ENOMEM, errno);
+		EXPECT_EQ(SIGSEGV, try_read_byte(page_at(ex, 3)));
+		EXPECT_EQ(SIGSEGV, try_read_byte(ex->iface[0]));
+		EXPECT_EQ(0, close(ex->fd));
+		_exit(_metadata->exit_code);
+	}
+	EXPECT_EQ(0, wait_child(pid));
+}
+
+TEST_F(process, child_outlives_parent)
+{
+	int pair[2], back[2], wrong = -1;
+	struct exmap ex;
+	pid_t pid;
+	char byte;
+
+	/* The grandchild keeps the file open when its mm is long gone */
+	ASSERT_EQ(0, pipe(pair));
+	ASSERT_EQ(0, pipe(back));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		exmap_create(_metadata, &ex, -1, 1, 64, 256);
+		EXPECT_EQ(64, ex_fill(&ex, 0, 0));
+		if (!fork()) {
+			close(pair[1]);
+			/* EOF: the middle process has exited */
+			if (read(pair[0], &byte, 1))
+				_exit(1);
+			/* Its mm may take a moment longer to go */
+			usleep(100000);
+			wrong = count_not_refused(ex.fd, ex.region);
+			_exit(write(back[1], &wrong, sizeof(wrong)) != sizeof(wrong));
+		}
+		_exit(_metadata->exit_code);
+	}
+	close(pair[1]);
+	close(back[1]);
+	EXPECT_EQ(0, wait_child(pid));
+	ASSERT_EQ((ssize_t)sizeof(wrong), read(back[0], &wrong, sizeof(wrong)));
+	EXPECT_EQ(0, wrong);
+}
+
+TEST_F(process, set_up_in_the_child)
+{
+	int fd = exmap_open(_metadata), ready[2], done[2];
+	struct exmap_user_interface *iface;
+	char *region, byte = 0;
+	pid_t pid;
+
+	/* Who makes the first call owns it, whoever opened the file */
+	ASSERT_EQ(0, pipe(ready));
+	ASSERT_EQ(0, pipe(done));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		EXPECT_EQ(0, ex_setup(fd, -1, 1, 4));
+		region = ex_map_region(fd, 8);
+		EXPECT_NE(MAP_FAILED, region);
+		iface = ex_map_iface(fd, 0);
+		EXPECT_NE(MAP_FAILED, iface);
+		iface->iov[0] = (struct exmap_iov){ .page = 1, .len = 2 };
+		EXPECT_EQ(0, ex_action(fd, 0, EXMAP_OP_ALLOC, 1));
+		EXPECT_EQ(2, iface->iov[0].pages);
+		EXPECT_EQ(1, write(ready[1], &byte, 1));
+		EXPECT_EQ(1, read(done[0], &byte, 1));
+		EXPECT_EQ(0, try_write_byte(region + PG, 1));
+		_exit(_metadata->exit_code);
+	}
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
+	EXPECT_EQ(0, count_not_refused(fd, self->ex.region));
+	ASSERT_EQ(1, write(done[1], &byte, 1));
+	EXPECT_EQ(0, wait_child(pid));
+	/* And it stays so when the owner has died */
+	EXPECT_EQ(-EPERM, ex_action(fd, 0, EXMAP_OP_ALLOC, 0));
+	EXPECT_EQ(-EPERM, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
+	close(fd);
+}
+
+TEST_F(process, mapped_then_set_up_elsewhere)
+{
+	int fd = exmap_open(_metadata);
+	char *region;
+	pid_t pid;
+
+	region = ex_map_region(fd, 8);
+	ASSERT_NE(MAP_FAILED, region);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		EXPECT_EQ(-EPERM, ex_setup(fd, -1, 1, 4));
+		EXPECT_EQ(-EPERM, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
+		_exit(_metadata->exit_code);
+	}
+	EXPECT_EQ(0, wait_child(pid));
+	EXPECT_EQ(0, ex_setup(fd, -1, 1, 4));
+	close(fd);
+}
+
+static int send_fd(int socket, int fd)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	char byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	return sendmsg(socket, &msg, 0) == 1 ? 0 : -errno;
+}
+
+static int receive_fd(int socket)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	char byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg;
+	int fd;
+
+	if (recvmsg(socket, &msg, 0) != 1)
+		return -errno;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
+		return -ENOMSG;
+	memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+	return fd;
+}
+
+TEST_F(process, passed_over_a_socket)
+{
+	struct exmap later;
+	int pair[2], fd;
+	pid_t pid;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		/* Not inherited: received from a process that made it later */
+		fd = receive_fd(pair[1]);
+		EXPECT_LE(0, fd);
+		EXPECT_EQ(0, count_not_refused(fd, self->ex.region));
+		_exit(_metadata->exit_code);
+	}
+	exmap_create(_metadata, &later, -1, 2, 8, 16);
+	ASSERT_EQ(0, send_fd(pair[0], later.fd));
+	EXPECT_EQ(0, wait_child(pid));
+	EXPECT_EQ(8, ex_fill(&later, 0, 0));
+	exmap_destroy(&later);
+
+	/* To oneself it is but a duplicate */
+	ASSERT_EQ(0, send_fd(pair[0], self->ex.fd));
+	fd = receive_fd(pair[1]);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(0, ex_action(fd, 0, EXMAP_OP_ALLOC, 0));
+	close(fd);
+}
+
+static int after_exec(int fd)
+{
+	return count_not_refused(fd, (char *)PG);
+}
+
+TEST_F(process, exec)
+{
+	char number[16];
+	struct exmap ex;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		/* Our own exmap, lost with the old mm; only the file survives */
+		exmap_create(_metadata, &ex, -1, 1, 64, 256);
+		EXPECT_EQ(64, ex_fill(&ex, 0, 0));
+		fcntl(ex.fd, F_SETFD, 0);
+		snprintf(number, sizeof(number), "%d", ex.fd);
+		execl("/proc/self/exe", "process_test", "--after-exec", number, NULL);
+		_exit(100);
+	}
+	EXPECT_EQ(0, wait_child(pid));
+}
+
+static int same_mm(void *arg)
+{
+	struct exmap *ex = arg;
+
+	return ex_action(ex->fd, 1, EXMAP_OP_FREE, 1) == 0 &&
+		ex->iface[1]->iov[0].pages == 1 ? 0 : 1;
+}
+
+TEST_F(process, process_of_the_same_mm)
+{
+	struct exmap *ex = &self->ex;
+	char *stack;
+	pid_t pid;
+
+	/* Not a thread, but the address space is what counts */
+	stack = mmap(NULL, 16 * PG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, stack);
+	set_vec(ex, 1, 0, 7, 1);
+	pid = clone(same_mm, stack + 16 * PG, CLONE_VM | SIGCHLD, ex);
+	ASSERT_LE(0, pid);
+	EXPECT_EQ(0, wait_child(pid));
+	EXPECT_FALSE(present(page_at(ex, 7)));
+	ASSERT_EQ(1, ex_alloc(ex, 1, 7, 1));
+}
+
+/* Threads that are inside the calls when their process is taken away */
+
+struct hammer {
+	int pipe;
+	int backing;
+	int started;
+};
+
+static void *hammer(void *arg)
+{
+	struct worker *w = arg;
+	struct hammer *h = w->arg;
+	struct exmap *ex = w->ex;
+	char byte = 0;
+	int page;
+
+	/* Both our process and its parent wait until all are at work */
+	if (write(h->pipe, &byte, 1) != 1)
+		_exit(100);
+	__atomic_add_fetch(&h->started, 1, __ATOMIC_SEQ_CST);
+	for (;;) {
+		page = random_below(&w->random, ex->pages - 32);
+		switch (random_below(&w->random, 4)) {
+		case 0:
+		case 1:
+			set_vec(ex, w->index, 0, page, 32);
+			ex_action(ex->fd, w->index, EXMAP_OP_ALLOC, 1);
+			break;
+		case 2:
+			set_vec(ex, w->index, 0, page, 32);
+			ex_action(ex->fd, w->index, EXMAP_OP_FREE, 1);
+			break;
+		case 3:
+			ex_pread(ex->fd, w->index, EXMAP_OP_READ, page_at(ex, page), 8 * PG);
+			break;
+		}
+	}
+	return NULL;
+}
+
+#define HAMMERS	6
+
+static void hammer_until_killed(struct __test_metadata *_metadata, int ready, int how)
+{
+	struct hammer h = { .pipe = ready };
+	struct worker w[HAMMERS];
+	struct exmap ex;
+
+	h.backing = memfd_create("backing", MFD_CLOEXEC);
+	if (ftruncate(h.backing, 512 * PG))
+		_exit(100);
+	exmap_create(_metadata, &ex, h.backing, HAMMERS, 300, 512);
+	start_workers(_metadata, w, HAMMERS, hammer, &ex, &h);
+	while (__atomic_load_n(&h.started, __ATOMIC_SEQ_CST) < HAMMERS)
+		sched_yield();
+	usleep(1000 * (how % 10));
+	switch (how % 4) {
+	case 0:
+		_exit(0);
+	case 1:
+		execl("/proc/self/exe", "process_test", "--true", NULL);
+		_exit(100);
+	case 2:
+		munmap(ex.region, ex.pages * PG);
+		close(ex.fd);
+		_exit(0);
+	default:
+		for (;;)
+			pause();
+	}
+}
+
+TEST_F_TIMEOUT(process, ends_in_the_middle_of_calls, SLOW)
+{
+	int round, i, ready[2];
+	char byte;
+	pid_t pid;
+
+	for (round = 0; round < scaled(30); round++) {
+		ASSERT_EQ(0, pipe(ready));
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			close(ready[0]);
+			hammer_until_killed(_metadata, ready[1], round);
+		}
+		close(ready[1]);
+		for (i = 0; i < HAMMERS; i++)
+			ASSERT_EQ(1, read(ready[0], &byte, 1));
+		if (round % 4 == 3) {
+			usleep(1000 * (round % 7));
+			kill(pid, SIGKILL);
+			EXPECT_EQ(128 + SIGKILL, wait_child(pid));
+		} else {
+			EXPECT_EQ(0, wait_child(pid));
+		}
+		close(ready[0]);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[1], "--after-exec"))
+		return after_exec(atoi(argv[2]));
+	if (argc == 2 && !strcmp(argv[1], "--true"))
+		return 0;
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Many threads at once: on one interface, each on its own, and against calls
+ * that take the region away. Afterwards every page is accounted for.
+ */
+#include "common.h"
+
+#define THREADS	64
+
+FIXTURE(threads) {
+	struct exmap ex;
+	struct worker w[THREADS];
+};
+
+FIXTURE_SETUP(threads)
+{
+	catch_faults();
+}
+
+FIXTURE_TEARDOWN(threads)
+{
+	struct exmap *ex = &self->ex;
+
+	EXPECT_LE(0, ex_drain(ex, 0, 0, ex->pages));
+	EXPECT_EQ(0, count_present(ex, 0, ex->pages));
+	EXPECT_EQ(ex->buffer, ex_fill(ex, ex->ifaces - 1, 0));
+	memset(ex->region, 1, ex->buffer * PG);
+	EXPECT_EQ(ex->buffer, ex_drain(ex, 0, 0, ex->pages));
+	exmap_destroy(ex);
+}
+
+/*
+ * All on one interface, overwriting each other's vectors: what is asked is
+ * anybody's guess, but every answer is one of those that can be.
+ */
+static void *scramble(void *arg)
+{
+	struct worker *w = arg;
+	struct exmap *ex = w->ex;
+	int i, n, ret, vectors;
+
+	pthread_barrier_wait(&start_line);
+	for (i = 0; i < scaled(40); i++) {
+		vectors = 1 + random_below(&w->random, 8);
+		for (n = 0; n < vectors; n++)
+			set_vec(ex, 0, n, random_below(&w->random, ex->pages + 4),
+				random_below(&w->random, 24));
+		ret = ex_action(ex->fd, 0, random_below(&w->random, 2) ? EXMAP_OP_ALLOC :
+				EXMAP_OP_FREE, vectors);
+		if (BROKE(w, ret > vectors || (ret < 0 && ret != -ENOMEM), ret))
+			break;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, one_interface, SLOW)
+{
+	exmap_create(_metadata, &self->ex, -1, 2, 400, 1500);
+	run_workers(_metadata, self->w, THREADS, scramble, &self->ex, NULL);
+}
+
+/* ALLOC by read calls needs no vector page: one interface, and a model */
+#define OWN_PAGES	16
+
+static void *alloc_through_one(void *arg)
+{
+	struct worker *w = arg;
+	struct exmap *ex = w->ex;
+	int i, n, first = w->index * OWN_PAGES;
+	ssize_t ret;
+
+	pthread_barrier_wait(&start_line);
+	for (i = 0; i < scaled(10); i++) {
+		for (n = 0; n < OWN_PAGES; n += 4) {
+			ret = ex_pread(ex->fd, 0, EXMAP_OP_ALLOC, page_at(ex, first + n),
+				       4 * PG);
+			if (BROKE(w, ret != (ssize_t)(4 * PG), ret))
+				return NULL;
+		}
+		for (n = 0; n < OWN_PAGES; n++)
+			stamp_page(page_at(ex, first + n), first + n);
+		sched_yield();
+		for (n = 0; n < OWN_PAGES; n++)
+			if (BROKE(w, !stamp_intact(page_at(ex, first + n), first + n), n))
+				return NULL;
+		set_vec(ex, 1 + w->index, 0, first, OWN_PAGES);
+		ret = ex_action(ex->fd, 1 + w->index, EXMAP_OP_FREE, 1);
+		if (BROKE(w, ret, ret) ||
+		    BROKE(w, ex->iface[1 + w->index]->iov[0].pages != OWN_PAGES, i))
+			return NULL;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, one_interface_to_alloc, SLOW)
+{
+	/* Exactly as many pages as may be in use at once: none may go astray */
+	exmap_create(_metadata, &self->ex, -1, 1 + THREADS, THREADS * OWN_PAGES,
+		     2 * THREADS * OWN_PAGES);
+	run_workers(_metadata, self->w, THREADS, alloc_through_one, &self->ex, NULL);
+}
+
+/*
+ * Each on its own interface and its own addresses, but from one pool. Every
+ * thread knows what it has mapped; every page says whose it is.
+ */
+#define RANGE	32
+#define QUOTA	24
+
+struct model {
+	bool mapped[RANGE];
+	int count;
+};
+
+static __u64 stamp_for(struct worker *w, int page)
+{
+	return (__u64)(w->index + 1) << 32 | page;
+}
+
+/* One call of random vectors, that stays within the quota */
+static bool model_step(struct worker *w, struct model *m)
+{
+	struct exmap_iov *iov = w->ex->iface[w->index]->iov;
+	int opcode = random_below(&w->random, 2) ? EXMAP_OP_ALLOC : EXMAP_OP_FREE;
+	int first = w->index * RANGE, vectors, ret, n, i, expect[8], page[8], len[8];
+	bool fresh[RANGE] = { false };
+	__u64 value;
+
+	vectors = 1 + random_below(&w->random, 8);
+	for (n = 0; n < vectors; n++) {
+		len[n] = 1 + random_below(&w->random, 4);
+		page[n] = random_below(&w->random, RANGE - len[n] + 1);
+		expect[n] = 0;
+		for (i = page[n]; i < page[n] + len[n]; i++) {
+			if (opcode == EXMAP_OP_ALLOC && !m->mapped[i]) {
+				if (m->count == QUOTA)
+					break;
+				m->mapped[i] = true;
+				m->count++;
+				fresh[i] = true;
+				expect[n]++;
+			} else if (opcode == EXMAP_OP_FREE && m->mapped[i]) {
+				if (BROKE(w, !stamp_intact(page_at(w->ex, first + i),
+							   stamp_for(w, i)), i))
+					return false;
+				m->mapped[i] = false;
+				m->count--;
+				expect[n]++;
+			}
+		}
+		/* Cut where the quota ends */
+		len[n] = i - page[n];
+		set_vec(w->ex, w->index, n, first + page[n], len[n]);
+	}
+	ret = ex_action(w->ex->fd, w->index, opcode, vectors);
+	if (BROKE(w, ret, ret))
+		return false;
+	for (n = 0; n < vectors; n++)
+		if (BROKE(w, iov[n].res, iov[n].res) ||
+		    BROKE(w, iov[n].pages != expect[n], iov[n].pages))
+			return false;
+	for (i = 0; i < RANGE; i++) {
+		if (fresh[i])
+			stamp_page(page_at(w->ex, first + i), stamp_for(w, i));
+		else if (m->mapped[i] &&
+			 BROKE(w, !stamp_intact(page_at(w->ex, first + i), stamp_for(w, i)), i))
+			return false;
+	}
+	i = random_below(&w->random, RANGE);
+	ret = try_read(page_at(w->ex, first + i), &value);
+	return !BROKE(w, ret != (m->mapped[i] ? 0 : SIGSEGV), ret);
+}
+
+static void *model_thread(void *arg)
+{
+	struct worker *w = arg;
+	struct model m = { .count = 0 };
+	int i;
+
+	pthread_barrier_wait(&start_line);
+	for (i = 0; i < scaled(50); i++)
+		if (!model_step(w, &m))
+			break;
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, own_interfaces, SLOW)
+{
+	/* No page to spare: pages freed by one must be found by the others */
+	exmap_create(_metadata, &self->ex, -1, THREADS, THREADS * QUOTA, THREADS * RANGE);
+	run_workers(_metadata, self->w, THREADS, model_thread, &self->ex, NULL);
+}
+
+/* As above with too small a pool: clients that evict and try again */
+static void *fight_for_pages(void *arg)
+{
+	struct worker *w = arg;
+	struct exmap_iov *iov = &w->ex->iface[w->index]->iov[0];
+	int i, n, ret, first = w->index * RANGE;
+	__u64 before;
+
+	pthread_barrier_wait(&start_line);
+	for (i = 0; i < scaled(60); i++) {
+		set_vec(w->ex, w->index, 0, first, 8);
+		before = iov->value;
+		ret = ex_action(w->ex->fd, w->index, EXMAP_OP_ALLOC, 1);
+		if (ret == -ENOMEM) {
+			if (BROKE(w, iov->value != before, iov->value))
+				break;
+			sched_yield();
+			continue;
+		}
+		if (BROKE(w, ret && (ret != 1 || iov->res != -ENOMEM), ret))
+			break;
+		if (BROKE(w, !ret && iov->pages != 8, iov->pages))
+			break;
+		if (BROKE(w, ret && (iov->pages < 1 || iov->pages > 7), iov->pages))
+			break;
+		n = iov->pages;
+		for (ret = 0; ret < 8; ret++)
+			if (present(page_at(w->ex, first + ret)))
+				stamp_page(page_at(w->ex, first + ret), stamp_for(w, ret));
+		sched_yield();
+		for (ret = 0; ret < 8; ret++)
+			if (present(page_at(w->ex, first + ret)) &&
+			    BROKE(w, !stamp_intact(page_at(w->ex, first + ret),
+						   stamp_for(w, ret)), ret))
+				return NULL;
+		ret = ex_free(w->ex, w->index, first, 8);
+		if (BROKE(w, ret != n, ret))
+			break;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, pool_too_small, SLOW)
+{
+	exmap_create(_metadata, &self->ex, -1, 16, 50, 16 * RANGE);
+	run_workers(_metadata, self->w, 16, fight_for_pages, &self->ex, NULL);
+}
+
+/* Threads at work while the main thread does something to the region */
+
+struct under_fire {
+	int stop;
+	bool may_end;		/* ENXIO is an answer */
+};
+
+static void *keep_busy(void *arg)
+{
+	struct worker *w = arg;
+	struct under_fire *fire = w->arg;
+	int ret, first;
+
+	pthread_barrier_wait(&start_line);
+	while (!__atomic_load_n(&fire->stop, __ATOMIC_SEQ_CST)) {
+		first = random_below(&w->random, w->ex->pages - 64);
+		set_vec(w->ex, w->index, 0, first, 64);
+		ret = ex_action(w->ex->fd, w->index, EXMAP_OP_ALLOC, 1);
+		if (BROKE(w, ret < 0 && ret != -ENOMEM && (ret != -ENXIO || !fire->may_end), ret))
+			break;
+		first = random_below(&w->random, w->ex->pages - 64);
+		set_vec(w->ex, w->index, 0, first, 64);
+		ret = ex_action(w->ex->fd, w->index, EXMAP_OP_FREE, 1);
+		if (BROKE(w, ret && (ret != -ENXIO || !fire->may_end), ret))
+			break;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, against_madvise, SLOW)
+{
+	struct under_fire fire = { .stop = 0 };
+	struct exmap *ex = &self->ex;
+	int i;
+
+	exmap_create(_metadata, ex, -1, 4, 300, 1000);
+	start_workers(_metadata, self->w, 4, keep_busy, ex, &fire);
+	for (i = 0; i < scaled(200); i++)
+		EXPECT_EQ(0, madvise(page_at(ex, i), (ex->pages - i) * PG, MADV_DONTNEED));
+	__atomic_store_n(&fire.stop, 1, __ATOMIC_SEQ_CST);
+	join_workers(_metadata, self->w, 4);
+}
+
+TEST_F_TIMEOUT(threads, against_refused_calls, SLOW)
+{
+	struct under_fire fire = { .stop = 0 };
+	struct exmap *ex = &self->ex;
+	char *other;
+	int i;
+
+	exmap_create(_metadata, ex, -1, 4, 300, 1000);
+	other = mmap(NULL, 1000 * PG, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, other);
+	start_workers(_metadata, self->w, 4, keep_busy, ex, &fire);
+	for (i = 0; i < scaled(15); i++) {
+		EXPECT_EQ(-1, munmap(page_at(ex, 500), PG));
+		EXPECT_EQ(-1, mprotect(page_at(ex, 500), PG, PROT_NONE));
+		EXPECT_EQ(MAP_FAILED, mremap(ex->region, 1000 * PG, 1000 * PG,
+					     MREMAP_MAYMOVE | MREMAP_FIXED, other));
+		EXPECT_EQ(0, mprotect(ex->region, 1000 * PG, i % 2 ? PROT_READ | PROT_WRITE :
+				      PROT_READ));
+		EXPECT_EQ(-EBUSY, ex_try_mmap(ex->fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
+	}
+	EXPECT_EQ(0, mprotect(ex->region, 1000 * PG, PROT_READ | PROT_WRITE));
+	__atomic_store_n(&fire.stop, 1, __ATOMIC_SEQ_CST);
+	join_workers(_metadata, self->w, 4);
+}
+
+TEST_F_TIMEOUT(threads, against_fork, SLOW)
+{
+	struct under_fire fire = { .stop = 0 };
+	pid_t pid;
+	int i;
+
+	exmap_create(_metadata, &self->ex, -1, 4, 300, 1000);
+	start_workers(_metadata, self->w, 4, keep_busy, &self->ex, &fire);
+	for (i = 0; i < scaled(20); i++) {
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(ex_action(self->ex.fd, 0, EXMAP_OP_FREE, 1) == -EPERM ? 0 : 1);
+		EXPECT_EQ(0, wait_child(pid));
+	}
+	__atomic_store_n(&fire.stop, 1, __ATOMIC_SEQ_CST);
+	join_workers(_metadata, self->w, 4);
+}
+
+TEST_F_TIMEOUT(threads, against_munmap, SLOW)
+{
+	struct under_fire fire;
+	struct exmap ex;
+	int round;
+
+	for (round = 0; round < scaled(20); round++) {
+		fire = (struct under_fire){ .may_end = true };
+		exmap_create(_metadata, &ex, -1, 4, 300, 1000);
+		start_workers(_metadata, self->w, 4, keep_busy, &ex, &fire);
+		usleep(1000 * (round % 5));
+		if (round % 3 == 0)
+			EXPECT_EQ(ex.region, mmap(ex.region, ex.pages * PG, PROT_NONE,
+						  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+						  -1, 0));
+		if (round % 3 != 0)
+			EXPECT_EQ(0, munmap(ex.region, ex.pages * PG));
+		EXPECT_EQ(-ENXIO, ex_pread(ex.fd, 0, EXMAP_OP_ALLOC, ex.region, PG));
+		usleep(1000);
+		__atomic_store_n(&fire.stop, 1, __ATOMIC_SEQ_CST);
+		join_workers(_metadata, self->w, 4);
+		exmap_destroy(&ex);
+	}
+	exmap_create(_metadata, &self->ex, -1, 1, 4, 64);
+}
+
+static void *read_stable_page(void *arg)
+{
+	struct worker *w = arg;
+	struct under_fire *fire = w->arg;
+
+	pthread_barrier_wait(&start_line);
+	while (!__atomic_load_n(&fire->stop, __ATOMIC_SEQ_CST))
+		if (BROKE(w, !stamp_intact(page_at(w->ex, 7), 7), 0))
+			break;
+	return NULL;
+}
+
+TEST_F_TIMEOUT(threads, readers_against_mremap, SLOW)
+{
+	struct under_fire fire = { .stop = 0 };
+	struct exmap *ex = &self->ex;
+	char *other;
+	int i;
+
+	exmap_create(_metadata, ex, -1, 1, 4, 64);
+	ASSERT_EQ(1, ex_alloc(ex, 0, 7, 1));
+	stamp_page(page_at(ex, 7), 7);
+	other = mmap(NULL, 64 * PG, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, other);
+	start_workers(_metadata, self->w, 3, read_stable_page, ex, &fire);
+	for (i = 0; i < scaled(100); i++)
+		EXPECT_EQ(MAP_FAILED, mremap(ex->region, 64 * PG, 64 * PG,
+					     MREMAP_MAYMOVE | MREMAP_FIXED, other));
+	__atomic_store_n(&fire.stop, 1, __ATOMIC_SEQ_CST);
+	join_workers(_metadata, self->w, 3);
+}
+
+TEST_HARNESS_MAIN
