@@ -500,6 +500,10 @@ hand, say), remove them or set FORCE=1, and they are written anew"
 	if [ "$n" != 0 ]; then
 		t format-patch -q -n --zero-commit --no-signature --no-renames --stat=76 --abbrev=12 \
 			--subject-prefix=PATCH --filename-max-length=64 -o "$patches" "base..$TIP"
+		# b4 0.12 fails on a subject that is folded
+		for f in "$patches"/*.patch; do
+			sed -i '1,/^$/ { /^Subject:/ { :fold; N; s/\n / /; t fold; P; D } }' "$f"
+		done
 		write_cover "$patches" "$n"
 	fi
 	mkdir -p "$PATCHES"

@@ -100,7 +100,8 @@ static inline int ex_action(int fd, int iface, int opcode, int iov_len)
 
 static inline int ex_clone(int fd, int source)
 {
-	return ex_ioctl(fd, EXMAP_IOCTL_CLONE, &source);
+	/* The descriptor itself is the argument */
+	return ex_ioctl(fd, EXMAP_IOCTL_CLONE, (void *)(long)source);
 }
 
 static inline int ex_stats(int fd, struct exmap_ioctl_stats *stats)

@@ -93,7 +93,7 @@ static int run(int fd)
 		return failed("stats");
 
 	clone = open("/dev/exmap", O_RDWR);
-	if (clone < 0 || ioctl(clone, EXMAP_IOCTL_CLONE, &fd) < 0)
+	if (clone < 0 || ioctl(clone, EXMAP_IOCTL_CLONE, fd) < 0)
 		return failed("ioctl: exmap_clone");
 	memset(&params, 0, sizeof(params));
 	params.interface = 1;

@@ -100,7 +100,7 @@ static int run(int fd)
 		return failed("stats");
 
 	int clone = open("/dev/exmap", O_RDWR);
-	if (clone < 0 || ioctl(clone, EXMAP_IOCTL_CLONE, &fd) < 0)
+	if (clone < 0 || ioctl(clone, EXMAP_IOCTL_CLONE, fd) < 0)
 		return failed("ioctl: exmap_clone");
 	exmap_opcode opcode = EXMAP_OP_FREE;
 	interface->iov[0] = { .value = 0 };
