@@ -23,7 +23,6 @@ PROGRAMS=$OUT/programs
 mkdir -p "$OUT" "$PROGRAMS"
 exec 9>"$OUT/.lock"
 flock -n 9 || { say "build: another run is building $config, waiting"; flock 9; }
-: >"$LOG"
 
 # Depend mode: headers are hashed as found, not preprocessed a second time
 export CCACHE_DIR=$CACHE/ccache CCACHE_DEPEND=1
@@ -33,10 +32,15 @@ export KBUILD_BUILD_USER=exmap KBUILD_BUILD_HOST=exmap KBUILD_BUILD_VERSION=1
 unset ARCH CROSS_COMPILE MAKEFLAGS MFLAGS MAKELEVEL
 
 step() {	# <what> <command...>: quiet; the log on failure
-	local what=$1 start=$SECONDS
+	local what=$1 start=$SECONDS code
 	shift
 	printf '\n== %s\n' "$what" >>"$LOG"
-	if ! "$@" >>"$LOG" 2>&1 </dev/null; then
+	# Not inside an if: there, errexit would not count in functions
+	set +e
+	(set -e; "$@") >>"$LOG" 2>&1 </dev/null
+	code=$?
+	set -e
+	if [ $code != 0 ]; then
 		grep -nE '(error|Error|ERROR|undefined reference|No such file)' "$LOG" | tail -n 15 >&2 || true
 		say "-- last lines:"
 		tail -n 15 "$LOG" >&2
@@ -74,6 +78,26 @@ configure() {
 	done <"$merged"
 	return $failed
 }
+
+# What the output is made of, in a hash: the same means nothing to do
+inputs() {
+	{
+		gcc --version
+		busybox | head -n 1
+		cat "${fragments[@]}" "$TOP"/scripts/{common.sh,build.sh,init,run-selftests}
+		git -C "$TREE" rev-parse 'HEAD^{tree}'
+		git -C "$TREE" diff HEAD
+		git -C "$TREE" ls-files -z -o --exclude-standard |
+			(cd "$TREE" && xargs -0 -r sha1sum)
+	} | sha1sum
+}
+now=$(inputs)
+if [ "$(cat "$OUT/.inputs" 2>/dev/null)" = "$now" ]; then
+	say "build: $config kernel is up to date"
+	exit 0
+fi
+rm -f "$OUT/.inputs"
+: >"$LOG"
 
 say "build: $config kernel $(sed -n 's/^SUBLEVEL = /7.3./p' "$TREE/Makefile" | head -n1) in $OUT"
 step "configuration" configure
@@ -120,4 +144,5 @@ initramfs() {
 	mv "$OUT/initramfs.cpio.new" "$OUT/initramfs.cpio"
 }
 step "initramfs" initramfs
+echo "$now" >"$OUT/.inputs"
 say "build: $config kernel done ($SECONDS s)"
