@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# All tests. Cheap ones first. Prints what failed with its output, and as the
+# All tests, or groups of them: test.sh [static] [compat] [runner] [lean] [run]
+# [debug]. Cheap ones first. Prints what failed with its output, and as the
 # last line "N passed, N failed, N skipped". Logs: $CACHE/test. Nothing is
 # remembered from one run to the next.
 
@@ -18,7 +19,7 @@ record() { printf '%s %s: %s\n' "$1" "$2" "$3" >>"$RESULTS"; }	# <verdict> <grou
 start=$SECONDS
 summary() {	# <group>: one line
 	local group=$1
-	say "$(printf '%-24s %4d passed, %d failed, %d skipped (%d s)' "$group" \
+	say "$(printf 'test: %-20s %4d passed, %d failed, %d skipped (%d s)' "$group" \
 		"$(grep -c "^pass $group: " "$RESULTS")" "$(grep -c "^fail $group: " "$RESULTS")" \
 		"$(grep -c "^skip $group: " "$RESULTS")" $((SECONDS - start)))"
 	start=$SECONDS
@@ -176,37 +177,65 @@ runner() {
 sanitizers() {
 	expect "KASAN report is a failed run" 125 - \
 		'modprobe lkdtm && echo SLAB_LINEAR_OVERFLOW >/sys/kernel/debug/provoke-crash/DIRECT' DEBUG=1 LEAKS=0
-	summary vm
 }
 
-main_job() {
-	local log=$LOGS/run code=0
-	"$TOP/scripts/run.sh" --quiet >"$log" 2>&1 || code=$?
-	local n
+# The main job on exmap, and on what it is compared with
+main_job() {	# <name> [option of exmap-store]
+	local name="every file verified on $1" log=$LOGS/run.$1 code=0 n
+	shift
+	"$TOP/scripts/run.sh" --quiet "$@" >"$log" 2>&1 || code=$?
 	n=$(sed -n 's/^.*verified[^0-9]*\([0-9]*\) of \([0-9]*\).*$/\1 \2/p' "$log" | tail -n 1)
 	if [ $code = 0 ] && [ -n "$n" ] && [ "${n% *}" = "${n#* }" ] && [ "${n% *}" -gt 1000 ]; then
-		record pass run "every file verified"
+		record pass run "$name"
 	else
-		record fail run "every file verified"
-		echo "not ok - run: every file verified (exit status $code)"
+		record fail run "$name"
+		echo "not ok - run: $name (exit status $code)"
 		tail -n 60 "$log" | sed 's/^/    /'
 	fi
-	summary run
 }
+
+wanted=" ${*:-static compat runner lean run debug} "
+want() { [[ $wanted == *" $1 "* ]]; }
 
 "$TOP/scripts/kernel.sh"
 "$TOP/scripts/series.sh" tree
 "$TOP/scripts/build.sh" lean
+
+# Two lanes for two cores: everything around the debug kernel takes long and
+# leaves a core idle much of the time
+lane=
+trap '[ -z "$lane" ] || kill -- -$lane 2>/dev/null || true' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+if want debug; then
+	set -m	# a process group of its own, which ends with us
+	{
+		if "$TOP/scripts/build.sh" debug; then
+			start=$SECONDS
+			guest debug
+			sanitizers
+		else
+			record fail debug "build of the debug kernel"
+		fi
+	} >"$LOGS/lane" </dev/null &
+	lane=$!
+	set +m
+fi
 start=$SECONDS
-static
-compat
-runner
-guest lean
-main_job
-"$TOP/scripts/build.sh" debug
-start=$SECONDS
-guest debug
-sanitizers
+! want static || static
+! want compat || compat
+! want runner || runner
+! want lean || guest lean
+if want run; then
+	main_job exmap
+	main_job madvise --madvise
+	summary run
+fi
+if [ -n "$lane" ]; then
+	wait $lane || record fail debug "the tests on the debug kernel ended early"
+	lane=
+	cat "$LOGS/lane"
+fi
 
 failed=$(grep -c '^fail ' "$RESULTS" || true)
 if [ "$failed" != 0 ]; then

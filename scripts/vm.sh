@@ -153,7 +153,7 @@ show() {
 	[ -z "${PROBE:-}" ] || return 0
 	local keep=$CACHE/vm/failed-$config.log first
 	cp "$log" "$keep"
-	first=$(grep -nEm1 "$bad" "$log" | cut -d: -f1)
+	first=$(grep -nEm1 "$bad" "$log" | cut -d: -f1) || true
 	say "---- kernel log (all of it: $keep)"
 	if [ -n "$first" ]; then
 		tail -n +"$((first > 5 ? first - 5 : 1))" "$log" | head -n 120 >&2

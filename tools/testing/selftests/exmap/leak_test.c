@@ -60,17 +60,11 @@ static long free_on_cpus(void)
 	return pages * (PG / 1024);
 }
 
-static int measure(struct memory *m)
+static int sample(struct memory *m)
 {
 	static char text[1 << 14];
 	long on_cpus;
-	int i;
 
-	/* What is freed by RCU or a worker gets time for it */
-	for (i = 0; i < 3; i++) {
-		syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
-		usleep(100000);
-	}
 	/* The counters are kept by CPU, too: add them up */
 	read_text("/proc/sys/vm/stat_refresh", text, sizeof(text));
 	on_cpus = free_on_cpus();
@@ -83,6 +77,37 @@ static int measure(struct memory *m)
 	m->unaccounted = field(text, "MemTotal:") - field(text, "\nMemFree:") - on_cpus -
 		field(text, "\nBuffers:") - field(text, "\nCached:") -
 		field(text, "\nAnonPages:") - m->slab - m->percpu - m->pagetables;
+	return 0;
+}
+
+static int compare_samples(const void *a, const void *b)
+{
+	const struct memory *one = a, *two = b;
+
+	return (one->unaccounted > two->unaccounted) - (one->unaccounted < two->unaccounted);
+}
+
+/*
+ * The median of some samples: free pages that move between a CPU's list and the
+ * others while one adds up are counted twice, or not at all.
+ */
+static int measure(struct memory *m)
+{
+	struct memory samples[7];
+	int i;
+
+	/* What is freed by RCU or a worker gets time for it */
+	for (i = 0; i < 2; i++) {
+		syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+		usleep(100000);
+	}
+	for (i = 0; i < (int)ARRAY_SIZE(samples); i++) {
+		if (sample(&samples[i]))
+			return -1;
+		usleep(30000);
+	}
+	qsort(samples, ARRAY_SIZE(samples), sizeof(samples[0]), compare_samples);
+	*m = samples[ARRAY_SIZE(samples) / 2];
 	return 0;
 }
 
@@ -105,20 +130,28 @@ static bool kernel_has_kasan(void)
 static void compare(struct __test_metadata *_metadata, struct memory *before)
 {
 	bool kasan = kernel_has_kasan();
+	/* Half a page for each of a hundred exits; KASAN's shadow comes and goes */
+	long pages = kasan ? 3000 : 200;
 	struct memory after;
+	int i;
 
-	ASSERT_EQ(0, measure(&after));
+	/* The figures tremble; what is leaked is leaked every time one looks */
+	for (i = 0; i < 10; i++) {
+		ASSERT_EQ(0, measure(&after));
+		if (after.unaccounted - before->unaccounted <= pages &&
+		    (kasan || after.slab - before->slab <= 300))
+			break;
+	}
 	TH_LOG("KiB more: %ld unaccounted, %ld vmalloc, %ld slab, %ld percpu, %ld page tables",
 	       after.unaccounted - before->unaccounted, after.vmalloc - before->vmalloc,
 	       after.slab - before->slab, after.percpu - before->percpu,
 	       after.pagetables - before->pagetables);
-	/* A page in ten rounds is seen; with KASAN, whose shadow comes and goes, in one */
-	EXPECT_GE(kasan ? 3000 : 400, after.unaccounted - before->unaccounted);
+	EXPECT_GE(pages, after.unaccounted - before->unaccounted);
 	EXPECT_GE(256, after.vmalloc - before->vmalloc);
 	EXPECT_GE(256, after.percpu - before->percpu);
 	EXPECT_GE(256, after.pagetables - before->pagetables);
 	if (!kasan)
-		EXPECT_GE(400, after.slab - before->slab);
+		EXPECT_GE(300, after.slab - before->slab);
 }
 
 FIXTURE(leak) {
@@ -264,7 +297,7 @@ TEST_F_TIMEOUT(leak, measure_sees_pages, SLOW)
 	exmap_create(_metadata, &ex, -1, 1, 768, 1024);
 	ASSERT_EQ(768, ex_fill(&ex, 0, 0));
 	ASSERT_EQ(0, measure(&after));
-	EXPECT_LE(3000, after.unaccounted - before.unaccounted);
+	EXPECT_LE(2000, after.unaccounted - before.unaccounted);
 	exmap_destroy(&ex);
 	compare(_metadata, &before);
 }
