@@ -106,8 +106,10 @@ compile() {
 # KUnit and kselftests in one machine
 guest() {	# lean|debug
 	local config=$1 log=$LOGS/$1 code=0
-	[ "$config" = lean ] || export DEBUG=1
-	TIMEOUT=1500 LOG=$LOGS/$config.console "$TOP/scripts/vm.sh" '
+	# Stress loops a quarter as long where everything takes many times as long
+	local scale=100
+	[ "$config" = lean ] || { export DEBUG=1; scale=25; }
+	TIMEOUT=1500 LOG=$LOGS/$config.console "$TOP/scripts/vm.sh" "export EXMAP_TEST_SCALE=$scale"'
 		for f in /sys/kernel/debug/kunit/*/results; do
 			[ ! -e "$f" ] || { echo "# kunit"; cat "$f"; }
 		done

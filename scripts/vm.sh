@@ -108,7 +108,7 @@ args=(
 	-M "pc,usb=off,hpet=off" -nodefaults -no-user-config -display none -no-reboot
 	"${machine[@]}" -smp "$CPUS" -m "$MEM"
 	-kernel "$OUT/vmlinux" -initrd "$run/initramfs"
-	-append "console=ttyS0 earlyprintk=ttyS0 panic=-1 oops=panic tsc=reliable rcupdate.rcu_cpu_stall_timeout=60 null_blk.nr_devices=1 null_blk.gb=1 null_blk.memory_backed=1 $APPEND"
+	-append "console=ttyS0 earlyprintk=ttyS0 panic=-1 oops=panic tsc=reliable rcupdate.rcu_cpu_stall_timeout=60 null_blk.nr_devices=1 null_blk.gb=1 null_blk.memory_backed=1 page_owner=on $APPEND"
 	-chardev "file,id=log,path=$log" -device "isa-serial,chardev=log"
 	-device virtio-serial-pci
 	-chardev "file,id=status,path=$run/status" -device "virtserialport,chardev=status,name=status"

@@ -193,7 +193,7 @@ TEST_F(region, mprotect_whole)
 	EXPECT_TRUE(intact(ex));
 }
 
-TEST_F(region, dontneed)
+TEST_F_TIMEOUT(region, dontneed, SLOW)
 {
 	struct exmap *ex = &self->ex;
 	int round, i;
