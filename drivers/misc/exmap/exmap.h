@@ -95,7 +95,7 @@ struct exmap_interface {
  * @searching: searches through all of the pool that are under way
  * @moves: counts, while there are any, the times that free pages appeared or
  *	changed their place, so that a search can tell that it may have missed some
- * @transit: searches that found pages and have not put them in a bundle yet
+ * @transit: calls that have pages on the way from somewhere into a bundle
  */
 struct exmap_pool {
 	unsigned long limit;

@@ -177,6 +177,22 @@ static void exmap_pool_moved(struct exmap_pool *pool)
 		atomic_long_inc(&pool->moves);
 }
 
+/*
+ * Pages that are on their way into a bundle: from where a search may have looked
+ * for them already, to where it may have looked before. It waits for them.
+ */
+static void exmap_pool_depart(struct exmap_pool *pool)
+{
+	atomic_inc(&pool->transit);
+}
+
+static void exmap_pool_arrive(struct exmap_pool *pool)
+{
+	exmap_pool_moved(pool);
+	/* Who sees no transit sees the move: pairs with exmap_pool_search() */
+	atomic_dec_return_release(&pool->transit);
+}
+
 /* Give a page whose two references are the caller's back to the system */
 static void exmap_pool_release(struct exmap_pool *pool, struct page *page)
 {
@@ -215,7 +231,7 @@ static void exmap_pool_park(struct exmap_pool *pool, struct page *page)
  * Look at up to @budget of the parked or the owned pages for some whose count
  * is 1: nobody has them, not even an interface. Freezing the count makes sure
  * that just one sweep gets a page, and that no lockless get_user_pages() is
- * about to. The pages are in transit until exmap_pool_arrive().
+ * about to. The pages are in transit until exmap_pool_add_found().
  */
 static unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked,
 				     unsigned long budget,
@@ -245,7 +261,7 @@ static unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked,
 				pool->nr_parked--;
 			}
 			if (!nr)
-				atomic_inc(&pool->transit);
+				exmap_pool_depart(pool);
 			pages[nr++] = page;
 		}
 		/* The next chunk, or sweep, goes on where this one stopped */
@@ -259,21 +275,25 @@ static unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked,
 
 /*
  * Get up to @nr pages from the system into the local bundle, which is empty.
- * Returns how many there were; the limit, the page allocator and the memory
- * cgroup all may say no.
+ * Returns how many there were. *refused is set if it was not the limit, but the
+ * page allocator or the memory cgroup, that said no.
  */
 static unsigned int exmap_pool_grow(struct exmap_pool *pool,
-				    struct exmap_bundle *local, unsigned int nr)
+				    struct exmap_bundle *local, unsigned int nr,
+				    bool *refused)
 {
 	long owned = atomic_long_read(&pool->nr_pages);
 	LIST_HEAD(pages);
 	unsigned int got = 0;
 	bool closed;
 
+	if (owned >= pool->limit)
+		return 0;
 	/* Reserve first: nobody may see the pool above its limit */
+	exmap_pool_depart(pool);
 	do {
 		if (owned >= pool->limit)
-			return 0;
+			goto out;
 		nr = min_t(unsigned long, nr, pool->limit - owned);
 	} while (!atomic_long_try_cmpxchg(&pool->nr_pages, &owned, owned + nr));
 
@@ -302,6 +322,9 @@ static unsigned int exmap_pool_grow(struct exmap_pool *pool,
 		}
 	}
 	local->nr = got;
+	*refused = !got;
+out:
+	exmap_pool_arrive(pool);
 	return got;
 }
 
@@ -339,14 +362,14 @@ static void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *ifac
 }
 
 /* Add pages that a sweep or a theft has found, if any */
-static void exmap_pool_arrive(struct exmap_pool *pool, struct exmap_interface *iface,
-			      struct page **pages, unsigned int nr)
+static void exmap_pool_add_found(struct exmap_pool *pool,
+				 struct exmap_interface *iface,
+				 struct page **pages, unsigned int nr)
 {
 	if (!nr)
 		return;
 	exmap_pool_add(pool, iface, pages, nr);
-	/* Who sees no transit sees the move: pairs with exmap_pool_search() */
-	atomic_dec_return_release(&pool->transit);
+	exmap_pool_arrive(pool);
 }
 
 /* Swap the local bundle, which is empty, for a full one if there is one */
@@ -359,20 +382,22 @@ static bool exmap_pool_take_full(struct exmap_pool *pool,
 		return false;
 	spin_lock(&pool->lock);
 	bundle = list_first_entry_or_null(&pool->full, struct exmap_bundle, list);
-	if (bundle)
+	if (bundle) {
+		exmap_pool_depart(pool);
 		list_del(&bundle->list);
+	}
 	spin_unlock(&pool->lock);
 	if (!bundle)
 		return false;
 	exmap_bundle_free(iface->local);
 	iface->local = bundle;
-	exmap_pool_moved(pool);
+	exmap_pool_arrive(pool);
 	return true;
 }
 
 /*
  * Take pages out of the bundle of another interface, with none of their locks
- * held. The pages are in transit until exmap_pool_arrive().
+ * held. The pages are in transit until exmap_pool_add_found().
  */
 static unsigned int exmap_pool_steal(struct exmap_pool *pool,
 				     struct exmap_interface *thief,
@@ -397,16 +422,20 @@ static unsigned int exmap_pool_steal(struct exmap_pool *pool,
 			while (nr < n)
 				pages[nr++] = local->pages[--local->nr];
 			if (nr)
-				atomic_inc(&pool->transit);
+				exmap_pool_depart(pool);
 		}
 		mutex_unlock(&victim->lock);
 	}
 	return nr;
 }
 
-/* Fill the local bundle, which is empty, from where that costs little */
+/*
+ * Fill the local bundle, which is empty, from where that costs little. *refused
+ * is false at first; no memory is asked for again once it was refused.
+ */
 static bool exmap_pool_refill_quick(struct exmap_pool *pool,
-				    struct exmap_interface *iface, unsigned int want)
+				    struct exmap_interface *iface,
+				    unsigned int want, bool *refused)
 {
 	struct page *pages[EXMAP_STEAL_PAGES];
 	unsigned int nr;
@@ -416,16 +445,17 @@ static bool exmap_pool_refill_quick(struct exmap_pool *pool,
 	if (READ_ONCE(pool->nr_parked)) {
 		nr = exmap_pool_sweep(pool, true, EXMAP_SWEEP_SOME,
 				      pages, ARRAY_SIZE(pages));
-		exmap_pool_arrive(pool, iface, pages, nr);
+		exmap_pool_add_found(pool, iface, pages, nr);
 		if (iface->local->nr)
 			return true;
 	}
-	return exmap_pool_grow(pool, iface->local, want);
+	return !*refused && exmap_pool_grow(pool, iface->local, want, refused);
 }
 
 /* Fill it from anywhere. Drops the interface's lock and takes it again. */
 static bool exmap_pool_search(struct exmap_pool *pool,
-			      struct exmap_interface *iface, unsigned int want)
+			      struct exmap_interface *iface,
+			      unsigned int want, bool *refused)
 {
 	struct page *pages[EXMAP_STEAL_PAGES];
 	bool found = false, again;
@@ -448,13 +478,13 @@ static bool exmap_pool_search(struct exmap_pool *pool,
 					      pages, ARRAY_SIZE(pages));
 		cond_resched();
 		mutex_lock(&iface->lock);
-		exmap_pool_arrive(pool, iface, pages, nr);
+		exmap_pool_add_found(pool, iface, pages, nr);
 
 		/* All the looks between two readings of @moves: none was missed */
 		again = !fatal_signal_pending(current) && iface->local;
 		if (again)
 			found = iface->local->nr ||
-				exmap_pool_refill_quick(pool, iface, want);
+				exmap_pool_refill_quick(pool, iface, want, refused);
 	} while (!found && again &&
 		 (atomic_read_acquire(&pool->transit) ||
 		  atomic_long_read(&pool->moves) != moves));
@@ -481,14 +511,16 @@ static bool exmap_pool_search(struct exmap_pool *pool,
 int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 		      unsigned long want)
 {
+	bool refused = false;
+
 	want = clamp(want, 16, EXMAP_BUNDLE_PAGES);
 	if (!READ_ONCE(pool->closed)) {
 		if (!iface->local)
 			iface->local = exmap_bundle_alloc();
 		if (!iface->local)
 			return -ENOMEM;
-		if (exmap_pool_refill_quick(pool, iface, want) ||
-		    exmap_pool_search(pool, iface, want))
+		if (exmap_pool_refill_quick(pool, iface, want, &refused) ||
+		    exmap_pool_search(pool, iface, want, &refused))
 			return 0;
 	}
 	if (READ_ONCE(pool->closed))
