@@ -7,8 +7,15 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+mkdir -p "$CACHE"
+exec 6>"$CACHE/.test.lock"	# two runs would write to the same logs
+flock -n 6 || { say "test: another run is under way, waiting"; flock 6; }
+
 LOGS=$CACHE/test
 RESULTS=$LOGS/results	# one line a test: "pass|fail|skip <group>: <name>"
+mkdir -p "$CACHE"
+exec 8>"$CACHE/test.lock"
+flock -n 8 || { say "test: another run is using $LOGS, waiting"; flock 8; }
 rm -rf "$LOGS"
 mkdir -p "$LOGS"
 : >"$RESULTS"
