@@ -14,8 +14,9 @@ KERNEL=${KERNEL:-}
 export EXMAP_CACHE=$CACHE JOBS KERNEL
 
 if [ -n "$KERNEL" ]; then
-	KERNEL=$(cd "$KERNEL" && pwd) || { echo "KERNEL=$KERNEL: no such tree" >&2; exit 1; }
-	PRISTINE=$KERNEL
+	PRISTINE=$(cd "$KERNEL" 2>/dev/null && pwd) ||
+		{ echo "error: KERNEL=$KERNEL: no such directory" >&2; exit 1; }
+	KERNEL=$PRISTINE
 	# A tree of its own for every KERNEL, so that two never mix
 	NAME=own-$(printf '%s' "$KERNEL" | sha1sum | cut -c1-8)
 else
