@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 S := scripts
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug run test check series-check selftests vm shell clean distclean
+	build build-debug run test bench check series-check selftests vm shell clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -23,6 +23,9 @@ run: build ## The main job: the example buffer manager on real data, in the mach
 
 test: setup ## All tests; ends with "N passed, N failed, N skipped"
 	@$(S)/test.sh
+
+bench: build ## Instructions and TLB shootdowns a page, peers beside them (ARGS='instructions')
+	@$(S)/bench.sh $(ARGS)
 
 check: build ## Static checks alone
 	@$(S)/check.sh

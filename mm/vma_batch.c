@@ -11,12 +11,15 @@
  */
 #include <linux/export.h>
 #include <linux/hugetlb.h>
+#include <linux/leafops.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
 #include <linux/rmap.h>
 #include <linux/sched.h>
 #include <linux/vma_batch.h>
+#include <linux/vmstat.h>
 #include <asm/tlbflush.h>
 
 #include "internal.h"
@@ -24,66 +27,206 @@
 /* Entries visited before others get a chance at the page table lock */
 #define VMA_BATCH_MAX_WORK	4096
 
-static void vma_batch_unlock(struct vma_batch *vb)
+/* No page table begins there */
+#define VMA_BATCH_NOWHERE	1UL
+
+static __always_inline void vma_batch_unlock(struct vma_batch *vb)
 {
 	if (!vb->table)
 		return;
 	pte_unmap_unlock(vb->table, vb->ptl);
 	vb->table = NULL;
+	vb->table_addr = VMA_BATCH_NOWHERE;
 	vb->work = 0;
 	cond_resched();
 }
 
 /*
- * Return the entry of @addr with its page table locked, NULL if there is no
- * page table, or if there is no memory for one where @alloc asks for it.
+ * The PUD entry of @addr, NULL if there is no PUD table. It is looked up from
+ * the top only where the table found last does not serve: while the VMA is
+ * locked, no tables but those of PTEs can go away.
  */
-static pte_t *vma_batch_lock(struct vma_batch *vb, unsigned long addr, bool alloc)
+static __always_inline pud_t *vma_batch_pud(struct vma_batch *vb, unsigned long addr)
+{
+	if (unlikely((addr & P4D_MASK) != vb->puds_addr)) {
+		pgd_t *pgd = pgd_offset(vb->vma->vm_mm, addr);
+		p4d_t *p4d;
+
+		if (!pgd_present(pgdp_get(pgd)))
+			return NULL;
+		p4d = p4d_offset(pgd, addr);
+		if (!p4d_present(p4dp_get(p4d)))
+			return NULL;
+		vb->puds = pud_offset(p4d, addr) - pud_index(addr);
+		vb->puds_addr = addr & P4D_MASK;
+	}
+	return vb->puds + pud_index(addr);
+}
+
+/*
+ * Return the entry of @addr with its page table locked, NULL if there is no
+ * page table and, where @alloc asks for one, no memory for it or no page that
+ * could be mapped with it. None is locked on entry.
+ */
+static noinline pte_t *vma_batch_lock_slow(struct vma_batch *vb,
+					   unsigned long addr, bool alloc)
 {
 	struct mm_struct *mm = vb->vma->vm_mm;
 	pmd_t *pmd;
 	pte_t *pte;
 
-	if (vb->table && vb->table_addr == (addr & PMD_MASK))
-		return vb->table + pte_index(addr);
-
-	vma_batch_unlock(vb);
-	if (!alloc) {
-		pmd = mm_find_pmd(mm, addr);
-		pte = pmd ? pte_offset_map_lock(mm, pmd, addr, &vb->ptl) : NULL;
-		if (!pte)
-			return NULL;
-	} else {
+	if (alloc && vb->nr) {
 		/* A new table may be reclaimed at once, as it is empty */
 		while (!(pte = get_locked_pte(mm, addr, &vb->ptl))) {
 			pmd = mm_find_pmd(mm, addr);
 			if (!pmd || pte_alloc(mm, pmd))
 				return NULL;
 		}
+	} else {
+		pmd = mm_find_pmd(mm, addr);
+		pte = pmd ? pte_offset_map_lock(mm, pmd, addr, &vb->ptl) : NULL;
+		if (!pte)
+			return NULL;
 	}
 	vb->table = pte - pte_index(addr);
 	vb->table_addr = addr & PMD_MASK;
 	return pte;
 }
 
+/*
+ * The same, with what the cursor knows. This is what pte_offset_map_lock() does,
+ * for each of many scattered pages, without the calls that make up most of it.
+ * There is no CONFIG_HIGHPTE with 64BIT.
+ */
+static __always_inline pte_t *vma_batch_lock(struct vma_batch *vb, unsigned long addr,
+					     unsigned long nr_slots, bool alloc)
+{
+	spinlock_t *ptl;
+	pmd_t *pmd, pmdval;
+	pud_t *pudp, pud;
+
+	if (vb->table_addr == (addr & PMD_MASK)) {
+		vb->work += nr_slots;
+		if (likely(vb->work <= VMA_BATCH_MAX_WORK))
+			return vb->table + pte_index(addr);
+	}
+	vma_batch_unlock(vb);
+
+	pudp = vma_batch_pud(vb, addr);
+	if (unlikely(!pudp))
+		goto slow;
+	pud = pudp_get(pudp);
+	if (unlikely(pud_none(pud) || pud_bad(pud)))
+		goto slow;
+	pmd = pmd_offset_lockless(pudp, pud, addr);
+	rcu_read_lock();
+	pmdval = pmdp_get_lockless(pmd);
+	if (unlikely(pmd_none(pmdval) || pmd_bad(pmdval)))
+		goto slow_rcu;
+	ptl = pte_lockptr(vb->vma->vm_mm, &pmdval);
+	spin_lock(ptl);
+	if (unlikely(!pmd_same(pmdval, pmdp_get_lockless(pmd)))) {
+		spin_unlock(ptl);
+		goto slow_rcu;
+	}
+	vb->ptl = ptl;
+	vb->table = (pte_t *)pmd_page_vaddr(pmdval);
+	vb->table_addr = addr & PMD_MASK;
+	return vb->table + pte_index(addr);
+
+slow_rcu:
+	rcu_read_unlock();
+slow:
+	return vma_batch_lock_slow(vb, addr, alloc);
+}
+
 static void vma_batch_check(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots)
 {
-	struct vm_area_struct *vma = vb->vma;
-
-	vma_assert_stabilised(vma);
+	if (IS_ENABLED(CONFIG_DEBUG_VM))
+		vma_assert_stabilised(vb->vma);
 	VM_WARN_ON_ONCE(!PAGE_ALIGNED(addr));
 	VM_WARN_ON_ONCE(nr_slots &&
-			!range_in_vma(vma, addr, addr + nr_slots * PAGE_SIZE));
-	if (vb->work > VMA_BATCH_MAX_WORK)
-		vma_batch_unlock(vb);
-	vb->work += nr_slots;
+			!range_in_vma(vb->vma, addr, addr + nr_slots * PAGE_SIZE));
+}
+
+/* Bring NR_FILE_MAPPED up to date */
+static void vma_batch_count_mapped(struct vma_batch *vb)
+{
+	if (vb->mapped)
+		lruvec_stat_mod_folio(page_folio(vb->mapped_page), NR_FILE_MAPPED,
+				      vb->mapped);
+	vb->mapped = 0;
+}
+
+static unsigned long vma_batch_memcg(struct page *page)
+{
+#ifdef CONFIG_MEMCG
+	return page->memcg_data;
+#else
+	return 0;
+#endif
+}
+
+/*
+ * The page gained its first mapping, or lost its last: what the rmap functions
+ * count in NR_FILE_MAPPED at once, at many times the cost of everything else
+ * that is done for a page, is added up here. Somebody holds the page until
+ * vma_batch_end().
+ */
+static __always_inline void vma_batch_mapped(struct vma_batch *vb,
+					     struct page *page, int diff)
+{
+	if (unlikely(vb->mapped_memcg != vma_batch_memcg(page) ||
+		     vb->mapped_nid != page_to_nid(page))) {
+		vma_batch_count_mapped(vb);
+		vb->mapped_memcg = vma_batch_memcg(page);
+		vb->mapped_nid = page_to_nid(page);
+		vb->mapped_page = page;
+	}
+	vb->mapped += diff;
+}
+
+/*
+ * A slot that lost its page and waits for a flush: a guard marker, for what
+ * everybody else makes of it, with a stamp in the bits that markers do not use.
+ */
+#define VMA_BATCH_STAMP_ONE	(PTE_MARKER_MASK + 1)
+
+static pte_t vma_batch_marker(u32 stamp)
+{
+	return make_pte_marker(PTE_MARKER_GUARD | stamp * VMA_BATCH_STAMP_ONE);
+}
+
+static bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
+{
+	const u32 stamp = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_STAMP_ONE;
+	u32 flushed;
+
+	/* Not older than the stamp */
+	smp_rmb();
+	/* Pairs with the release by who has flushed: map after that */
+	flushed = smp_load_acquire(vb->flushed);
+	/* Numbers wrap around: one that looks new may be old, never the reverse */
+	return stamp - flushed - 1 < 2;
+}
+
+/* The entry of a page, but for the page: for vm_page_prot as it is now */
+static pte_t vma_batch_prototype(struct vm_area_struct *vma)
+{
+	/* Where hardware does not set these bits, save the faults */
+	pte_t pte = pte_mkyoung(pfn_pte(0, vma->vm_page_prot));
+
+	if (pte_write(pte))
+		pte = pte_mkdirty(pte);
+	return pte_mksoft_dirty(pte);
 }
 
 /**
  * vma_batch_begin - start to map or unmap pages in a VMA
  * @vb: the cursor, uninitialised memory
- * @vma: a VM_MIXEDMAP VMA of the caller's
+ * @vma: a VM_MIXEDMAP VMA of the caller's, in which nothing but this is used to
+ *	map and to unmap
  * @pages: array of page pointers
  * @nr: pages in @pages
  * @max: entries that @pages has
@@ -99,13 +242,91 @@ void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *vma,
 	vb->pages = pages;
 	vb->nr = nr;
 	vb->max = max;
+	vb->deferred = false;
+	vb->stamp = 0;
+	vb->flushed = NULL;
+	vb->proto = vma_batch_prototype(vma);
 	vb->table = NULL;
+	vb->table_addr = VMA_BATCH_NOWHERE;
+	vb->puds_addr = VMA_BATCH_NOWHERE;
 	vb->flush_start = ULONG_MAX;
 	vb->flush_end = 0;
-	vb->rss = 0;
 	vb->work = 0;
+	vb->rss = 0;
+	vb->mapped = 0;
+	vb->mapped_nid = NUMA_NO_NODE;
+	vb->mapped_memcg = 0;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_begin, "exmap");
+
+/* May this slot get a page? If not, @vb->stop says why, unless it has one. */
+static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
+					      unsigned int nr)
+{
+	if (unlikely(!pte_none(old)) && vma_batch_unflushed(vb, old))
+		vb->stop = VMA_BATCH_UNFLUSHED;
+	else if (unlikely(!nr))
+		vb->stop = VMA_BATCH_EMPTY;
+	else if (unlikely(PageHWPoison(vb->pages[nr - 1])))
+		vb->stop = VMA_BATCH_POISONED;
+	else
+		return true;
+	return false;
+}
+
+static __always_inline void vma_batch_map_one(struct vma_batch *vb, unsigned long addr,
+					      pte_t *ptep, struct page *page)
+{
+	struct vm_area_struct *vma = vb->vma;
+
+	VM_WARN_ON_ONCE_PAGE(PageAnon(page) || PageCompound(page) ||
+			     folio_test_swapbacked(page_folio(page)), page);
+	flush_dcache_page(page);
+	/* As folio_add_file_rmap_pte(), see vma_batch_mapped() */
+	if (likely(atomic_inc_and_test(&page->_mapcount)))
+		vma_batch_mapped(vb, page, 1);
+	set_pte_at(vma->vm_mm, addr, ptep, pte_advance_pfn(vb->proto, page_to_pfn(page)));
+	update_mmu_cache(vma, addr, ptep);
+}
+
+static unsigned long vma_batch_map_range(struct vma_batch *vb, unsigned long addr,
+					 const unsigned long end)
+{
+	const unsigned int before = vb->nr;
+	unsigned int nr = before;
+	unsigned long next;
+
+	for (; addr != end; addr = next) {
+		pte_t *ptep;
+
+		next = pmd_addr_end(addr, end);
+		/* Without a page to map, it does not leave a page table behind */
+		vb->nr = nr;
+		ptep = vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, true);
+		if (!ptep) {
+			vb->stop = nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
+			break;
+		}
+
+		/* Not longer than this: an entry must not be read after its change */
+		lazy_mmu_mode_enable();
+		for (; addr != next; addr += PAGE_SIZE, ptep++) {
+			const pte_t old = ptep_get(ptep);
+
+			if (pte_present(old))
+				continue;
+			if (!vma_batch_may_map(vb, old, nr))
+				break;
+			vma_batch_map_one(vb, addr, ptep, vb->pages[--nr]);
+		}
+		lazy_mmu_mode_disable();
+		if (addr != next)
+			break;
+	}
+	vb->rss += before - nr;
+	vb->nr = nr;
+	return addr;
+}
 
 /**
  * vma_batch_map - put pages under the empty slots of a range
@@ -114,7 +335,7 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_begin, "exmap");
  * @nr_slots: length of the range in pages
  *
  * Takes a page from the top of the stack for every slot of the range that has
- * no entry, in ascending order of addresses, and skips the slots that have one.
+ * no page, in ascending order of addresses, and skips the slots that have one.
  * The pages must be ordinary single pages (order 0, neither anonymous nor
  * swap-backed) whose content nobody minds user space to see; one reference of
  * each goes over to the page table. A poisoned page is not mapped.
@@ -123,68 +344,119 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_begin, "exmap");
  * before it takes a page table lock; holds that lock on return.
  *
  * Return: The number of slots that are done, mapped or skipped, from @addr on.
- * It is less than @nr_slots in three cases: the stack is empty (@vb->nr is 0);
- * the page on top of it has PageHWPoison(); or, else, there was no memory for a
- * page table.
+ * If it is less than @nr_slots, @vb->stop says why.
  */
 unsigned long vma_batch_map(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots)
 {
-	const unsigned long start = addr, end = addr + nr_slots * PAGE_SIZE;
-	struct vm_area_struct *vma = vb->vma;
-	struct mm_struct *mm = vma->vm_mm;
-	unsigned long next;
+	pte_t *ptep, old;
 
 	vma_batch_check(vb, addr, nr_slots);
+	if (nr_slots != 1)
+		return (vma_batch_map_range(vb, addr, addr + nr_slots * PAGE_SIZE) -
+			addr) >> PAGE_SHIFT;
+
+	/* The same for a single page, which is the most common by far */
+	ptep = vma_batch_lock(vb, addr, 1, true);
+	if (unlikely(!ptep)) {
+		vb->stop = vb->nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
+		return 0;
+	}
+	old = ptep_get(ptep);
+	if (unlikely(pte_present(old)))
+		return 1;
+	if (!vma_batch_may_map(vb, old, vb->nr))
+		return 0;
+	vma_batch_map_one(vb, addr, ptep, vb->pages[--vb->nr]);
+	vb->rss++;
+	return 1;
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
+
+/* Take the page out of a present entry */
+static __always_inline struct page *vma_batch_unmap_one(struct vma_batch *vb,
+							unsigned long addr, pte_t *ptep)
+{
+	struct vm_area_struct *vma = vb->vma;
+	/* Hardware may set bits until now: only the swap is final */
+	const pte_t pte = ptep_get_and_clear(vma->vm_mm, addr, ptep);
+	struct page *page = pte_page(pte);
+
+	if (vb->deferred)
+		set_pte_at(vma->vm_mm, addr, ptep, vma_batch_marker(vb->stamp));
+	arch_check_zapped_pte(vma, pte);
+	/* What vma_batch_map() mapped, and nothing else */
+	VM_WARN_ON_ONCE(pte_special(pte));
+	/* As folio_remove_rmap_pte(), see vma_batch_mapped() */
+	if (likely(atomic_add_negative(-1, &page->_mapcount)))
+		vma_batch_mapped(vb, page, -1);
+	return page;
+}
+
+/* What vma_batch_end() shall flush */
+static __always_inline void vma_batch_unmapped(struct vma_batch *vb,
+					       unsigned long start, unsigned long end)
+{
+	if (vb->deferred)
+		return;
+	vb->flush_start = min(vb->flush_start, start);
+	vb->flush_end = max(vb->flush_end, end);
+}
+
+static unsigned long vma_batch_unmap_range(struct vma_batch *vb, unsigned long addr,
+					   const unsigned long end)
+{
+	unsigned long first = 0, last = 0;
+	unsigned int nr = vb->nr;
+	unsigned long next;
 
 	for (; addr != end; addr = next) {
 		pte_t *ptep;
 
 		next = pmd_addr_end(addr, end);
-		/* Without a page to map, do not leave a page table behind */
-		ptep = vma_batch_lock(vb, addr, vb->nr);
+		ptep = vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false);
 		if (!ptep)
-			break;
+			continue;
 
-		/* Not longer than this: an entry must not be read after its change */
 		lazy_mmu_mode_enable();
 		for (; addr != next; addr += PAGE_SIZE, ptep++) {
-			struct page *page;
-			struct folio *folio;
-			pte_t pte;
-
-			if (!pte_none(ptep_get(ptep)))
+			if (!pte_present(ptep_get(ptep)))
 				continue;
-			if (!vb->nr)
+			if (unlikely(nr == vb->max))
 				break;
-			page = vb->pages[vb->nr - 1];
-			if (unlikely(PageHWPoison(page)))
-				break;
-
-			vb->nr--;
-			folio = page_folio(page);
-			VM_WARN_ON_ONCE_FOLIO(folio_test_anon(folio) ||
-					      folio_test_swapbacked(folio) ||
-					      folio_test_large(folio), folio);
-			flush_dcache_folio(folio);
-			folio_add_file_rmap_pte(folio, page, vma);
-
-			/* Where hardware does not set these bits, save the faults */
-			pte = pte_mkyoung(mk_pte(page, vma->vm_page_prot));
-			if (pte_write(pte))
-				pte = pte_mkdirty(pte);
-			pte = pte_mksoft_dirty(pte);
-			set_pte_at(mm, addr, ptep, pte);
-			update_mmu_cache(vma, addr, ptep);
-			vb->rss++;
+			vb->pages[nr++] = vma_batch_unmap_one(vb, addr, ptep);
+			if (!first)
+				first = addr;
+			last = addr;
 		}
 		lazy_mmu_mode_disable();
 		if (addr != next)
 			break;
 	}
-	return (addr - start) >> PAGE_SHIFT;
+	if (nr != vb->nr) {
+		vb->rss -= nr - vb->nr;
+		vb->nr = nr;
+		vma_batch_unmapped(vb, first, last + PAGE_SIZE);
+	}
+	return addr;
 }
-EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
+
+static unsigned long vma_batch_unmap_notify(struct vma_batch *vb, unsigned long start,
+					    unsigned long end)
+{
+	struct mmu_notifier_range range;
+	unsigned long addr;
+
+	if (start == end)
+		return end;
+	vma_batch_unlock(vb);
+	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, vb->vma->vm_mm, start, end);
+	mmu_notifier_invalidate_range_start(&range);
+	addr = vma_batch_unmap_range(vb, start, end);
+	vma_batch_unlock(vb);
+	mmu_notifier_invalidate_range_end(&range);
+	return addr;
+}
 
 /**
  * vma_batch_unmap - take the pages out of a range
@@ -193,8 +465,10 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
  * @nr_slots: length of the range in pages
  *
  * Clears every present entry of the range and puts its page on the stack, with
- * the reference that the entry held. Until vma_batch_end() has returned, CPUs
- * may still reach the pages through their old addresses.
+ * the reference that the entry held. Until vma_batch_end() has returned, or,
+ * with @vb->deferred, until a vma_batch_flush() that covers @vb->stamp has, CPUs
+ * may still reach the pages through their old addresses. Secondary MMUs, which
+ * hold no page references, have let go of them when this returns.
  *
  * Context: See vma_batch_begin(). May sleep in mmu notifiers before it takes a
  * page table lock; holds that lock on return.
@@ -205,63 +479,27 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
 unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots)
 {
-	const unsigned long start = addr, end = addr + nr_slots * PAGE_SIZE;
-	struct vm_area_struct *vma = vb->vma;
-	struct mm_struct *mm = vma->vm_mm;
-	struct mmu_notifier_range range;
-	/* Registration locks every VMA for writing: this cannot change here */
-	const bool notify = mm_has_notifiers(mm);
-	unsigned long next;
+	const unsigned long end = addr + nr_slots * PAGE_SIZE;
+	pte_t *ptep;
 
 	vma_batch_check(vb, addr, nr_slots);
-	if (!nr_slots)
+	flush_cache_range(vb->vma, addr, end);
+	/* Registration locks every VMA for writing: this cannot change here */
+	if (unlikely(mm_has_notifiers(vb->vma->vm_mm)))
+		return (vma_batch_unmap_notify(vb, addr, end) - addr) >> PAGE_SHIFT;
+	if (nr_slots != 1)
+		return (vma_batch_unmap_range(vb, addr, end) - addr) >> PAGE_SHIFT;
+
+	/* The same for a single page, which is the most common by far */
+	ptep = vma_batch_lock(vb, addr, 1, false);
+	if (unlikely(!ptep || !pte_present(ptep_get(ptep))))
+		return 1;
+	if (unlikely(vb->nr == vb->max))
 		return 0;
-	if (notify) {
-		vma_batch_unlock(vb);
-		mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, mm, addr, end);
-		mmu_notifier_invalidate_range_start(&range);
-	}
-	flush_cache_range(vma, addr, end);
-
-	for (; addr != end; addr = next) {
-		pte_t *ptep;
-
-		next = pmd_addr_end(addr, end);
-		ptep = vma_batch_lock(vb, addr, false);
-		if (!ptep)
-			continue;
-
-		lazy_mmu_mode_enable();
-		for (; addr != next; addr += PAGE_SIZE, ptep++) {
-			struct page *page;
-			pte_t pte = ptep_get(ptep);
-
-			if (!pte_present(pte))
-				continue;
-			page = vm_normal_page(vma, addr, pte);
-			if (!page)
-				continue;
-			if (vb->nr == vb->max)
-				break;
-
-			/* Hardware may set bits until now: only the swap is final */
-			pte = ptep_get_and_clear(mm, addr, ptep);
-			arch_check_zapped_pte(vma, pte);
-			folio_remove_rmap_pte(page_folio(page), page, vma);
-			vb->pages[vb->nr++] = page;
-			vb->rss--;
-			vb->flush_start = min(vb->flush_start, addr);
-			vb->flush_end = max(vb->flush_end, addr + PAGE_SIZE);
-		}
-		lazy_mmu_mode_disable();
-		if (addr != next)
-			break;
-	}
-	if (notify) {
-		vma_batch_unlock(vb);
-		mmu_notifier_invalidate_range_end(&range);
-	}
-	return (addr - start) >> PAGE_SHIFT;
+	vb->pages[vb->nr++] = vma_batch_unmap_one(vb, addr, ptep);
+	vb->rss--;
+	vma_batch_unmapped(vb, addr, end);
+	return 1;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap, "exmap");
 
@@ -289,7 +527,7 @@ unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
 	VM_WARN_ON_ONCE(nr_slots > vb->max - vb->nr);
 
 	for (; addr != end; addr += PAGE_SIZE) {
-		pte_t *ptep = vma_batch_lock(vb, addr, false);
+		pte_t *ptep = vma_batch_lock(vb, addr, 1, false);
 		struct page *page;
 		pte_t pte;
 
@@ -298,9 +536,7 @@ unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
 		pte = ptep_get(ptep);
 		if (!pte_present(pte))
 			break;
-		page = vm_normal_page(vb->vma, addr, pte);
-		if (!page)
-			break;
+		page = pte_page(pte);
 		folio_get(page_folio(page));
 		vb->pages[vb->nr++] = page;
 	}
@@ -313,12 +549,13 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_get, "exmap");
  * @vb: the cursor
  *
  * Drops the page table lock, updates the counters of the mm, and flushes the
- * TLB where pages were unmapped: when it returns, no CPU reaches those pages
- * through the VMA any more. A page among them may be used for something else
- * once nobody else holds it: a racing lockless get_user_pages() that saw the
- * old entry has either raised the reference count by now, or will find the
- * entry changed and give up. An exact match of page_count() with the
- * references that the caller knows of is proof; anything higher is not.
+ * TLB where pages were unmapped without @vb->deferred: when it returns, no CPU
+ * reaches those pages through the VMA any more. A page among them may be used
+ * for something else once nobody else holds it: a racing lockless
+ * get_user_pages() that saw the old entry has either raised the reference count
+ * by now, or will find the entry changed and give up. An exact match of
+ * page_count() with the references that the caller knows of is proof; anything
+ * higher is not.
  *
  * The cursor may be used further afterwards, as after vma_batch_begin().
  *
@@ -329,6 +566,9 @@ void vma_batch_end(struct vma_batch *vb)
 	struct mm_struct *mm = vb->vma->vm_mm;
 
 	vma_batch_unlock(vb);
+	vma_batch_count_mapped(vb);
+	/* The page that stands for the others may go away from here on */
+	vb->mapped_nid = NUMA_NO_NODE;
 	if (vb->rss) {
 		if (vb->rss < 0)
 			update_hiwater_rss(mm);
@@ -348,3 +588,21 @@ void vma_batch_end(struct vma_batch *vb)
 	}
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_end, "exmap");
+
+/**
+ * vma_batch_flush - flush what was unmapped with deferred flushes
+ * @vma: the VMA
+ *
+ * When it returns, what vma_batch_end() says of pages holds for those that were
+ * unmapped with @vb->deferred in batches that had ended before.
+ *
+ * Context: Process context, may sleep. The VMA lock of @vma, or the mmap_lock
+ * of its mm, is held, or @vma is being closed.
+ */
+void vma_batch_flush(struct vm_area_struct *vma)
+{
+	flush_tlb_range(vma, vma->vm_start, vma->vm_end);
+	/* See vma_batch_end() */
+	smp_mb();
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_flush, "exmap");

@@ -6,6 +6,20 @@
 #include <linux/spinlock_types.h>
 
 /**
+ * enum vma_batch_stop - why vma_batch_map() did not get to the end of its range
+ * @VMA_BATCH_EMPTY: the stack is empty
+ * @VMA_BATCH_POISONED: the page on top of the stack has PageHWPoison()
+ * @VMA_BATCH_NOMEM: there was no memory for a page table
+ * @VMA_BATCH_UNFLUSHED: the slot lost its page with a stamp that is not flushed
+ */
+enum vma_batch_stop {
+	VMA_BATCH_EMPTY,
+	VMA_BATCH_POISONED,
+	VMA_BATCH_NOMEM,
+	VMA_BATCH_UNFLUSHED,
+};
+
+/**
  * struct vma_batch - a cursor that maps, unmaps or holds pages all over a VMA
  * @vma: the VMA; its lock, or mmap_lock, is held from vma_batch_begin() to the
  *	last vma_batch_end()
@@ -14,33 +28,60 @@
  *	vma_batch_get() those that it found there.
  * @nr: pages on the stack
  * @max: pages that @pages has room for; vma_batch_map() does not look at it
+ * @deferred: vma_batch_unmap() does not flush, but leaves @stamp in the slots
+ * @stamp: see @deferred
+ * @flushed: where vma_batch_map() reads the newest stamp that is flushed; may be
+ *	NULL where nothing is ever deferred
+ * @stop: why the last vma_batch_map() that fell short of its range did so
  *
  * Every page on the stack carries one page reference, which goes over to the
  * page table entry with vma_batch_map() and comes back from it with
- * vma_batch_unmap().
+ * vma_batch_unmap(). The caller holds another reference on every page that it
+ * maps, until the next vma_batch_end() at least.
  *
  * @pages, @nr and @max may be changed between two calls, but for pages that
- * vma_batch_unmap() put there and vma_batch_end() has not flushed yet. The other
+ * vma_batch_unmap() put there and vma_batch_end() has not flushed yet. So may
+ * @deferred, @stamp and @flushed; vma_batch_begin() leaves them zero. The other
  * fields are private.
  *
  * The page table lock is kept from one call to the next, so that neighbouring
  * ranges do not pay for it again: between vma_batch_begin() and
  * vma_batch_end() the caller must not sleep, fault, or use another vma_batch.
+ *
+ * Deferred flushes: one flush may serve many batches, if the pages that these
+ * took out are not used again before it. The slots must not be either, since a
+ * CPU might go on to see the old page where others see the new one. Hence the
+ * stamp in every slot: a number that the caller counts up when a flush begins
+ * (vma_batch_flush()), once all who unmap with the number before have ended
+ * their batch. At most the two numbers that follow @flushed may be in use and
+ * not flushed. Until a slot is mapped again, touching it raises SIGSEGV, like
+ * an empty one.
  */
 struct vma_batch {
 	struct vm_area_struct *vma;
 	struct page **pages;
 	unsigned int nr;
 	unsigned int max;
+	bool deferred;
+	u32 stamp;
+	const u64 *flushed;
+	enum vma_batch_stop stop;
 
 	/* private: */
+	pte_t proto;		/* the entry of the page with number 0 */
 	pte_t *table;		/* first entry of the locked page table, or NULL */
 	spinlock_t *ptl;
 	unsigned long table_addr;	/* the address that @table begins with */
+	pud_t *puds;		/* first entry of the PUD table seen last */
+	unsigned long puds_addr;	/* the address that @puds begins with */
 	unsigned long flush_start;	/* what has been unmapped and not flushed */
 	unsigned long flush_end;
-	long rss;		/* pages mapped less pages unmapped */
-	unsigned int work;	/* entries visited since the lock was taken */
+	unsigned int work;	/* entries visited by later calls under this lock */
+	int rss;		/* pages mapped less pages unmapped, not counted yet */
+	int mapped;		/* the same of pages that nobody else maps, */
+	int mapped_nid;		/* on this node */
+	unsigned long mapped_memcg;	/* and of this cgroup, */
+	struct page *mapped_page;	/* like this one */
 };
 
 void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *vma,
@@ -52,5 +93,17 @@ unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots);
 void vma_batch_end(struct vma_batch *vb);
+void vma_batch_flush(struct vm_area_struct *vma);
+
+#ifdef CONFIG_PER_VMA_LOCK
+struct vm_area_struct *lock_vma_cached(struct mm_struct *mm,
+				       struct vm_area_struct **cache);
+#else
+static inline struct vm_area_struct *lock_vma_cached(struct mm_struct *mm,
+						     struct vm_area_struct **cache)
+{
+	return NULL;
+}
+#endif
 
 #endif /* _LINUX_VMA_BATCH_H */

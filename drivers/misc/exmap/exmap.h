@@ -15,6 +15,13 @@
  * with the program, and a share of the pool's free pages, so that threads with
  * interfaces of their own do not meet.
  *
+ * With *deferred* flushes, a FREE does not wait for the TLB shootdown: its pages
+ * wait in *quarantine*, at the interface, and the slots that they came from are
+ * not used again, until one shootdown frees the pages of all interfaces. It is
+ * numbers that tell: FREE stamps pages and slots with exmap_pool::epoch, a
+ * flush raises that, lets every FREE that may have seen the old number end, does
+ * the shootdown, and moves exmap_pool::flushed up.
+ *
  * Page references: the pool holds one on every page it owns. A second one
  * travels with the page: it is the page table entry's while the page is mapped
  * and belongs to whoever has the page otherwise, a bundle or a call. So a page
@@ -22,9 +29,10 @@
  * 1 was unmapped behind our back (MADV_DONTNEED) or was parked and is no more.
  *
  * Locks, in this order: mmap_lock or VMA lock, exmap::lock,
- * exmap_interface::lock (never two of them), exmap_pool::lock. The VMA lock is
- * held while pages go into the region or come out of it, which keeps
- * exmap_pool_close() away; reading a file holds none of them.
+ * exmap_pool::flush_lock, exmap_interface::lock (never two of them),
+ * exmap_pool::lock or exmap_node::lock. The VMA lock is held while pages go into
+ * the region or come out of it, which keeps exmap_pool_close() away; reading a
+ * file holds none of them.
  */
 #ifndef _EXMAP_H
 #define _EXMAP_H
@@ -36,6 +44,7 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/uio.h>
+#include <linux/vma_batch.h>
 #include <uapi/linux/exmap.h>
 
 struct file;
@@ -52,21 +61,26 @@ struct vm_area_struct;
 
 /**
  * struct exmap_bundle - a stack of free pages
- * @list: entry of exmap_pool::full
+ * @list: entry of exmap_node::full or exmap_interface::quarantine
  * @nr: number of pages
+ * @epoch: in quarantine: the newest epoch that one of the pages was freed in
  * @pages: the pages, room for EXMAP_BUNDLE_PAGES
  */
 struct exmap_bundle {
 	struct list_head list;
 	unsigned int nr;
+	u64 epoch;
 	struct page *pages[EXMAP_BUNDLE_PAGES];
 };
 
 /**
  * struct exmap_interface - what a thread talks to
  * @lock: protects all fields, but not what is in @vectors
- * @local: free pages for the next allocation, or NULL before the first
- * @spare: an empty bundle: where the next FREE collects pages, or NULL
+ * @local: free pages for the next allocation, or NULL before the first use
+ * @backup: more of them, or empty, or NULL: who allocates and frees about a
+ *	bundle in turns stays between these two
+ * @spare: an empty bundle, or NULL: where the next FREE collects pages
+ * @quarantine: bundles of pages that wait for a flush, the oldest first
  * @vectors: the page of vectors that is shared with the program, or NULL
  *	before it is first needed; set once
  *
@@ -75,18 +89,37 @@ struct exmap_bundle {
 struct exmap_interface {
 	struct mutex lock;	/* all fields */
 	struct exmap_bundle *local;
+	struct exmap_bundle *backup;
 	struct exmap_bundle *spare;
+	struct list_head quarantine;
 	struct page *vectors;
+} ____cacheline_aligned_in_smp;
+
+/**
+ * struct exmap_node - free pages of nobody in particular, by NUMA node
+ * @lock: protects @full
+ * @full: full bundles that were put there by a CPU of the node
+ */
+struct exmap_node {
+	spinlock_t lock;	/* full */
+	struct list_head full;
 } ____cacheline_aligned_in_smp;
 
 /**
  * struct exmap_pool - the pages of one exmap
  * @limit: pages that the pool may own
- * @nr_pages: pages that it owns now
  * @interfaces: array of the interfaces, with their free pages
+ * @nodes: bundles that no interface has, an array by node
  * @nr_interfaces: length of @interfaces
+ * @deferred: pages that were freed go through quarantine; does not change
+ * @high_water: pages in quarantine at which a FREE flushes
+ * @epoch: with @deferred: the number that frees are stamped with
+ * @flushed: all frees up to this epoch are flushed; it is @epoch - 1, or
+ *	@epoch - 2 during a flush
+ * @flush_lock: held for a flush; changes @epoch and @flushed
+ * @unflushed: pages that were freed since the last flush began
+ * @nr_pages: pages that the pool owns now
  * @lock: protects the following
- * @full: bundles that no interface has, all full
  * @owned: all pages of the pool but the parked ones, through page->lru
  * @parked: pages that were taken out while somebody held them, through
  *	page->lru
@@ -98,19 +131,29 @@ struct exmap_interface {
  * @transit: calls that have pages on the way from somewhere into a bundle
  */
 struct exmap_pool {
+	/* Set once */
 	unsigned long limit;
-	atomic_long_t nr_pages;
 	struct exmap_interface *interfaces;
+	struct exmap_node *nodes;
 	unsigned int nr_interfaces;
+	bool deferred;
+	unsigned long high_water;
 
+	/* Read by every call, written by flushes */
+	u64 epoch ____cacheline_aligned_in_smp;
+	u64 flushed;
+	struct mutex flush_lock;	/* epoch, flushed */
+
+	atomic_long_t unflushed ____cacheline_aligned_in_smp;
+
+	atomic_long_t nr_pages ____cacheline_aligned_in_smp;
 	spinlock_t lock;	/* all that follows */
-	struct list_head full;
 	struct list_head owned;
 	struct list_head parked;
 	unsigned long nr_parked;
 	bool closed;
 
-	atomic_t searching;
+	atomic_t searching ____cacheline_aligned_in_smp;
 	atomic_long_t moves;
 	atomic_t transit;
 };
@@ -136,6 +179,8 @@ enum exmap_state {
  * @state: the region's; changes under @lock
  * @start: address of the region, valid when @state was seen as EXMAP_MAPPED
  * @nr_slots: length of the region in pages, as @start
+ * @vma: the region, where somebody has had to search for it and it is not closed
+ *	yet, or NULL; written with it locked, see lock_vma_cached()
  * @ready: set with release semantics when setup has filled in the following
  * @pool: the pages
  * @backing: the file that reads come from, or NULL
@@ -148,10 +193,36 @@ struct exmap {
 	enum exmap_state state;
 	unsigned long start;
 	unsigned long nr_slots;
+	struct vm_area_struct *vma;
 	bool ready;
 	struct exmap_pool pool;
 	struct file *backing;
 	struct user_struct *user;
+};
+
+/**
+ * struct exmap_call - a call at work in the region, through one interface
+ * @exmap: the exmap
+ * @iface: the interface, locked
+ * @vma: the region, locked
+ * @vb: the cursor. Its stack is iface->local, or, while @freeing, the bundle
+ *	that takes the pages
+ * @into: that bundle, or NULL before the first FREE
+ * @freed: pages that went into it
+ * @mmap_locked: which lock exmap_region_lock() took
+ * @freeing: which stack @vb has
+ * @nomem: the pool has been asked in vain, and is not asked again
+ */
+struct exmap_call {
+	struct exmap *exmap;
+	struct exmap_interface *iface;
+	struct vm_area_struct *vma;
+	struct vma_batch vb;
+	struct exmap_bundle *into;
+	unsigned long freed;
+	bool mmap_locked;
+	bool freeing;
+	bool nomem;
 };
 
 /* main.c: files and their exmap */
@@ -161,11 +232,13 @@ struct exmap *exmap_of_ready(struct file *file);
 struct exmap *exmap_of_or_new(struct file *file);
 void exmap_unaccount(struct exmap *exmap);
 
-/* region.c: the VMA, and what is mapped in it */
+/* region.c: the VMA, and who may change what is mapped in it */
 int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);
 struct vm_area_struct *exmap_region_lock(struct exmap *exmap, bool *mmap_locked);
 void exmap_region_unlock(struct exmap *exmap, struct vm_area_struct *vma,
 			 bool mmap_locked);
+void exmap_region_flush(struct exmap *exmap, struct vm_area_struct *vma, u64 epoch);
+int exmap_flush(struct exmap *exmap);
 
 /**
  * exmap_slots_ok() - Is a range of slots inside the region?
@@ -185,25 +258,87 @@ int exmap_pool_module_init(void);
 void exmap_pool_module_exit(void);
 int exmap_pool_init(struct exmap_pool *pool, unsigned long limit,
 		    unsigned int nr_interfaces);
+void exmap_pool_defer(struct exmap_pool *pool, unsigned long high_water);
 void exmap_pool_close(struct exmap_pool *pool);
 void exmap_pool_destroy(struct exmap_pool *pool);
 int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 		      unsigned long want);
-int exmap_pool_prepare_free(struct exmap_interface *iface);
+struct exmap_bundle *exmap_pool_collect(struct exmap_pool *pool,
+					struct exmap_interface *iface);
 void exmap_pool_recycle(struct exmap_pool *pool, struct exmap_interface *iface);
+bool exmap_pool_flush_begin(struct exmap_pool *pool, u64 epoch);
+void exmap_pool_flush_end(struct exmap_pool *pool);
 int exmap_pool_get(struct exmap_pool *pool, struct exmap_interface *iface,
 		   struct page **pages, unsigned int nr);
 bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *iface);
 void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
 		    struct page **pages, unsigned int nr);
 
+/* call.c: pages into the region and out of it, for one call */
+int exmap_call_begin(struct exmap_call *call, struct exmap *exmap,
+		     struct exmap_interface *iface);
+void exmap_call_end(struct exmap_call *call);
+int exmap_call_set_freeing(struct exmap_call *call, bool freeing);
+int exmap_call_resume(struct exmap_call *call, unsigned long want);
+int exmap_call_alloc_more(struct exmap_call *call, unsigned long slot,
+			  unsigned long nr, unsigned long *done,
+			  unsigned long *changed);
+int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
+			 unsigned long nr, unsigned long *changed);
+
+/**
+ * exmap_call_alloc() - Put pages under the empty slots of a range.
+ * @call: the call, set for putting pages in
+ * @slot: first slot of the range
+ * @nr: number of slots, all inside the region
+ * @done: set to the number of slots, from @slot on, that have a page now
+ * @changed: set to the number of those that had none before
+ *
+ * Context and return value: as exmap_call_alloc_more().
+ */
+static inline int exmap_call_alloc(struct exmap_call *call, unsigned long slot,
+				   unsigned long nr, unsigned long *done,
+				   unsigned long *changed)
+{
+	const unsigned int before = call->vb.nr;
+
+	*done = vma_batch_map(&call->vb, call->exmap->start + (slot << PAGE_SHIFT), nr);
+	*changed = before - call->vb.nr;
+	if (likely(*done == nr))
+		return 0;
+	return exmap_call_alloc_more(call, slot, nr, done, changed);
+}
+
+/**
+ * exmap_call_free() - Take the pages out of a range.
+ * @call: the call, set for taking pages out
+ * @slot: first slot of the range
+ * @nr: number of slots, all inside the region
+ * @changed: set to the number of slots that had a page
+ *
+ * Context and return value: as exmap_call_free_more().
+ */
+static inline int exmap_call_free(struct exmap_call *call, unsigned long slot,
+				  unsigned long nr, unsigned long *changed)
+{
+	const unsigned int before = call->vb.nr;
+	unsigned long done;
+
+	done = vma_batch_unmap(&call->vb, call->exmap->start + (slot << PAGE_SHIFT), nr);
+	*changed = call->vb.nr - before;
+	call->freed += *changed;
+	if (likely(done == nr))
+		return 0;
+	return exmap_call_free_more(call, slot + done, nr - done, changed);
+}
+
 /* interface.c: the shared vectors, and the calls on them */
 int exmap_interface_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);
 void exmap_interface_destroy(struct exmap_interface *iface);
 long exmap_action(struct exmap *exmap, const struct exmap_action_params *params);
-int exmap_alloc_slots(struct exmap *exmap, struct vm_area_struct *vma,
-		      struct exmap_interface *iface, unsigned long slot,
-		      unsigned long nr, unsigned long *done);
+
+/* vectors.c: calls with an opcode in each vector */
+long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg);
 
 /* io.c: reads from the backing file */
 ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *to);

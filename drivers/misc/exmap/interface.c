@@ -6,7 +6,6 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
-#include <linux/vma_batch.h>
 
 #include "exmap.h"
 
@@ -84,118 +83,6 @@ void exmap_interface_destroy(struct exmap_interface *iface)
 		put_page(iface->vectors);
 }
 
-/* Let the cursor map from the local bundle, wherever that is now */
-static void exmap_alloc_from_local(struct vma_batch *vb,
-				   struct exmap_interface *iface)
-{
-	vb->pages = iface->local ? iface->local->pages : NULL;
-	vb->nr = iface->local ? iface->local->nr : 0;
-}
-
-/* End the batch, and tell the local bundle which of its pages are gone */
-static void exmap_alloc_end(struct vma_batch *vb, struct exmap_interface *iface)
-{
-	vma_batch_end(vb);
-	if (iface->local)
-		iface->local->nr = vb->nr;
-}
-
-/*
- * ALLOC for one vector. @refill: whether to ask the pool for more pages. Adds to
- * *done the slots that have a page now, to *changed those that had none before.
- */
-static int exmap_alloc_range(struct exmap *exmap, struct vma_batch *vb,
-			     struct exmap_interface *iface, unsigned long slot,
-			     unsigned long nr, bool refill, unsigned long *done,
-			     unsigned long *changed)
-{
-	const unsigned long start = exmap->start + (slot << PAGE_SHIFT);
-	int err;
-
-	for (;;) {
-		const unsigned int before = vb->nr;
-
-		*done += vma_batch_map(vb, start + (*done << PAGE_SHIFT), nr - *done);
-		*changed += before - vb->nr;
-		if (*done == nr)
-			return 0;
-
-		exmap_alloc_end(vb, iface);
-		if (exmap_pool_drop_poisoned(&exmap->pool, iface))
-			err = 0;
-		else if (vb->nr)
-			err = -ENOMEM;	/* for a page table */
-		else
-			err = refill ? exmap_pool_refill(&exmap->pool, iface, nr - *done) :
-				       -ENOMEM;
-		exmap_alloc_from_local(vb, iface);
-		if (err)
-			return err;
-	}
-}
-
-/**
- * exmap_alloc_slots() - Put pages under the empty slots of one range.
- * @exmap: the exmap
- * @vma: the region, locked
- * @iface: the interface, whose lock the caller does not hold
- * @slot: first slot
- * @nr: number of slots, all inside the region
- * @done: is set to the number of slots, from @slot on, that have a page now
- *
- * Context: Process context, may sleep. The region is locked.
- * Return: 0, -ENOMEM if there were not enough pages or no memory for a page
- * table, -EINTR if a fatal signal is pending.
- */
-int exmap_alloc_slots(struct exmap *exmap, struct vm_area_struct *vma,
-		      struct exmap_interface *iface, unsigned long slot,
-		      unsigned long nr, unsigned long *done)
-{
-	unsigned long changed = 0;
-	struct vma_batch vb;
-	int err;
-
-	*done = 0;
-	mutex_lock(&iface->lock);
-	vma_batch_begin(&vb, vma, NULL, 0, 0);
-	exmap_alloc_from_local(&vb, iface);
-	err = exmap_alloc_range(exmap, &vb, iface, slot, nr, true, done, &changed);
-	exmap_alloc_end(&vb, iface);
-	mutex_unlock(&iface->lock);
-	return err;
-}
-
-/* Flush, and let the pool have what was collected */
-static void exmap_free_end(struct exmap *exmap, struct vma_batch *vb,
-			   struct exmap_interface *iface)
-{
-	vma_batch_end(vb);
-	iface->spare->nr = vb->nr;
-	exmap_pool_recycle(&exmap->pool, iface);
-	vb->pages = iface->spare->pages;
-	vb->nr = 0;
-}
-
-/* FREE for one vector */
-static void exmap_free_range(struct exmap *exmap, struct vma_batch *vb,
-			     struct exmap_interface *iface, unsigned long slot,
-			     unsigned long nr, unsigned long *changed)
-{
-	unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
-
-	for (;;) {
-		const unsigned int before = vb->nr;
-		unsigned long done = vma_batch_unmap(vb, addr, nr);
-
-		*changed += vb->nr - before;
-		addr += done << PAGE_SHIFT;
-		nr -= done;
-		if (!nr)
-			return;
-		exmap_free_end(exmap, vb, iface);
-	}
-}
-
 static void exmap_put_result(struct exmap_iov *vec, int res, unsigned long pages)
 {
 	struct exmap_iov result = { .value = 0 };
@@ -212,66 +99,42 @@ static void exmap_put_result(struct exmap_iov *vec, int res, unsigned long pages
  *
  * Returns how many vectors failed, or the error that came before any change.
  */
-static long exmap_do_vectors(struct exmap *exmap, struct vm_area_struct *vma,
-			     struct exmap_interface *iface, struct exmap_iov *vecs,
+static long exmap_do_vectors(struct exmap_call *call, struct exmap_iov *vecs,
 			     unsigned int nr_vecs, bool alloc)
 {
-	DECLARE_BITMAP(out_of_range, EXMAP_USER_INTERFACE_PAGES) = {};
+	DECLARE_BITMAP(out_of_range, EXMAP_USER_INTERFACE_PAGES) __uninitialized;
 	unsigned int held_back = 0;
-	struct vma_batch vb;
-	bool nomem = false;
 	long failed = 0;
 	unsigned int i;
-	int err = 0;
-
-	if (!alloc && exmap_pool_prepare_free(iface))
-		return -ENOMEM;
-
-	vma_batch_begin(&vb, vma, NULL, 0, EXMAP_BUNDLE_PAGES);
-	if (alloc)
-		exmap_alloc_from_local(&vb, iface);
-	else
-		vb.pages = iface->spare->pages;
+	int err;
 
 	for (i = 0; i < nr_vecs; i++) {
 		/* The program may write to it meanwhile: look once */
 		struct exmap_iov vec = { .value = READ_ONCE(vecs[i].value) };
 		const unsigned long slot = vec.page, len = vec.len;
-		unsigned long done = 0, changed = 0;
+		unsigned long done, changed = 0;
 
 		err = 0;
-		if (!len)
-			;
-		else if (!exmap_slots_ok(exmap, slot, len))
-			err = -ERANGE;
-		else if (fatal_signal_pending(current))
+		if (unlikely(!exmap_slots_ok(call->exmap, slot, len)))
+			err = len ? -ERANGE : 0;
+		else if (unlikely(fatal_signal_pending(current)))
 			err = -EINTR;
 		else if (alloc)
-			/* Once the pool had none, more vectors need not ask again */
-			err = exmap_alloc_range(exmap, &vb, iface, slot, len,
-						!nomem, &done, &changed);
+			err = exmap_call_alloc(call, slot, len, &done, &changed);
 		else
-			exmap_free_range(exmap, &vb, iface, slot, len, &changed);
+			err = exmap_call_free(call, slot, len, &changed);
 
 		failed += err != 0;
-		if (held_back == i && !changed) {
+		if (unlikely(held_back == i && !changed)) {
 			if (err && err != -ERANGE)
-				break;
-			if (err)
-				__set_bit(i, out_of_range);
+				return err;
+			__assign_bit(i, out_of_range, err);
 			held_back++;
 			continue;
 		}
-		nomem |= err == -ENOMEM;
 		exmap_put_result(&vecs[i], err, changed);
 	}
 
-	if (alloc)
-		exmap_alloc_end(&vb, iface);
-	else
-		exmap_free_end(exmap, &vb, iface);
-	if (i < nr_vecs)
-		return err;
 	while (held_back--)
 		exmap_put_result(&vecs[held_back],
 				 test_bit(held_back, out_of_range) ? -ERANGE : 0, 0);
@@ -293,33 +156,31 @@ static long exmap_do_vectors(struct exmap *exmap, struct vm_area_struct *vma,
  */
 long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
 {
-	struct exmap_interface *iface;
-	struct vm_area_struct *vma;
+	struct exmap_call call __uninitialized;
 	struct page *page;
-	bool mmap_locked;
 	long ret;
 
-	vma = exmap_region_lock(exmap, &mmap_locked);
-	if (IS_ERR(vma))
-		return PTR_ERR(vma);
-
-	ret = -EINVAL;
+	/* No region is what it fails with first, whatever else is wrong */
+	if (READ_ONCE(exmap->state) != EXMAP_MAPPED)
+		return -ENXIO;
 	if (params->interface >= exmap->pool.nr_interfaces ||
 	    params->iov_len > EXMAP_USER_INTERFACE_PAGES || params->flags ||
 	    (params->opcode != EXMAP_OP_ALLOC && params->opcode != EXMAP_OP_FREE))
-		goto out;
-	ret = 0;
-	if (!params->iov_len)
-		goto out;
+		return -EINVAL;
 
-	iface = &exmap->pool.interfaces[params->interface];
-	mutex_lock(&iface->lock);
-	page = exmap_interface_page(iface);
-	ret = page ? exmap_do_vectors(exmap, vma, iface, page_address(page),
-				      params->iov_len,
-				      params->opcode == EXMAP_OP_ALLOC) : -ENOMEM;
-	mutex_unlock(&iface->lock);
-out:
-	exmap_region_unlock(exmap, vma, mmap_locked);
+	ret = exmap_call_begin(&call, exmap, &exmap->pool.interfaces[params->interface]);
+	if (ret)
+		return ret;
+	if (params->iov_len) {
+		page = exmap_interface_page(call.iface);
+		if (!page)
+			ret = -ENOMEM;
+		else if (params->opcode == EXMAP_OP_FREE)
+			ret = exmap_call_set_freeing(&call, true);
+		if (!ret)
+			ret = exmap_do_vectors(&call, page_address(page), params->iov_len,
+					       params->opcode == EXMAP_OP_ALLOC);
+	}
+	exmap_call_end(&call);
 	return ret;
 }

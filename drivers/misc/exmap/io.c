@@ -8,7 +8,6 @@
 #include <linux/mm.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
-#include <linux/vma_batch.h>
 
 #include "exmap.h"
 
@@ -76,15 +75,25 @@ static unsigned int exmap_map_read(struct exmap *exmap, unsigned long slot,
 		return 0;
 	}
 	vma_batch_begin(&vb, vma, NULL, 0, 0);
-	for (; i < nr; i++) {
+	vb.flushed = &exmap->pool.flushed;
+	while (i < nr) {
+		const u64 epoch = READ_ONCE(exmap->pool.epoch);
+
 		vb.pages = pages + i;
 		vb.nr = 1;
-		if (!vma_batch_map(&vb, exmap->start + ((slot + i) << PAGE_SHIFT), 1)) {
+		if (vma_batch_map(&vb, exmap->start + ((slot + i) << PAGE_SHIFT), 1)) {
+			if (vb.nr)
+				pages[(*unused)++] = pages[i];
+			i++;
+			continue;
+		}
+		vma_batch_end(&vb);
+		if (vb.stop != VMA_BATCH_UNFLUSHED) {
 			*err = -ENOMEM;
 			break;
 		}
-		if (vb.nr)
-			pages[(*unused)++] = pages[i];
+		/* The slot lost another page a moment ago */
+		exmap_region_flush(exmap, vma, epoch);
 	}
 	vma_batch_end(&vb);
 	exmap_region_unlock(exmap, vma, mmap_locked);
@@ -162,7 +171,9 @@ static unsigned long exmap_read_slots(struct exmap *exmap,
 			continue;
 		}
 
-		got = exmap_pool_get(&exmap->pool, iface, pages, run);
+		do {
+			got = exmap_pool_get(&exmap->pool, iface, pages, run);
+		} while (got == -EAGAIN && !(got = exmap_flush(exmap)));
 		if (got < 0) {
 			*err = got;
 			break;
@@ -181,17 +192,14 @@ static unsigned long exmap_alloc_for_read(struct exmap *exmap,
 					  unsigned long slot, unsigned long nr,
 					  int *err)
 {
-	struct vm_area_struct *vma;
-	unsigned long done;
-	bool mmap_locked;
+	unsigned long done, changed;
+	struct exmap_call call;
 
-	vma = exmap_region_lock(exmap, &mmap_locked);
-	if (IS_ERR(vma)) {
-		*err = PTR_ERR(vma);
+	*err = exmap_call_begin(&call, exmap, iface);
+	if (*err)
 		return 0;
-	}
-	*err = exmap_alloc_slots(exmap, vma, iface, slot, nr, &done);
-	exmap_region_unlock(exmap, vma, mmap_locked);
+	*err = exmap_call_alloc(&call, slot, nr, &done, &changed);
+	exmap_call_end(&call);
 	return done;
 }
 

@@ -15,6 +15,8 @@
 
 #include "exmap.h"
 
+static_assert(sizeof(struct exmap_setup2) == EXMAP_SETUP2_SIZE_VER0);
+
 static void exmap_free(struct kref *ref)
 {
 	struct exmap *exmap = container_of(ref, struct exmap, ref);
@@ -162,28 +164,25 @@ static struct file *exmap_backing_file(int fd)
 	return file;
 }
 
-static int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
+static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 {
-	struct exmap_ioctl_setup setup;
 	struct user_struct *user;
 	struct file *backing;
 	struct exmap *exmap;
 	int err;
 
-	if (copy_from_user(&setup, arg, sizeof(setup)))
-		return -EFAULT;
-	if (setup.max_interfaces < 1 || setup.max_interfaces > EXMAP_MAX_INTERFACES ||
-	    !setup.buffer_size)
+	if (setup->max_interfaces < 1 || setup->max_interfaces > EXMAP_MAX_INTERFACES ||
+	    !setup->buffer_size)
 		return -EINVAL;
 	exmap = exmap_of_ready(file);
 	if (exmap != ERR_PTR(-ENXIO))
 		return IS_ERR(exmap) ? PTR_ERR(exmap) : -EBUSY;
 
 	/* What can fail comes before the file gets an exmap */
-	backing = exmap_backing_file(setup.fd);
+	backing = exmap_backing_file(setup->fd);
 	if (IS_ERR(backing))
 		return PTR_ERR(backing);
-	user = exmap_account(setup.buffer_size);
+	user = exmap_account(setup->buffer_size);
 	if (IS_ERR(user)) {
 		err = PTR_ERR(user);
 		goto out_backing;
@@ -200,9 +199,11 @@ static int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user 
 	else if (exmap->state == EXMAP_GONE)
 		err = -ENXIO;
 	else
-		err = exmap_pool_init(&exmap->pool, setup.buffer_size,
-				      setup.max_interfaces);
+		err = exmap_pool_init(&exmap->pool, setup->buffer_size,
+				      setup->max_interfaces);
 	if (!err) {
+		if (setup->flags & EXMAP_SETUP_DEFERRED)
+			exmap_pool_defer(&exmap->pool, setup->quarantine);
 		exmap->backing = backing;
 		exmap->user = user;
 		/* Pairs with exmap_of_ready() */
@@ -212,11 +213,46 @@ static int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user 
 	if (!err)
 		return 0;
 out_user:
-	exmap_unaccount_user(user, setup.buffer_size);
+	exmap_unaccount_user(user, setup->buffer_size);
 out_backing:
 	if (backing)
 		fput(backing);
 	return err;
+}
+
+static int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
+{
+	struct exmap_ioctl_setup setup;
+	struct exmap_setup2 setup2 = {};
+
+	if (copy_from_user(&setup, arg, sizeof(setup)))
+		return -EFAULT;
+	if (setup.max_interfaces < 1)
+		return -EINVAL;
+	/* Programs leave the flags uninitialised: there can be none */
+	setup2.fd = setup.fd;
+	setup2.max_interfaces = setup.max_interfaces;
+	setup2.buffer_size = setup.buffer_size;
+	return exmap_do_setup(file, &setup2);
+}
+
+static int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
+{
+	struct exmap_setup2 setup;
+	u32 size;
+	int err;
+
+	if (get_user(size, &arg->size))
+		return -EFAULT;
+	if (size < EXMAP_SETUP2_SIZE_VER0)
+		return -EINVAL;
+	err = copy_struct_from_user(&setup, sizeof(setup), arg, size);
+	if (err)
+		return err == -E2BIG ? -EINVAL : err;
+	if (setup.flags & ~(u64)EXMAP_SETUP_DEFERRED || setup.reserved ||
+	    (setup.quarantine && !(setup.flags & EXMAP_SETUP_DEFERRED)))
+		return -EINVAL;
+	return exmap_do_setup(file, &setup);
 }
 
 static long exmap_ioctl_action(struct file *file,
@@ -231,6 +267,21 @@ static long exmap_ioctl_action(struct file *file,
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
 	return exmap_action(exmap, &params);
+}
+
+static long exmap_ioctl_vectors(struct file *file,
+				const struct exmap_vectors __user *arg)
+{
+	struct exmap *exmap = exmap_of_ready(file);
+
+	return IS_ERR(exmap) ? PTR_ERR(exmap) : exmap_vectors(exmap, arg);
+}
+
+static int exmap_ioctl_flush(struct file *file)
+{
+	struct exmap *exmap = exmap_of_ready(file);
+
+	return IS_ERR(exmap) ? PTR_ERR(exmap) : exmap_flush(exmap);
 }
 
 static int exmap_clone(struct file *file, int fd)
@@ -284,6 +335,12 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long parm)
 		return exmap_clone(file, parm);
 	case EXMAP_IOCTL_STATS:
 		return exmap_stats(file, arg);
+	case EXMAP_IOCTL_SETUP2:
+		return exmap_setup2(file, arg);
+	case EXMAP_IOCTL_FLUSH:
+		return exmap_ioctl_flush(file);
+	case EXMAP_IOCTL_VECTORS:
+		return exmap_ioctl_vectors(file, arg);
 	default:
 		return -ENOTTY;
 	}

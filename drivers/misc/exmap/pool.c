@@ -2,10 +2,12 @@
 /*
  * The pool: where free pages wait
  *
- * A free page lies in the local bundle of an interface, or in one of the full
- * bundles that belong to nobody. An interface takes from its local bundle, then
+ * A free page lies in the local or the backup bundle of an interface, or in one
+ * of the full bundles that belong to nobody, or is in quarantine (see exmap.h)
+ * at the interface that freed it. An interface takes from its own bundles, then
  * a full one, then from the system while the pool is below its limit, then from
- * the other interfaces, and only then looks for pages that came free unseen.
+ * the other interfaces, and only then has quarantine flushed, or looks for pages
+ * that came free unseen.
  */
 #include <linux/gfp.h>
 #include <linux/mm.h>
@@ -13,6 +15,7 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/topology.h>
 
 #include "exmap.h"
 
@@ -77,16 +80,40 @@ int exmap_pool_init(struct exmap_pool *pool, unsigned long limit,
 				    GFP_KERNEL_ACCOUNT);
 	if (!pool->interfaces)
 		return -ENOMEM;
-	for (unsigned int i = 0; i < nr_interfaces; i++)
+	pool->nodes = kcalloc(nr_node_ids, sizeof(*pool->nodes), GFP_KERNEL_ACCOUNT);
+	if (!pool->nodes) {
+		kvfree(pool->interfaces);
+		pool->interfaces = NULL;
+		return -ENOMEM;
+	}
+	for (unsigned int i = 0; i < nr_interfaces; i++) {
 		mutex_init(&pool->interfaces[i].lock);
+		INIT_LIST_HEAD(&pool->interfaces[i].quarantine);
+	}
+	for (unsigned int i = 0; i < nr_node_ids; i++) {
+		spin_lock_init(&pool->nodes[i].lock);
+		INIT_LIST_HEAD(&pool->nodes[i].full);
+	}
 	pool->nr_interfaces = nr_interfaces;
 	pool->limit = limit;
-	atomic_long_set(&pool->nr_pages, 0);
+	pool->epoch = 1;
+	mutex_init(&pool->flush_lock);
 	spin_lock_init(&pool->lock);
-	INIT_LIST_HEAD(&pool->full);
 	INIT_LIST_HEAD(&pool->owned);
 	INIT_LIST_HEAD(&pool->parked);
 	return 0;
+}
+
+/**
+ * exmap_pool_defer() - Let freed pages go through quarantine.
+ * @pool: the pool, not in use yet
+ * @high_water: pages in quarantine at which a FREE shall flush, or 0 for a
+ *	sixteenth of the pool's limit
+ */
+void exmap_pool_defer(struct exmap_pool *pool, unsigned long high_water)
+{
+	pool->deferred = true;
+	pool->high_water = high_water ?: max(pool->limit / 16, 1);
 }
 
 /* Drop the reference that travels with each page, and the bundle */
@@ -106,8 +133,9 @@ static void exmap_bundle_free(struct exmap_bundle *bundle)
  * Pages that somebody else holds, a call or direct I/O, are freed when they let
  * go of them. The pool stays empty afterwards.
  *
- * Context: Process context, may sleep. No page of the pool is mapped, and no
- * call is mapping or unmapping any.
+ * Context: Process context, may sleep. No page of the pool is mapped, no call is
+ * mapping or unmapping any, and no CPU can reach any, those in quarantine
+ * included.
  */
 void exmap_pool_close(struct exmap_pool *pool)
 {
@@ -130,14 +158,18 @@ void exmap_pool_close(struct exmap_pool *pool)
 		/* After this, whoever takes the lock sees @closed */
 		mutex_lock(&iface->lock);
 		exmap_bundle_free(iface->local);
+		exmap_bundle_free(iface->backup);
 		exmap_bundle_free(iface->spare);
 		iface->local = NULL;
+		iface->backup = NULL;
 		iface->spare = NULL;
+		list_splice_init(&iface->quarantine, &bundles);
 		mutex_unlock(&iface->lock);
 		cond_resched();
 	}
-	/* Nobody adds to it any more */
-	list_splice_init(&pool->full, &bundles);
+	/* Nobody adds to these any more */
+	for (unsigned int i = 0; i < nr_node_ids; i++)
+		list_splice_init(&pool->nodes[i].full, &bundles);
 	list_for_each_entry_safe(bundle, next_bundle, &bundles, list) {
 		exmap_bundle_free(bundle);
 		cond_resched();
@@ -159,6 +191,8 @@ void exmap_pool_destroy(struct exmap_pool *pool)
 {
 	kvfree(pool->interfaces);
 	pool->interfaces = NULL;
+	kfree(pool->nodes);
+	pool->nodes = NULL;
 }
 
 /*
@@ -328,11 +362,64 @@ out:
 	return got;
 }
 
+/* Let everybody have a full bundle */
+static void exmap_pool_push_full(struct exmap_pool *pool, struct exmap_bundle *full)
+{
+	struct exmap_node *node = &pool->nodes[numa_node_id()];
+
+	spin_lock(&node->lock);
+	list_add(&full->list, &node->full);
+	spin_unlock(&node->lock);
+}
+
+/*
+ * Put the pages of a bundle to the local ones of an interface, under its lock.
+ * Returns a bundle that is empty now, or NULL.
+ */
+static struct exmap_bundle *exmap_pool_merge(struct exmap_pool *pool,
+					     struct exmap_interface *iface,
+					     struct exmap_bundle *bundle)
+{
+	struct exmap_bundle *local = iface->local;
+	unsigned int room;
+
+	if (!local || !local->nr) {
+		iface->local = bundle;
+		return local;
+	}
+	room = min(EXMAP_BUNDLE_PAGES - local->nr, bundle->nr);
+	bundle->nr -= room;
+	memcpy(local->pages + local->nr, bundle->pages + bundle->nr,
+	       room * sizeof(*local->pages));
+	local->nr += room;
+	if (!bundle->nr)
+		return bundle;
+
+	iface->local = bundle;
+	bundle = iface->backup;
+	if (bundle && bundle->nr) {
+		exmap_pool_push_full(pool, local);
+		return NULL;
+	}
+	iface->backup = local;
+	return bundle;
+}
+
+/* Keep an empty bundle for the next FREE, or drop it; NULL is fine */
+static void exmap_pool_keep_spare(struct exmap_interface *iface,
+				  struct exmap_bundle *bundle)
+{
+	if (iface->spare)
+		exmap_bundle_free(bundle);
+	else
+		iface->spare = bundle;
+}
+
 /* Add pages with their second references to an interface, under its lock */
 static void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
 			   struct page **pages, unsigned int nr)
 {
-	struct exmap_bundle *full, *fresh;
+	struct exmap_bundle *fresh;
 
 	while (nr) {
 		struct page *page = pages[--nr];
@@ -344,17 +431,16 @@ static void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *ifac
 			continue;
 		}
 		if (iface->local->nr == EXMAP_BUNDLE_PAGES) {
-			fresh = exmap_bundle_alloc();
+			fresh = iface->spare ?: exmap_bundle_alloc();
+			iface->spare = NULL;
 			if (!fresh) {
 				/* Nowhere to put it; the limit lets another come */
 				exmap_pool_release(pool, page);
 				continue;
 			}
-			full = iface->local;
-			iface->local = fresh;
-			spin_lock(&pool->lock);
-			list_add(&full->list, &pool->full);
-			spin_unlock(&pool->lock);
+			fresh->pages[fresh->nr++] = page;
+			exmap_pool_keep_spare(iface, exmap_pool_merge(pool, iface, fresh));
+			continue;
 		}
 		iface->local->pages[iface->local->nr++] = page;
 	}
@@ -376,54 +462,126 @@ static void exmap_pool_add_found(struct exmap_pool *pool,
 static bool exmap_pool_take_full(struct exmap_pool *pool,
 				 struct exmap_interface *iface)
 {
-	struct exmap_bundle *bundle;
+	const unsigned int here = numa_node_id();
+	struct exmap_bundle *bundle = NULL;
 
-	if (list_empty(&pool->full))
-		return false;
-	spin_lock(&pool->lock);
-	bundle = list_first_entry_or_null(&pool->full, struct exmap_bundle, list);
-	if (bundle) {
-		exmap_pool_depart(pool);
-		list_del(&bundle->list);
+	for (unsigned int i = 0; i < nr_node_ids && !bundle; i++) {
+		struct exmap_node *node = &pool->nodes[(here + i) % nr_node_ids];
+
+		if (list_empty(&node->full))
+			continue;
+		spin_lock(&node->lock);
+		bundle = list_first_entry_or_null(&node->full, struct exmap_bundle, list);
+		if (bundle) {
+			exmap_pool_depart(pool);
+			list_del(&bundle->list);
+		}
+		spin_unlock(&node->lock);
 	}
-	spin_unlock(&pool->lock);
 	if (!bundle)
 		return false;
-	exmap_bundle_free(iface->local);
+	exmap_pool_keep_spare(iface, iface->local);
 	iface->local = bundle;
 	exmap_pool_arrive(pool);
 	return true;
 }
 
 /*
- * Take pages out of the bundle of another interface, with none of their locks
- * held. The pages are in transit until exmap_pool_add_found().
+ * Pages that were unmapped and that no CPU can reach any more: keep in the
+ * bundle those that are free, park those that somebody else holds, and let
+ * poisoned ones leave the pool.
+ */
+static void exmap_pool_sort(struct exmap_pool *pool, struct exmap_bundle *bundle)
+{
+	unsigned int nr = 0;
+
+	for (unsigned int i = 0; i < bundle->nr; i++) {
+		struct page *page = bundle->pages[i];
+
+		if (likely(page_ref_count(page) == 2 && !PageHWPoison(page)))
+			bundle->pages[nr++] = page;
+		else if (PageHWPoison(page))
+			exmap_pool_release(pool, page);
+		else
+			exmap_pool_park(pool, page);
+	}
+	bundle->nr = nr;
+}
+
+/* Are the frees of an epoch flushed? */
+static bool exmap_pool_is_flushed(const struct exmap_pool *pool, u64 epoch)
+{
+	/* Pairs with exmap_pool_flush_end() */
+	return epoch <= smp_load_acquire(&pool->flushed);
+}
+
+/*
+ * Free the pages of an interface that have left quarantine, under its lock.
+ * Returns whether it has others, which wait for a flush.
+ */
+static bool exmap_pool_reap(struct exmap_pool *pool, struct exmap_interface *iface)
+{
+	struct exmap_bundle *bundle, *next;
+	bool reaped = false;
+
+	list_for_each_entry_safe(bundle, next, &iface->quarantine, list) {
+		if (!exmap_pool_is_flushed(pool, bundle->epoch))
+			break;
+		list_del(&bundle->list);
+		exmap_pool_sort(pool, bundle);
+		exmap_pool_keep_spare(iface, exmap_pool_merge(pool, iface, bundle));
+		reaped = true;
+	}
+	if (reaped)
+		exmap_pool_moved(pool);
+	return !list_empty(&iface->quarantine);
+}
+
+/* Half of what an interface has, but no more than @max: it needs some itself */
+static unsigned int exmap_pool_rob(struct exmap_interface *victim,
+				   struct page **pages, unsigned int max)
+{
+	struct exmap_bundle *bundle = victim->local;
+	unsigned int nr = 0;
+
+	if (bundle && !bundle->nr)
+		bundle = victim->backup;
+	if (!bundle)
+		return 0;
+	max = min(max, DIV_ROUND_UP(bundle->nr, 2));
+	while (nr < max)
+		pages[nr++] = bundle->pages[--bundle->nr];
+	return nr;
+}
+
+/*
+ * Take pages from another interface, with none of their locks held. The pages
+ * are in transit until exmap_pool_add_found(). *waiting is set if there are
+ * interfaces with pages that wait for a flush.
  */
 static unsigned int exmap_pool_steal(struct exmap_pool *pool,
-				     struct exmap_interface *thief,
-				     struct page **pages, unsigned int max)
+				     struct exmap_interface *thief, bool wait,
+				     struct page **pages, unsigned int max,
+				     bool *waiting)
 {
 	const unsigned int self = thief - pool->interfaces;
 	unsigned int nr = 0;
 
 	/* Start behind oneself, so that not all thieves meet at one victim */
-	for (unsigned int i = 1; i < pool->nr_interfaces && !nr; i++) {
+	for (unsigned int i = 1; i <= pool->nr_interfaces && !nr; i++) {
 		struct exmap_interface *victim =
 			&pool->interfaces[(self + i) % pool->nr_interfaces];
 
-		if (!READ_ONCE(victim->local))
+		if (!READ_ONCE(victim->local) && list_empty(&victim->quarantine))
 			continue;
-		mutex_lock(&victim->lock);
-		if (victim->local) {
-			struct exmap_bundle *local = victim->local;
-			/* Half: it is going to need some itself */
-			unsigned int n = min(max, DIV_ROUND_UP(local->nr, 2));
-
-			while (nr < n)
-				pages[nr++] = local->pages[--local->nr];
-			if (nr)
-				exmap_pool_depart(pool);
-		}
+		if (wait)
+			mutex_lock(&victim->lock);
+		else if (!mutex_trylock(&victim->lock))
+			continue;
+		*waiting |= exmap_pool_reap(pool, victim);
+		nr = exmap_pool_rob(victim, pages, max);
+		if (nr)
+			exmap_pool_depart(pool);
 		mutex_unlock(&victim->lock);
 	}
 	return nr;
@@ -440,7 +598,12 @@ static bool exmap_pool_refill_quick(struct exmap_pool *pool,
 	struct page *pages[EXMAP_STEAL_PAGES];
 	unsigned int nr;
 
-	if (exmap_pool_take_full(pool, iface))
+	if (iface->backup && iface->backup->nr) {
+		swap(iface->local, iface->backup);
+		return true;
+	}
+	exmap_pool_reap(pool, iface);
+	if (iface->local->nr || exmap_pool_take_full(pool, iface))
 		return true;
 	if (READ_ONCE(pool->nr_parked)) {
 		nr = exmap_pool_sweep(pool, true, EXMAP_SWEEP_SOME,
@@ -452,10 +615,13 @@ static bool exmap_pool_refill_quick(struct exmap_pool *pool,
 	return !*refused && exmap_pool_grow(pool, iface->local, want, refused);
 }
 
-/* Fill it from anywhere. Drops the interface's lock and takes it again. */
+/*
+ * Fill it from anywhere. Drops the interface's lock and takes it again. If there
+ * is nothing, *waiting says whether there are pages that wait for a flush.
+ */
 static bool exmap_pool_search(struct exmap_pool *pool,
 			      struct exmap_interface *iface,
-			      unsigned int want, bool *refused)
+			      unsigned int want, bool *refused, bool *waiting)
 {
 	struct page *pages[EXMAP_STEAL_PAGES];
 	bool found = false, again;
@@ -467,13 +633,19 @@ static bool exmap_pool_search(struct exmap_pool *pool,
 	smp_mb__after_atomic();
 	do {
 		moves = atomic_long_read_acquire(&pool->moves);
+		*waiting = false;
 
 		mutex_unlock(&iface->lock);
-		nr = exmap_pool_steal(pool, iface, pages, ARRAY_SIZE(pages));
+		/* Those that are busy can wait while others are not */
+		nr = exmap_pool_steal(pool, iface, false, pages, ARRAY_SIZE(pages), waiting);
 		if (!nr)
+			nr = exmap_pool_steal(pool, iface, true, pages, ARRAY_SIZE(pages),
+					      waiting);
+		/* A flush takes less time than to look at all pages there are */
+		if (!nr && !*waiting)
 			nr = exmap_pool_sweep(pool, true, ULONG_MAX,
 					      pages, ARRAY_SIZE(pages));
-		if (!nr)
+		if (!nr && !*waiting)
 			nr = exmap_pool_sweep(pool, false, ULONG_MAX,
 					      pages, ARRAY_SIZE(pages));
 		cond_resched();
@@ -485,7 +657,7 @@ static bool exmap_pool_search(struct exmap_pool *pool,
 		if (again)
 			found = iface->local->nr ||
 				exmap_pool_refill_quick(pool, iface, want, refused);
-	} while (!found && again &&
+	} while (!found && again && !*waiting &&
 		 (atomic_read_acquire(&pool->transit) ||
 		  atomic_long_read(&pool->moves) != moves));
 	atomic_dec(&pool->searching);
@@ -502,7 +674,8 @@ static bool exmap_pool_search(struct exmap_pool *pool,
  * taken again where pages must come from other interfaces. No other lock of
  * the pool or of an interface is held.
  *
- * Return: 0 if there is at least one page in @iface->local. -ENOMEM if all
+ * Return: 0 if there is at least one page in @iface->local. -EAGAIN if there is
+ * none, but there are some in quarantine: the caller shall flush. -ENOMEM if all
  * pages of the pool are mapped, parked or in the hands of a call, or if the
  * page allocator or the memory cgroup refuses and no page was free elsewhere;
  * also if there was no memory for the bundle. -ENXIO if the pool is closed,
@@ -511,7 +684,7 @@ static bool exmap_pool_search(struct exmap_pool *pool,
 int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 		      unsigned long want)
 {
-	bool refused = false;
+	bool refused = false, waiting = false;
 
 	want = clamp(want, 16, EXMAP_BUNDLE_PAGES);
 	if (!READ_ONCE(pool->closed)) {
@@ -520,12 +693,14 @@ int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 		if (!iface->local)
 			return -ENOMEM;
 		if (exmap_pool_refill_quick(pool, iface, want, &refused) ||
-		    exmap_pool_search(pool, iface, want, &refused))
+		    exmap_pool_search(pool, iface, want, &refused, &waiting))
 			return 0;
 	}
 	if (READ_ONCE(pool->closed))
 		return -ENXIO;
-	return fatal_signal_pending(current) ? -EINTR : -ENOMEM;
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	return waiting ? -EAGAIN : -ENOMEM;
 }
 
 /**
@@ -547,58 +722,117 @@ bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *i
 }
 
 /**
- * exmap_pool_prepare_free() - Make sure that a FREE has a bundle to fill.
+ * exmap_pool_collect() - A bundle for the pages of a FREE.
+ * @pool: the pool
  * @iface: the interface
  *
  * Context: Process context, may sleep. @iface->lock is held.
- * Return: 0 if iface->spare is there and empty, and iface->local is there;
- * -ENOMEM.
+ * Return: iface->spare, which is empty; or, if the pool is deferred, the youngest
+ * bundle in quarantine, with the present epoch and room for at least one page. The caller adds pages, and calls exmap_pool_recycle(). NULL if
+ * there was no memory.
  */
-int exmap_pool_prepare_free(struct exmap_interface *iface)
+struct exmap_bundle *exmap_pool_collect(struct exmap_pool *pool,
+					struct exmap_interface *iface)
 {
-	if (!iface->local)
-		iface->local = exmap_bundle_alloc();
+	struct exmap_bundle *bundle = NULL;
+
+	if (pool->deferred) {
+		exmap_pool_reap(pool, iface);
+		if (!list_empty(&iface->quarantine))
+			bundle = list_last_entry(&iface->quarantine,
+						 struct exmap_bundle, list);
+		if (bundle && bundle->nr < EXMAP_BUNDLE_PAGES)
+			goto out;
+	}
 	if (!iface->spare)
 		iface->spare = exmap_bundle_alloc();
-	return iface->local && iface->spare ? 0 : -ENOMEM;
+	bundle = iface->spare;
+	if (bundle && pool->deferred) {
+		iface->spare = NULL;
+		list_add_tail(&bundle->list, &iface->quarantine);
+	}
+out:
+	/* Show the bundle before looking: pairs with exmap_pool_flush_begin() */
+	smp_mb();
+	if (bundle)
+		bundle->epoch = READ_ONCE(pool->epoch);
+	return bundle;
 }
 
 /**
- * exmap_pool_recycle() - Take back the pages that were collected in the spare.
+ * exmap_pool_recycle() - Take the pages that a FREE has collected.
  * @pool: the pool
- * @iface: the interface; iface->spare holds pages that were unmapped, with the
- *	references of their entries, and that no CPU can reach any more
+ * @iface: the interface. If the pool is not deferred, iface->spare holds pages
+ *	that were unmapped, with the references of their entries, and that no
+ *	CPU can reach any more.
  *
  * Pages that somebody else holds are parked, poisoned ones leave the pool; the
- * others are free from now on. The spare is empty afterwards.
+ * others are free from now on, or, if the pool is deferred, wait for a flush.
  *
- * Context: Process context, may sleep. @iface->lock is held, and a call to
- * exmap_pool_prepare_free() has succeeded under it.
+ * Context: Process context, may sleep. @iface->lock is held since the call to
+ * exmap_pool_collect().
  */
 void exmap_pool_recycle(struct exmap_pool *pool, struct exmap_interface *iface)
 {
-	struct exmap_bundle *spare = iface->spare;
-	unsigned int nr = 0;
-
-	for (unsigned int i = 0; i < spare->nr; i++) {
-		struct page *page = spare->pages[i];
-
-		if (likely(page_count(page) == 2 && !PageHWPoison(page)))
-			spare->pages[nr++] = page;
-		else if (PageHWPoison(page))
-			exmap_pool_release(pool, page);
-		else
-			exmap_pool_park(pool, page);
+	if (!pool->deferred) {
+		exmap_pool_sort(pool, iface->spare);
+		iface->spare = exmap_pool_merge(pool, iface, iface->spare);
 	}
+	exmap_pool_moved(pool);
+}
 
-	spare->nr = nr;
-	if (!iface->local->nr) {
-		swap(iface->local, iface->spare);
-		exmap_pool_moved(pool);
-	} else {
-		exmap_pool_add(pool, iface, spare->pages, nr);
-		spare->nr = 0;
+/**
+ * exmap_pool_flush_begin() - Begin to end the quarantine.
+ * @pool: a deferred pool
+ * @epoch: the epoch that the caller wants to see flushed
+ *
+ * Between this and exmap_pool_flush_end() the caller does the TLB flush.
+ *
+ * Context: Process context, may sleep. No lock of an interface is held.
+ * Return: false, and there must be no exmap_pool_flush_end(), if somebody else
+ * has flushed @epoch already.
+ */
+bool exmap_pool_flush_begin(struct exmap_pool *pool, u64 epoch)
+{
+	mutex_lock(&pool->flush_lock);
+	if (exmap_pool_is_flushed(pool, epoch)) {
+		mutex_unlock(&pool->flush_lock);
+		return false;
 	}
+	WRITE_ONCE(pool->epoch, pool->epoch + 1);
+	atomic_long_set(&pool->unflushed, 0);
+	/*
+	 * Who has the lock of an interface may be putting the old number into
+	 * page tables. Who takes it from now on sees the new one. So does who
+	 * begins to fill a quarantine that looks empty: pairs with
+	 * exmap_pool_collect().
+	 */
+	smp_mb();
+	for (unsigned int i = 0; i < pool->nr_interfaces; i++) {
+		struct exmap_interface *iface = &pool->interfaces[i];
+
+		if (list_empty(&iface->quarantine))
+			continue;
+		mutex_lock(&iface->lock);
+		mutex_unlock(&iface->lock);
+	}
+	return true;
+}
+
+/**
+ * exmap_pool_flush_end() - End the quarantine of what was freed before.
+ * @pool: the pool
+ *
+ * The interfaces get to know when they look for pages.
+ *
+ * Context: After exmap_pool_flush_begin().
+ */
+void exmap_pool_flush_end(struct exmap_pool *pool)
+{
+	/* Pairs with exmap_pool_is_flushed() */
+	smp_store_release(&pool->flushed, pool->epoch - 1);
+	mutex_unlock(&pool->flush_lock);
+	exmap_pool_moved(pool);
 }
 
 /**

@@ -51,21 +51,50 @@ static void put(struct pool_fixture *f, unsigned int iface, struct page **pages,
 	exmap_pool_put(&f->pool, &f->pool.interfaces[iface], pages, nr);
 }
 
-/* What FREE does with pages after it has unmapped and flushed them */
+/* What FREE does with pages after it has unmapped and, unless deferred, flushed */
 static void recycle(struct kunit *test, struct pool_fixture *f, unsigned int iface,
 		    struct page **pages, unsigned int nr)
 {
 	struct exmap_interface *i = &f->pool.interfaces[iface];
+	struct exmap_bundle *bundle;
 
 	mutex_lock(&i->lock);
-	KUNIT_EXPECT_EQ(test, exmap_pool_prepare_free(i), 0);
-	if (i->local && i->spare) {
-		memcpy(i->spare->pages, pages, nr * sizeof(*pages));
-		i->spare->nr = nr;
+	while (nr) {
+		unsigned int n = 0;
+
+		bundle = exmap_pool_collect(&f->pool, i);
+		KUNIT_EXPECT_NOT_NULL(test, bundle);
+		if (!bundle)
+			break;
+		n = min(nr, EXMAP_BUNDLE_PAGES - bundle->nr);
+		KUNIT_EXPECT_NE(test, n, 0);
+		if (!n)
+			break;
+		memcpy(bundle->pages + bundle->nr, pages, n * sizeof(*pages));
+		bundle->nr += n;
+		pages += n;
+		nr -= n;
 		exmap_pool_recycle(&f->pool, i);
-		KUNIT_EXPECT_EQ(test, i->spare->nr, 0);
 	}
+	KUNIT_EXPECT_TRUE(test, !i->spare || !i->spare->nr);
 	mutex_unlock(&i->lock);
+}
+
+static unsigned int full_bundles(struct pool_fixture *f)
+{
+	unsigned int nr = 0;
+
+	for (unsigned int i = 0; i < nr_node_ids; i++)
+		nr += list_count_nodes(&f->pool.nodes[i].full);
+	return nr;
+}
+
+static bool flush(struct pool_fixture *f, u64 epoch)
+{
+	if (!exmap_pool_flush_begin(&f->pool, epoch))
+		return false;
+	exmap_pool_flush_end(&f->pool);
+	return true;
 }
 
 static void pool_test_limit(struct kunit *test)
@@ -110,7 +139,7 @@ static void pool_test_steal(struct kunit *test)
 	put(f, 1, f->pages, 101);
 }
 
-/* More than a bundle: the full ones are for all */
+/* More than two bundles: the full ones are for all */
 static void pool_test_full_bundles(struct kunit *test)
 {
 	const unsigned int nr = 3 * EXMAP_BUNDLE_PAGES + 7;
@@ -118,11 +147,97 @@ static void pool_test_full_bundles(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, nr), nr);
 	put(f, 0, f->pages, nr);
-	KUNIT_EXPECT_EQ(test, list_count_nodes(&f->pool.full), 3);
+	KUNIT_EXPECT_EQ(test, full_bundles(f), 2);
 	KUNIT_EXPECT_EQ(test, f->pool.interfaces[0].local->nr, 7);
+	KUNIT_ASSERT_NOT_NULL(test, f->pool.interfaces[0].backup);
+	KUNIT_EXPECT_EQ(test, f->pool.interfaces[0].backup->nr, EXMAP_BUNDLE_PAGES);
 	KUNIT_EXPECT_EQ(test, get(f, 2, f->pages, MAX_PAGES), nr);
-	KUNIT_EXPECT_TRUE(test, list_empty(&f->pool.full));
+	KUNIT_EXPECT_EQ(test, full_bundles(f), 0);
 	put(f, 2, f->pages, nr);
+}
+
+/* A bundle more or less, in turns, does not touch what interfaces share */
+static void pool_test_backup(struct kunit *test)
+{
+	const unsigned int nr = 2 * EXMAP_BUNDLE_PAGES;
+	struct pool_fixture *f = make_pool(test, nr);
+
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, nr), nr);
+	recycle(test, f, 0, f->pages, 300);
+	for (int i = 0; i < 3; i++) {
+		recycle(test, f, 0, f->pages + 300, EXMAP_BUNDLE_PAGES);
+		KUNIT_EXPECT_EQ(test, full_bundles(f), 0);
+		KUNIT_EXPECT_EQ(test, get(f, 0, f->pages + 300, EXMAP_BUNDLE_PAGES),
+				EXMAP_BUNDLE_PAGES);
+	}
+	put(f, 0, f->pages + 300, nr - 300);
+}
+
+static int refill(struct pool_fixture *f, unsigned int iface)
+{
+	struct exmap_interface *i = &f->pool.interfaces[iface];
+	int err;
+
+	mutex_lock(&i->lock);
+	err = i->local && i->local->nr ? 0 : exmap_pool_refill(&f->pool, i, 1);
+	mutex_unlock(&i->lock);
+	return err;
+}
+
+/* Whose pages they are does not matter: one flush frees those of all */
+static void pool_test_quarantine(struct kunit *test)
+{
+	const unsigned int nr = 2 * EXMAP_BUNDLE_PAGES;
+	struct pool_fixture *f = make_pool(test, nr);
+	u64 epoch;
+
+	exmap_pool_defer(&f->pool, 0);
+	KUNIT_EXPECT_EQ(test, f->pool.high_water, nr / 16);
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, nr), nr);
+	KUNIT_EXPECT_EQ(test, refill(f, 3), -ENOMEM);
+
+	recycle(test, f, 0, f->pages, 10);
+	recycle(test, f, 1, f->pages + 10, nr - 10);
+	KUNIT_EXPECT_EQ(test, refill(f, 0), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, refill(f, 1), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, refill(f, 3), -EAGAIN);
+	/* Those that were held are parked when they come out */
+	get_page(f->pages[3]);
+	get_page(f->pages[500]);
+
+	epoch = f->pool.epoch;
+	KUNIT_EXPECT_TRUE(test, flush(f, epoch));
+	KUNIT_EXPECT_FALSE(test, flush(f, epoch));
+	KUNIT_EXPECT_EQ(test, f->pool.epoch, epoch + 1);
+	KUNIT_EXPECT_EQ(test, f->pool.nr_parked, 0);
+	KUNIT_EXPECT_EQ(test, get(f, 3, f->pages + nr, MAX_PAGES - nr), nr - 2);
+	KUNIT_EXPECT_EQ(test, f->pool.nr_parked, 2);
+	put_page(f->pages[3]);
+	put_page(f->pages[500]);
+	KUNIT_EXPECT_EQ(test, get(f, 2, f->pages + 2 * nr - 2, 2), 2);
+	put(f, 3, f->pages + nr, nr);
+}
+
+/* A flush covers what was freed before it began, and nothing else */
+static void pool_test_epochs(struct kunit *test)
+{
+	struct pool_fixture *f = make_pool(test, 4);
+	u64 epoch;
+
+	exmap_pool_defer(&f->pool, 100);
+	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, 4), 4);
+	recycle(test, f, 0, f->pages, 1);
+	epoch = f->pool.epoch;
+	KUNIT_ASSERT_TRUE(test, exmap_pool_flush_begin(&f->pool, epoch));
+	recycle(test, f, 1, f->pages + 1, 3);
+	KUNIT_EXPECT_EQ(test, refill(f, 0), -EAGAIN);
+	exmap_pool_flush_end(&f->pool);
+
+	KUNIT_EXPECT_EQ(test, get(f, 2, f->pages, 4), 1);
+	KUNIT_EXPECT_EQ(test, refill(f, 1), -EAGAIN);
+	KUNIT_EXPECT_TRUE(test, flush(f, f->pool.epoch));
+	KUNIT_EXPECT_EQ(test, get(f, 1, f->pages + 1, 4), 3);
+	put(f, 0, f->pages, 4);
 }
 
 static void pool_test_recycle(struct kunit *test)
@@ -291,6 +406,9 @@ static struct kunit_case pool_test_cases[] = {
 	KUNIT_CASE(pool_test_fresh_pages_are_zero),
 	KUNIT_CASE(pool_test_steal),
 	KUNIT_CASE(pool_test_full_bundles),
+	KUNIT_CASE(pool_test_backup),
+	KUNIT_CASE(pool_test_quarantine),
+	KUNIT_CASE(pool_test_epochs),
 	KUNIT_CASE(pool_test_recycle),
 	KUNIT_CASE(pool_test_parked),
 	KUNIT_CASE(pool_test_lost),

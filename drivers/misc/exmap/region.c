@@ -45,9 +45,13 @@ static void exmap_region_close(struct vm_area_struct *vma)
 		return;
 
 	/* No call is at work in the region: nobody finds the VMA any more */
+	WRITE_ONCE(exmap->vma, NULL);
 	mutex_lock(&exmap->lock);
 	WRITE_ONCE(exmap->state, EXMAP_GONE);
 	if (exmap->ready) {
+		/* What was unmapped with the VMA has been flushed, but not this */
+		if (exmap->pool.deferred)
+			vma_batch_flush(vma);
 		exmap_pool_close(&exmap->pool);
 		exmap_unaccount(exmap);
 	}
@@ -124,10 +128,19 @@ struct vm_area_struct *exmap_region_lock(struct exmap *exmap, bool *mmap_locked)
 	if (smp_load_acquire(&exmap->state) != EXMAP_MAPPED)
 		return ERR_PTR(-ENXIO);
 
-	/* By now another VMA may be at this address: look at what was locked */
+	/* In all cases another VMA may be there by now: look at what was locked */
+	vma = lock_vma_cached(exmap->mm, &exmap->vma);
+	if (likely(vma && exmap_region_is(exmap, vma))) {
+		*mmap_locked = false;
+		return vma;
+	}
+	if (vma)
+		vma_end_read(vma);
+
 	vma = lock_vma_under_rcu(exmap->mm, exmap->start);
 	if (vma) {
 		if (exmap_region_is(exmap, vma)) {
+			WRITE_ONCE(exmap->vma, vma);
 			*mmap_locked = false;
 			return vma;
 		}
@@ -158,4 +171,44 @@ void exmap_region_unlock(struct exmap *exmap, struct vm_area_struct *vma,
 		mmap_read_unlock(exmap->mm);
 	else
 		vma_end_read(vma);
+}
+
+/**
+ * exmap_region_flush() - Do the TLB flush that frees wait for.
+ * @exmap: the exmap, with deferred flushes
+ * @vma: the region, locked
+ * @epoch: the epoch of exmap->pool that the caller wants to see flushed
+ *
+ * Context: Process context, may sleep. No lock of an interface is held.
+ */
+void exmap_region_flush(struct exmap *exmap, struct vm_area_struct *vma, u64 epoch)
+{
+	if (!exmap_pool_flush_begin(&exmap->pool, epoch))
+		return;
+	vma_batch_flush(vma);
+	exmap_pool_flush_end(&exmap->pool);
+}
+
+/**
+ * exmap_flush() - The same, with nothing locked.
+ * @exmap: the exmap, of the current process and set up
+ *
+ * Everything that was freed before is flushed when it returns; without deferred
+ * flushes it is anyway.
+ *
+ * Context: Process context, may sleep.
+ * Return: 0, or the error of exmap_region_lock().
+ */
+int exmap_flush(struct exmap *exmap)
+{
+	struct vm_area_struct *vma;
+	bool mmap_locked;
+
+	vma = exmap_region_lock(exmap, &mmap_locked);
+	if (IS_ERR(vma))
+		return PTR_ERR(vma);
+	if (exmap->pool.deferred)
+		exmap_region_flush(exmap, vma, READ_ONCE(exmap->pool.epoch));
+	exmap_region_unlock(exmap, vma, mmap_locked);
+	return 0;
 }

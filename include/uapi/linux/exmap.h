@@ -89,9 +89,61 @@ struct exmap_ioctl_stats {
 	__u32:32;
 };
 
+enum exmap_setup_flags {
+	EXMAP_SETUP_DEFERRED	= 1,	/* one TLB shootdown serves many FREEs */
+};
+
+struct exmap_setup2 {
+	__u32 size;		/* of this struct, as the program knows it */
+	__u32 max_interfaces;
+	__u64 flags;		/* enum exmap_setup_flags */
+	__u64 buffer_size;	/* pages */
+	__u64 quarantine;	/* pages that may wait for it, 0: a default */
+	__s32 fd;
+	__u32 reserved;		/* 0 */
+};
+
+#define EXMAP_SETUP2_SIZE_VER0		40
+
+enum exmap_vec_flags {
+	EXMAP_VEC_ZERO		 = 1,	/* ALLOC: pages filled with zeroes */
+	EXMAP_VEC_ALL_OR_NOTHING = 2,	/* ALLOC: on failure as it was */
+};
+
+/* A vector with an opcode of its own, and what came of it */
+struct exmap_vec {
+	__u64 page;
+	__u16 len;		/* pages */
+	__u16 flags;		/* enum exmap_vec_flags */
+	__u8 opcode;		/* enum exmap_opcode */
+	__u8 order;		/* 0 */
+	__u16 node;		/* 0 */
+};
+
+struct exmap_result {
+	__s32 res;
+	__u32 pages;
+};
+
+struct exmap_vectors {
+	__u32 size;		/* of this struct, as the program knows it */
+	__u32 flags;		/* 0 */
+	__u32 interface;
+	__u32 nr;		/* length of both arrays */
+	__u64 vecs;		/* pointer to struct exmap_vec */
+	__u64 results;		/* pointer to struct exmap_result */
+};
+
+#define EXMAP_VECTORS_SIZE_VER0		32
+#define EXMAP_VECTORS_MAX		4096	/* vectors in a call */
+#define EXMAP_VEC_ALL_OR_NOTHING_MAX	512	/* pages in such a vector */
+
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
 #define EXMAP_IOCTL_ACTION	_IOC(_IOC_WRITE, 'k', 2, sizeof(struct exmap_action_params))
 #define EXMAP_IOCTL_CLONE	_IOC(_IOC_WRITE, 'k', 3, sizeof(int))
 #define EXMAP_IOCTL_STATS	_IOC(_IOC_WRITE, 'k', 4, sizeof(struct exmap_ioctl_stats))
+#define EXMAP_IOCTL_SETUP2	_IO('k', 5)
+#define EXMAP_IOCTL_FLUSH	_IO('k', 6)
+#define EXMAP_IOCTL_VECTORS	_IO('k', 7)
 
 #endif

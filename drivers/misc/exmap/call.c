@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Calls: pages into the region and out of it, many vectors at a time
+ *
+ * A call has the region and one interface locked from begin to end, and puts
+ * pages of that interface's bundles into the region, or collects in a bundle
+ * what it takes out. What it took out it may use again itself, once flushed.
+ */
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+
+#include "exmap.h"
+
+/* Give the cursor the stack that goes with what the call is about to do */
+static void exmap_call_load(struct exmap_call *call)
+{
+	struct exmap_bundle *bundle = call->freeing ? call->into : call->iface->local;
+
+	call->vb.pages = bundle ? bundle->pages : NULL;
+	call->vb.nr = bundle ? bundle->nr : 0;
+}
+
+/* Tell the bundle what has become of its pages */
+static void exmap_call_store(struct exmap_call *call)
+{
+	struct exmap_bundle *bundle = call->freeing ? call->into : call->iface->local;
+
+	if (bundle)
+		bundle->nr = call->vb.nr;
+}
+
+/*
+ * End the batch, and let the pool have what was freed so far. The stack is to be
+ * loaded again afterwards.
+ */
+static void exmap_call_settle(struct exmap_call *call)
+{
+	vma_batch_end(&call->vb);
+	exmap_call_store(call);
+	if (call->into) {
+		exmap_pool_recycle(&call->exmap->pool, call->iface);
+		call->into = NULL;
+	}
+}
+
+/**
+ * exmap_call_begin() - Begin to change what is mapped.
+ * @call: the call, uninitialised memory
+ * @exmap: the exmap, of the current process and set up
+ * @iface: the interface whose pages are used
+ *
+ * Context: Process context, may sleep. No locks are held; until
+ * exmap_call_end(), the region and the interface are locked and, between two of
+ * the functions below, possibly a page table: no sleeping, no touching of user
+ * memory.
+ *
+ * Return: 0, -ENXIO if there is no region, -EINTR if a fatal signal came.
+ */
+int exmap_call_begin(struct exmap_call *call, struct exmap *exmap,
+		     struct exmap_interface *iface)
+{
+	call->vma = exmap_region_lock(exmap, &call->mmap_locked);
+	if (IS_ERR(call->vma))
+		return PTR_ERR(call->vma);
+	call->exmap = exmap;
+	call->iface = iface;
+	call->into = NULL;
+	call->freed = 0;
+	call->freeing = false;
+	call->nomem = false;
+	mutex_lock(&iface->lock);
+	vma_batch_begin(&call->vb, call->vma, NULL, 0, EXMAP_BUNDLE_PAGES);
+	call->vb.deferred = exmap->pool.deferred;
+	call->vb.flushed = &exmap->pool.flushed;
+	exmap_call_load(call);
+	return 0;
+}
+
+/**
+ * exmap_call_end() - End what exmap_call_begin() began.
+ * @call: the call
+ *
+ * Unless flushes are deferred, no CPU can reach the pages that were freed when
+ * this returns.
+ *
+ * Context: Process context, may sleep.
+ */
+void exmap_call_end(struct exmap_call *call)
+{
+	struct exmap_pool *pool = &call->exmap->pool;
+	u64 epoch = 0;
+
+	exmap_call_settle(call);
+	if (pool->deferred && call->freed &&
+	    atomic_long_add_return(call->freed, &pool->unflushed) >= pool->high_water)
+		epoch = READ_ONCE(pool->epoch);
+	mutex_unlock(&call->iface->lock);
+	/* The one who frees pays, so that who misses a page need not wait */
+	if (epoch)
+		exmap_region_flush(call->exmap, call->vma, epoch);
+	exmap_region_unlock(call->exmap, call->vma, call->mmap_locked);
+}
+
+/**
+ * exmap_call_set_freeing() - Prepare to take pages out, or to put some in.
+ * @call: the call, which is set for the opposite; it begins with putting in
+ * @freeing: what is to come
+ *
+ * Context: Process context, may sleep.
+ * Return: 0, or -ENOMEM if there was no memory for a bundle; then nothing has
+ * changed.
+ */
+int exmap_call_set_freeing(struct exmap_call *call, bool freeing)
+{
+	struct exmap_pool *pool = &call->exmap->pool;
+
+	exmap_call_store(call);
+	if (freeing && !call->into) {
+		/* May sleep, and the cursor may hold a lock */
+		vma_batch_end(&call->vb);
+		call->into = exmap_pool_collect(pool, call->iface);
+		if (!call->into)
+			return -ENOMEM;
+		call->vb.stamp = call->into->epoch;
+	}
+	/* It is worth asking for pages again */
+	if (freeing)
+		call->nomem = false;
+	call->freeing = freeing;
+	exmap_call_load(call);
+	return 0;
+}
+
+/* Have all flushed that waits for it. Drops the interface's lock. */
+static int exmap_call_flush(struct exmap_call *call, u64 epoch)
+{
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	mutex_unlock(&call->iface->lock);
+	exmap_region_flush(call->exmap, call->vma, epoch);
+	mutex_lock(&call->iface->lock);
+	return 0;
+}
+
+/**
+ * exmap_call_resume() - Remove what has stopped vma_batch_map().
+ * @call: the call, set for putting pages in; its cursor says what it was
+ * @want: how many more pages the caller could use, at least 1
+ *
+ * Context: Process context, may sleep; drops the interface's lock at times.
+ *
+ * Return: 0 if it makes sense to go on; -ENOMEM if there are no more pages, or
+ * there was no memory for a page table; -EINTR if a fatal signal is pending.
+ */
+int exmap_call_resume(struct exmap_call *call, unsigned long want)
+{
+	struct exmap_pool *pool = &call->exmap->pool;
+	const bool freed = call->into && call->into->nr;
+	/* Before the look at what waits for a flush: so that it is not younger */
+	const u64 epoch = READ_ONCE(pool->epoch);
+	int err = 0;
+
+	exmap_call_settle(call);
+	switch (call->vb.stop) {
+	case VMA_BATCH_NOMEM:
+		err = -ENOMEM;
+		break;
+	case VMA_BATCH_POISONED:
+		exmap_pool_drop_poisoned(pool, call->iface);
+		break;
+	case VMA_BATCH_UNFLUSHED:
+		err = exmap_call_flush(call, epoch);
+		break;
+	case VMA_BATCH_EMPTY:
+		/* What this very call has freed may be all it takes */
+		if (freed && call->iface->local && call->iface->local->nr)
+			break;
+		/* Having had none, do not search for every vector again */
+		err = call->nomem ? -ENOMEM : exmap_pool_refill(pool, call->iface, want);
+		if (err == -EAGAIN)
+			err = exmap_call_flush(call, epoch);
+		call->nomem |= err == -ENOMEM;
+		break;
+	}
+	exmap_call_load(call);
+	return err;
+}
+
+/**
+ * exmap_call_alloc_more() - Put pages into a range for which some are missing.
+ * @call: the call, set for putting pages in
+ * @slot: first slot of the range
+ * @nr: number of slots, all inside the region
+ * @done: slots of the range that vma_batch_map() has done before it stopped;
+ *	counted up
+ * @changed: counts the slots that got a page
+ *
+ * Context: Process context, may sleep; drops the interface's lock at times.
+ * Return: 0 if all slots have a page, or the error of exmap_call_resume().
+ */
+int exmap_call_alloc_more(struct exmap_call *call, unsigned long slot,
+			  unsigned long nr, unsigned long *done,
+			  unsigned long *changed)
+{
+	const unsigned long start = call->exmap->start + (slot << PAGE_SHIFT);
+
+	do {
+		unsigned int before;
+		int err;
+
+		err = exmap_call_resume(call, nr - *done);
+		if (err)
+			return err;
+		before = call->vb.nr;
+		*done += vma_batch_map(&call->vb, start + (*done << PAGE_SHIFT),
+				       nr - *done);
+		*changed += before - call->vb.nr;
+	} while (*done < nr);
+	return 0;
+}
+
+/**
+ * exmap_call_free_more() - Go on taking pages out, having run out of room.
+ * @call: the call, set for taking pages out
+ * @slot: first slot of the range
+ * @nr: number of slots, all inside the region
+ * @changed: counts the slots that had a page
+ *
+ * Context: Process context, may sleep.
+ * Return: 0 if all slots are empty now, or -ENOMEM.
+ */
+int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
+			 unsigned long nr, unsigned long *changed)
+{
+	unsigned long addr = call->exmap->start + (slot << PAGE_SHIFT);
+
+	for (;;) {
+		unsigned int before;
+		unsigned long done;
+		int err;
+
+		exmap_call_settle(call);
+		err = exmap_call_set_freeing(call, true);
+		if (err)
+			return err;
+		before = call->vb.nr;
+		done = vma_batch_unmap(&call->vb, addr, nr);
+		*changed += call->vb.nr - before;
+		call->freed += call->vb.nr - before;
+		addr += done << PAGE_SHIFT;
+		nr -= done;
+		if (!nr)
+			return 0;
+	}
+}

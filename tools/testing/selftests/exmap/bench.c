@@ -1,0 +1,1177 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What it costs to put a page somewhere and to take it away again: with exmap,
+ * and with what else Linux has for that. Not a test; make bench runs it.
+ *
+ * Every thread has a CPU, an open file and an interface of its own, and a part
+ * of the region: every n-th page of it, so that the threads share all page
+ * tables. All addresses are chosen before the clock starts. What is timed is
+ * what a program must do: fill in the vectors, call, look at the results.
+ *
+ * In a virtual machine whose clock counts instructions (QEMU's -icount shift=0,
+ * one CPU), ns are instructions.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/exmap.h>
+#include <linux/userfaultfd.h>
+
+#include "kselftest.h"
+
+#define DEVICE		"/dev/exmap"
+#define PG		4096UL
+#define MAX_BATCH	EXMAP_USER_INTERFACE_PAGES
+
+/* Pages in one vector of an interface */
+#define LONGEST		(EXMAP_PAGE_MAX_PAGES - 1)
+
+struct worker;
+
+/* Put pages into @nr vectors, or take them out: how many pages changed */
+typedef unsigned long (*batch_fn)(struct worker *w, const __u64 *slots, unsigned int nr);
+
+/**
+ * struct method - a way to place pages
+ * @name: for --what
+ * @flags: what it needs
+ * @place: put pages there
+ * @loop: the timed loop, from round @first on
+ */
+struct method {
+	const char *name;
+	unsigned int flags;
+	batch_fn place;
+	void (*loop)(struct worker *w, unsigned long first, unsigned long rounds);
+};
+
+#define DEV		1	/* an exmap */
+#define DEFERRED	2	/* one whose FREE does not flush */
+#define VECTORS		4	/* the call with an opcode in each vector */
+#define ZERO		8	/* pages are cleared */
+#define NO_PAGES	16	/* only calls */
+#define CONTIGUOUS	32	/* makes sense for neighbouring pages only */
+#define UFFD		64
+
+/*
+ * Slots are numbers of pages of the region. A round takes its vectors from
+ * @in, where pages are put, and from @out, where they are taken away: the same
+ * ones, or with --churn earlier ones.
+ */
+struct worker {
+	pthread_t thread;
+	unsigned int index;
+	int cpu;
+	int fd;
+	struct exmap_iov *iov;
+	struct exmap_action_params alloc;
+	struct exmap_action_params free;
+	struct exmap_vectors call;
+	struct exmap_vec vecs[2 * MAX_BATCH];
+	struct exmap_result results[2 * MAX_BATCH];
+	struct iovec range[MAX_BATCH];
+
+	char *region;
+	unsigned int nr;	/* vectors in a batch */
+	unsigned int len;	/* pages in a vector */
+	__u64 *in;
+	__u64 *out;
+	__u64 *resident;	/* with --churn, before the first round */
+	unsigned long nr_resident;
+	unsigned long changed;
+	__u64 random;
+};
+
+static struct {
+	const struct method *method;
+	unsigned int threads;
+	unsigned int batch;
+	bool contiguous;
+	bool churn;
+	bool zipf;
+	bool touch;
+	bool csv;
+	bool header;
+	unsigned long region;	/* pages */
+	unsigned long pool;	/* pages */
+	unsigned long full;	/* percent */
+	unsigned long quarantine;
+	unsigned long warm;	/* rounds of a thread, not timed */
+	unsigned long rounds;	/* rounds of a thread, timed */
+} opt = {
+	.threads = 1,
+	.batch = 64,
+	.header = true,
+	.region = (1UL << 30) / PG,
+	.pool = 16384,
+	.full = 95,
+};
+
+static struct worker *workers[CPU_SETSIZE];
+static char *region;
+static int device = -1, pidfd = -1, uffd = -1;
+
+static void __noreturn __printf(1, 2) die(const char *format, ...)
+{
+	va_list args;
+
+	fprintf(stderr, "bench: ");
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fprintf(stderr, "\n");
+	exit(1);
+}
+
+static __u64 next_random(__u64 *state)
+{
+	__u64 x = *state;
+
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	*state = x;
+	return x;
+}
+
+static void *allocate(size_t count, size_t size)
+{
+	void *p = calloc(count ? count : 1, size);
+
+	if (!p)
+		die("no memory");
+	return p;
+}
+
+/* What a call of exmap returned, if not 0 */
+static void __noreturn call_failed(int ret)
+{
+	if (ret < 0)
+		die("%s: %s", opt.method->name, strerror(errno));
+	die("%s: %d vectors of a call failed", opt.method->name, ret);
+}
+
+/* --------------------------------------------------------------- the ways */
+
+static __always_inline unsigned long action(struct worker *w, const __u64 *slots,
+					    unsigned int nr,
+					    struct exmap_action_params *params)
+{
+	const struct exmap_iov len = { .len = w->len };
+	unsigned long changed = 0;
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < nr; i++)
+		w->iov[i].value = len.value | slots[i];
+	params->iov_len = nr;
+	ret = ioctl(w->fd, EXMAP_IOCTL_ACTION, params);
+	if (ret)
+		call_failed(ret);
+	for (i = 0; i < nr; i++)
+		changed += w->iov[i].pages;
+	return changed;
+}
+
+static unsigned long action_alloc(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	return action(w, slots, nr, &w->alloc);
+}
+
+static unsigned long action_free(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	return action(w, slots, nr, &w->free);
+}
+
+/* One call: FREE of @nr_out vectors, then ALLOC of @nr_in */
+static __always_inline unsigned long exchange(struct worker *w, const __u64 *out,
+					      unsigned int nr_out, const __u64 *in,
+					      unsigned int nr_in, __u16 flags)
+{
+	struct exmap_vec *vec = w->vecs;
+	unsigned long changed = 0;
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < nr_out; i++)
+		*vec++ = (struct exmap_vec) {
+			.page = out[i], .len = w->len, .opcode = EXMAP_OP_FREE,
+		};
+	for (i = 0; i < nr_in; i++)
+		*vec++ = (struct exmap_vec) {
+			.page = in[i], .len = w->len, .opcode = EXMAP_OP_ALLOC,
+			.flags = flags,
+		};
+	w->call.nr = nr_out + nr_in;
+	ret = ioctl(w->fd, EXMAP_IOCTL_VECTORS, &w->call);
+	if (ret)
+		call_failed(ret);
+	for (i = 0; i < nr_out + nr_in; i++)
+		changed += w->results[i].pages;
+	return changed;
+}
+
+static unsigned long vectors_alloc(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	return exchange(w, NULL, 0, slots, nr, 0);
+}
+
+static __always_inline char *address(struct worker *w, __u64 slot)
+{
+	return w->region + slot * PG;
+}
+
+static __always_inline void touch_page(char *page)
+{
+	__atomic_store_n((__u64 *)page, 1, __ATOMIC_RELAXED);
+}
+
+static __always_inline void touch(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	unsigned int i, page;
+
+	for (i = 0; i < nr; i++)
+		for (page = 0; page < w->len; page++)
+			touch_page(address(w, slots[i] + page));
+}
+
+static unsigned long fault(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	touch(w, slots, nr);
+	return (unsigned long)nr * w->len;
+}
+
+static unsigned long each_madvise(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		if (madvise(address(w, slots[i]), w->len * PG, MADV_DONTNEED))
+			die("MADV_DONTNEED: %s", strerror(errno));
+	return (unsigned long)nr * w->len;
+}
+
+static unsigned long one_process_madvise(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	ssize_t ret;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		w->range[i] = (struct iovec) {
+			.iov_base = address(w, slots[i]), .iov_len = w->len * PG,
+		};
+	ret = syscall(SYS_process_madvise, pidfd, w->range, nr, MADV_DONTNEED, 0);
+	if (ret < 0)
+		die("process_madvise: %s", strerror(errno));
+	return ret / PG;
+}
+
+static unsigned long populate(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		if (madvise(address(w, slots[i]), w->len * PG, MADV_POPULATE_WRITE))
+			die("MADV_POPULATE_WRITE: %s", strerror(errno));
+	return (unsigned long)nr * w->len;
+}
+
+/* UFFDIO_ZEROPAGE is no peer: it maps the page of zeroes that all share */
+static unsigned long uffd_copy(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	static char source[MAX_BATCH * PG];
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		struct uffdio_copy copy = {
+			.dst = (unsigned long)address(w, slots[i]),
+			.src = (unsigned long)source,
+			.len = w->len * PG,
+		};
+
+		if (ioctl(uffd, UFFDIO_COPY, &copy))
+			die("UFFDIO_COPY: %s", strerror(errno));
+	}
+	return (unsigned long)nr * w->len;
+}
+
+static unsigned long empty_ioctl(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	unsigned int i;
+
+	(void)slots;
+	for (i = 0; i < nr; i++)
+		if (ioctl(w->fd, _IO('k', 0xff), 0) != -1)
+			die("an ioctl that should not exist does");
+	return nr;
+}
+
+static unsigned long nothing(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	(void)w;
+	(void)slots;
+	return nr;
+}
+
+/* -------------------------------------------------------- the timed loops */
+
+static __always_inline void two_calls(struct worker *w, unsigned long first,
+				      unsigned long rounds, batch_fn place, batch_fn evict)
+{
+	const unsigned int nr = w->nr;
+	const __u64 *in = w->in + first * nr, *out = w->out + first * nr;
+	unsigned long changed = 0;
+
+	for (; rounds; rounds--, in += nr, out += nr) {
+		if (opt.churn)
+			changed += evict(w, out, nr);
+		changed += place(w, in, nr);
+		if (opt.touch)
+			touch(w, in, nr);
+		if (!opt.churn)
+			changed += evict(w, in, nr);
+	}
+	w->changed += changed;
+}
+
+static __always_inline void one_call(struct worker *w, unsigned long first,
+				     unsigned long rounds, __u16 flags)
+{
+	const unsigned int nr = w->nr;
+	const __u64 *in = w->in + first * nr, *out = w->out + first * nr;
+	const __u64 *last = NULL;
+	unsigned long changed = 0;
+
+	for (; rounds; rounds--, in += nr, out += nr) {
+		if (opt.churn)
+			last = out;
+		changed += exchange(w, last, last ? nr : 0, in, nr, flags);
+		if (opt.touch)
+			touch(w, in, nr);
+		last = in;
+	}
+	if (!opt.churn)
+		changed += exchange(w, last, nr, NULL, 0, 0);
+	w->changed += changed;
+}
+
+static void action_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	two_calls(w, first, rounds, action_alloc, action_free);
+}
+
+static void vectors_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	one_call(w, first, rounds, 0);
+}
+
+static void zero_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	one_call(w, first, rounds, EXMAP_VEC_ZERO);
+}
+
+static void madvise_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	two_calls(w, first, rounds, fault, each_madvise);
+}
+
+static void process_madvise_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	two_calls(w, first, rounds, fault, one_process_madvise);
+}
+
+static void populate_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	two_calls(w, first, rounds, populate, each_madvise);
+}
+
+static void uffd_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	two_calls(w, first, rounds, uffd_copy, one_process_madvise);
+}
+
+static void empty_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	two_calls(w, first, rounds, empty_ioctl, nothing);
+}
+
+static const struct method methods[] = {
+	{ "exmap", DEV, action_alloc, action_loop },
+	{ "exmap-deferred", DEV | DEFERRED, action_alloc, action_loop },
+	{ "exmap-vectors", DEV | VECTORS, vectors_alloc, vectors_loop },
+	{ "exmap-vectors-deferred", DEV | VECTORS | DEFERRED, vectors_alloc, vectors_loop },
+	{ "exmap-zero", DEV | VECTORS | ZERO, vectors_alloc, zero_loop },
+	{ "fault+madvise", ZERO, fault, madvise_loop },
+	{ "fault+process_madvise", ZERO, fault, process_madvise_loop },
+	{ "populate+dontneed", ZERO | CONTIGUOUS, populate, populate_loop },
+	{ "uffd", ZERO | UFFD, uffd_copy, uffd_loop },
+	{ "empty-ioctl", NO_PAGES, empty_ioctl, empty_loop },
+};
+
+/* ------------------------------------------------------------- the result */
+
+struct counters {
+	long tlb_interrupts;
+	long remote_flushes;
+	long full_flushes;
+	long page_flushes;
+};
+
+/* The file without stdio, which could map and unmap memory */
+static const char *read_file(const char *path)
+{
+	static char text[256 * 1024];
+	size_t length = 0;
+	ssize_t ret = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		die("cannot open %s: %s", path, strerror(errno));
+	while (length < sizeof(text) - 1) {
+		ret = read(fd, text + length, sizeof(text) - 1 - length);
+		if (ret <= 0)
+			break;
+		length += ret;
+	}
+	if (ret)
+		die("cannot read %s, or not all of it", path);
+	close(fd);
+	text[length] = '\0';
+	return text;
+}
+
+/* The sum of the numbers that follow @key at the start of a line, or -1 */
+static long sum_of_line(const char *text, const char *key)
+{
+	const char *line = text;
+	long sum = 0, value;
+	char *end;
+
+	for (;;) {
+		line += strspn(line, " ");
+		if (!strncmp(line, key, strlen(key)))
+			break;
+		line = strchr(line, '\n');
+		if (!line)
+			return -1;
+		line++;
+	}
+	line += strlen(key);
+	for (;;) {
+		line += strspn(line, " ");
+		value = strtol(line, &end, 10);
+		if (*line == '\n' || end == line)
+			return sum;
+		sum += value;
+		line = end;
+	}
+}
+
+static void read_counters(struct counters *c)
+{
+	const char *text = read_file("/proc/interrupts");
+
+	c->tlb_interrupts = sum_of_line(text, "TLB:");
+	/* All but the first with CONFIG_DEBUG_TLBFLUSH only */
+	text = read_file("/proc/vmstat");
+	c->remote_flushes = sum_of_line(text, "nr_tlb_remote_flush ");
+	c->full_flushes = sum_of_line(text, "nr_tlb_local_flush_all ");
+	c->page_flushes = sum_of_line(text, "nr_tlb_local_flush_one ");
+}
+
+/*
+ * Tell scripts/plugin/exmap-trace.c where the timed part begins and ends: an
+ * instruction that does nothing, with a number that nobody else uses.
+ */
+#if defined(__x86_64__)
+#define TRACE(WHAT)	asm volatile(".byte 0x0f, 0x1f, 0x80; .long " WHAT ::: "memory")
+#else
+#define TRACE(WHAT)	do { } while (0)
+#endif
+#define TRACE_START()	TRACE("0x45584d31")
+#define TRACE_STOP()	TRACE("0x45584d30")
+
+static __u64 now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ULL + t.tv_nsec;
+}
+
+/*
+ * In the first seconds after boot, the clock ticks a few hundred times a second
+ * only. Wait without sleeping: a clock that counts instructions jumps then.
+ */
+static void wait_for_fine_clock(void)
+{
+	const __u64 start = now();
+	unsigned int i, fine;
+	__u64 step, before;
+
+	do {
+		for (i = fine = 0; i < 1000; i++) {
+			before = now();
+			step = now() - before;
+			fine += step > 0 && step < 1000;
+		}
+		if (fine > 900)
+			return;
+	} while (now() - start < 30000000000ULL);
+	die("the clock is too coarse, even half a minute after the start");
+}
+
+#define COLUMNS	18
+
+static void print_row(const char *const *cell)
+{
+	/* Wide enough for the names; 0: CSV only */
+	static const int width[COLUMNS] = {
+		-22, 7, 5, 10, 8, 8, 7, 0, 0, 9, 0, 9, 8, 10, 11, 8, 7, 8,
+	};
+	unsigned int i;
+
+	for (i = 0; i < COLUMNS; i++)
+		if (opt.csv)
+			printf("%s%s", i ? "," : "", cell[i]);
+		else if (width[i])
+			printf("%s%*s", i ? " " : "", width[i], cell[i]);
+	printf("\n");
+}
+
+/* @c: what was counted in the timed part, NULL if the case cannot be run */
+static void report(const struct counters *c, __u64 ns)
+{
+	static const char *const csv_header[COLUMNS] = {
+		"what", "threads", "batch", "pattern", "churn", "region", "pool",
+		"touch", "rounds", "pages", "ns", "ns_page", "tlb_irqs",
+		"irqs_page", "irqs_page_cpu", "remote_flushes", "full_flushes",
+		"page_flushes",
+	};
+	static const char *const header[COLUMNS] = {
+		"what", "threads", "batch", "pattern", "churn", "region", "pool",
+		"touch", "rounds", "pages", "ns", "ns/page", "TLB irqs",
+		"irqs/page", "../oth.CPU", "remote", "full", "by page",
+	};
+	const unsigned long pages = opt.rounds * opt.batch * opt.threads;
+	char text[COLUMNS][32];
+	const char *cell[COLUMNS];
+	unsigned int i;
+
+	if (opt.header)
+		print_row(opt.csv ? csv_header : header);
+
+	for (i = 0; i < COLUMNS; i++) {
+		sprintf(text[i], "-");
+		cell[i] = text[i];
+	}
+	cell[0] = opt.method->name;
+	sprintf(text[1], "%u", opt.threads);
+	sprintf(text[2], "%u", opt.batch);
+	cell[3] = opt.contiguous ? "contiguous" : "scattered";
+	cell[4] = !opt.churn ? "no" : opt.zipf ? "zipf" : "uniform";
+	sprintf(text[5], "%lu", opt.region);
+	sprintf(text[6], "%lu", opt.pool);
+	cell[7] = opt.touch ? "yes" : "no";
+	sprintf(text[8], "%lu", opt.rounds);
+	if (c) {
+		const struct { long count; int column; } counts[] = {
+			{ c->tlb_interrupts, 12 }, { c->remote_flushes, 15 },
+			{ c->full_flushes, 16 }, { c->page_flushes, 17 },
+		};
+
+		sprintf(text[9], "%lu", pages);
+		sprintf(text[10], "%lu", (unsigned long)ns);
+		sprintf(text[11], "%.1f", (double)ns / pages);
+		for (i = 0; i < ARRAY_SIZE(counts); i++)
+			if (counts[i].count >= 0)
+				sprintf(text[counts[i].column], "%ld", counts[i].count);
+		if (c->tlb_interrupts >= 0) {
+			sprintf(text[13], "%.6f", (double)c->tlb_interrupts / pages);
+			if (opt.threads > 1)
+				sprintf(text[14], "%.6f", (double)c->tlb_interrupts /
+					pages / (opt.threads - 1));
+		}
+	}
+	print_row(cell);
+}
+
+/* Not an error: the table shows a dash */
+static void __noreturn skip(const char *why)
+{
+	fprintf(stderr, "bench: %s is left out: %s\n", opt.method->name, why);
+	report(NULL, 0);
+	exit(0);
+}
+
+/* ---------------------------------------------------------- the addresses */
+
+static bool test_and_set(__u64 *bitmap, unsigned long bit)
+{
+	const __u64 mask = 1ULL << (bit % 64);
+	const bool set = bitmap[bit / 64] & mask;
+
+	bitmap[bit / 64] |= mask;
+	return set;
+}
+
+static void clear(__u64 *bitmap, unsigned long bit)
+{
+	bitmap[bit / 64] &= ~(1ULL << (bit % 64));
+}
+
+static double power5(double x)
+{
+	return x * x * x * x * x;
+}
+
+static double root5(double x)
+{
+	double low = 0, high = x + 1, middle;
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		middle = (low + high) / 2;
+		if (power5(middle) < x)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/*
+ * Zipf's law with theta 0.8, that is a density of x^-0.8 from one half to
+ * n + 1/2, rounded to 1 .. n: its distribution function is a fifth root. Popular
+ * numbers lie far from each other.
+ */
+static unsigned long draw(struct worker *w, unsigned long n)
+{
+	static __thread unsigned long last_n;
+	static __thread double low, high;
+	unsigned long rank;
+	double u;
+
+	if (!opt.zipf)
+		return (next_random(&w->random) >> 8) % n;
+	if (last_n != n) {
+		last_n = n;
+		low = root5(0.5);
+		high = root5(n + 0.5);
+	}
+	u = (next_random(&w->random) >> 11) / 9007199254740992.0;	/* 2^53 */
+	rank = power5(low + u * (high - low)) + 0.5;
+	rank = rank < 1 ? 0 : rank > n ? n - 1 : rank - 1;
+	return rank * 2654435761UL % n;
+}
+
+/* The thread has every n-th vector of the region, n being the number of threads */
+static __u64 slot_of(struct worker *w, unsigned long index)
+{
+	return (index * opt.threads + w->index) * w->len;
+}
+
+static unsigned long index_of(struct worker *w, __u64 slot)
+{
+	return slot / w->len / opt.threads;
+}
+
+/*
+ * Choose all addresses. Vectors do not repeat within a batch. With --churn the
+ * pages in use are tracked: a batch goes to places that have none, and takes the
+ * place of random ones that have.
+ */
+static void choose(struct worker *w)
+{
+	const unsigned long n = opt.region / w->len / opt.threads;
+	const unsigned long rounds = opt.warm + opt.rounds;
+	__u64 *used = allocate(n / 64 + 1, sizeof(*used));
+	unsigned long index, victim, round, r;
+	__u64 *resident = NULL, slot;
+	unsigned int i;
+
+	w->random = 0x9e3779b97f4a7c15ULL * (w->index + 1);
+	w->in = allocate(rounds * w->nr, sizeof(*w->in));
+	w->out = w->in;
+	if (opt.churn) {
+		w->out = allocate(rounds * w->nr, sizeof(*w->out));
+		w->resident = allocate(w->nr_resident, sizeof(*w->resident));
+		resident = allocate(w->nr_resident, sizeof(*resident));
+		for (r = 0; r < w->nr_resident; r++) {
+			do {
+				index = draw(w, n);
+			} while (test_and_set(used, index));
+			w->resident[r] = slot_of(w, index);
+			resident[r] = w->resident[r];
+		}
+	}
+
+	/* Without --churn, the rounds that are timed are those of the warm-up */
+	for (round = 0; round < (opt.churn ? rounds : opt.rounds); round++) {
+		__u64 *in = w->in + round * w->nr, *out = w->out + round * w->nr;
+
+		for (i = 0; i < w->nr; i++) {
+			do {
+				index = draw(w, n);
+			} while (test_and_set(used, index));
+			in[i] = slot_of(w, index);
+		}
+		if (!opt.churn) {
+			for (i = 0; i < w->nr; i++)
+				clear(used, index_of(w, in[i]));
+			continue;
+		}
+		/* Victims go to the end of the array, where the new ones replace them */
+		for (i = 0; i < w->nr; i++) {
+			r = w->nr_resident - 1 - i;
+			victim = (next_random(&w->random) >> 8) % (r + 1);
+			slot = resident[victim];
+			resident[victim] = resident[r];
+			resident[r] = in[i];
+			out[i] = slot;
+			clear(used, index_of(w, slot));
+		}
+	}
+	free(resident);
+	free(used);
+}
+
+/* ---------------------------------------------------------- from the start */
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("cannot use CPU %d: %s", cpu, strerror(errno));
+}
+
+static void exmap_begin(void)
+{
+	const bool deferred = opt.method->flags & DEFERRED;
+	struct exmap_ioctl_setup setup = {
+		.fd = -1,
+		.max_interfaces = opt.threads,
+		.buffer_size = opt.pool,
+	};
+	struct exmap_setup2 setup2 = {
+		.size = sizeof(setup2),
+		.max_interfaces = opt.threads,
+		.flags = EXMAP_SETUP_DEFERRED,
+		.buffer_size = opt.pool,
+		.quarantine = opt.quarantine,
+		.fd = -1,
+	};
+
+	if (deferred ? ioctl(device, EXMAP_IOCTL_SETUP2, &setup2) :
+		       ioctl(device, EXMAP_IOCTL_SETUP, &setup)) {
+		if (deferred && errno == ENOTTY)
+			skip("this kernel has no EXMAP_IOCTL_SETUP2");
+		die("cannot set up an exmap of %lu pages: %s", opt.pool, strerror(errno));
+	}
+	region = mmap(NULL, opt.region * PG, PROT_READ | PROT_WRITE, MAP_SHARED,
+		      device, EXMAP_OFF_EXMAP);
+	if (region == MAP_FAILED)
+		die("cannot map a region of %lu pages: %s", opt.region, strerror(errno));
+}
+
+/* The thread's own file and interface */
+static void exmap_join(struct worker *w)
+{
+	void *iface;
+
+	w->fd = device;
+	if (w->index) {
+		w->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		if (w->fd < 0 || ioctl(w->fd, EXMAP_IOCTL_CLONE, device))
+			die("cannot clone: %s", strerror(errno));
+	}
+	iface = mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, w->fd,
+		     EXMAP_OFF_INTERFACE(w->index));
+	if (iface == MAP_FAILED)
+		die("cannot map interface %u: %s", w->index, strerror(errno));
+	w->iov = ((struct exmap_user_interface *)iface)->iov;
+	w->alloc = (struct exmap_action_params) {
+		.interface = w->index, .opcode = EXMAP_OP_ALLOC,
+	};
+	w->free = (struct exmap_action_params) {
+		.interface = w->index, .opcode = EXMAP_OP_FREE,
+	};
+	w->call = (struct exmap_vectors) {
+		.size = sizeof(w->call), .interface = w->index,
+		.vecs = (unsigned long)w->vecs, .results = (unsigned long)w->results,
+	};
+}
+
+/* Let the pool have all its pages from the system */
+static void exmap_fill_pool(struct worker *w)
+{
+	struct exmap_ioctl_stats stats;
+	unsigned long len;
+	__u64 page;
+	int alloc;
+
+	for (alloc = 1; alloc >= 0; alloc--)
+		for (page = 0; page < opt.pool; page += len) {
+			len = opt.pool - page < LONGEST ? opt.pool - page : LONGEST;
+			w->len = len;
+			if (action(w, &page, 1, alloc ? &w->alloc : &w->free) != len)
+				die("the pool does not give all its pages");
+		}
+	if (ioctl(device, EXMAP_IOCTL_STATS, &stats))
+		die("no statistics: %s", strerror(errno));
+	if (stats.alloc_count != opt.pool)
+		die("the pool has %lu pages, not %lu", (unsigned long)stats.alloc_count,
+		    opt.pool);
+}
+
+static void anonymous_begin(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range;
+
+	region = mmap(NULL, opt.region * PG, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (region == MAP_FAILED)
+		die("cannot map %lu pages: %s", opt.region, strerror(errno));
+	/* Refused where there are none */
+	if (madvise(region, opt.region * PG, MADV_NOHUGEPAGE) && errno != EINVAL)
+		die("MADV_NOHUGEPAGE: %s", strerror(errno));
+	pidfd = syscall(SYS_pidfd_open, getpid(), 0);
+	if (pidfd < 0)
+		die("pidfd_open: %s", strerror(errno));
+	if (!(opt.method->flags & UFFD))
+		return;
+
+	uffd = syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	if (uffd < 0)
+		skip("no userfaultfd");
+	range = (struct uffdio_register) {
+		.range = { .start = (unsigned long)region, .len = opt.region * PG },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	if (ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &range))
+		die("userfaultfd: %s", strerror(errno));
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#endif
+}
+
+/* Threads that wait here keep their CPUs: a CPU that idles gets no shootdowns */
+static void meet(void)
+{
+	static unsigned int arrived, meeting;
+	const unsigned int this = __atomic_load_n(&meeting, __ATOMIC_ACQUIRE);
+
+	if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == opt.threads) {
+		__atomic_store_n(&arrived, 0, __ATOMIC_RELAXED);
+		__atomic_store_n(&meeting, this + 1, __ATOMIC_RELEASE);
+		return;
+	}
+	while (__atomic_load_n(&meeting, __ATOMIC_ACQUIRE) == this)
+		relax();
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	const unsigned long changes = 2 * opt.rounds * opt.batch;
+	unsigned long done, nr;
+	struct counters before, after;
+	__u64 ns = 0;
+
+	pin(w->cpu);
+	if (opt.method->flags & DEV)
+		exmap_join(w);
+	if ((opt.method->flags & DEV) && !w->index)
+		exmap_fill_pool(w);
+	w->region = region;
+	w->len = opt.contiguous ? opt.batch : 1;
+	w->nr = opt.batch / w->len;
+	w->nr_resident = opt.churn ? opt.pool * opt.full / 100 / opt.threads : 0;
+	choose(w);
+	if (!w->index)
+		wait_for_fine_clock();
+	meet();
+
+	for (done = 0; done < w->nr_resident; done += nr) {
+		nr = w->nr_resident - done;
+		if (nr > opt.batch)
+			nr = opt.batch;
+		if (opt.method->place(w, w->resident + done, nr) != nr)
+			die("not all pages could be placed");
+	}
+	opt.method->loop(w, 0, opt.warm);
+	w->changed = 0;
+
+	meet();
+	if (!w->index) {
+		read_counters(&before);
+		ns = now();
+		TRACE_START();
+	}
+	meet();
+	opt.method->loop(w, opt.churn ? opt.warm : 0, opt.rounds);
+	meet();
+	if (!w->index) {
+		TRACE_STOP();
+		ns = now() - ns;
+		read_counters(&after);
+		if (before.tlb_interrupts >= 0)
+			after.tlb_interrupts -= before.tlb_interrupts;
+		if (before.remote_flushes >= 0) {
+			after.remote_flushes -= before.remote_flushes;
+			after.full_flushes -= before.full_flushes;
+			after.page_flushes -= before.page_flushes;
+		}
+	}
+	meet();
+	if (w->changed != changes)
+		die("%s: %lu pages changed where it should have been %lu",
+		    opt.method->name, w->changed, changes);
+	meet();
+	if (!w->index)
+		report(&after, ns);
+	return NULL;
+}
+
+static void print_help(void)
+{
+	unsigned int i;
+
+	printf("usage: bench --what NAME [option...]\n"
+	       "One case, one line: the time to place a page and to take it away again.\n\n"
+	       "  --what NAME      one of the list below\n"
+	       "  --threads N      threads, each with a CPU of its own (1)\n"
+	       "  --batch N        pages in a batch, 1 to %d (64)\n"
+	       "  --pattern P      scattered: a vector for each page; contiguous: one for all\n"
+	       "  --churn          keep the pool filled: each batch takes the place of random pages\n"
+	       "  --zipf           with --churn: new pages by Zipf's law (theta 0.8), not uniform\n"
+	       "  --pool PAGES     size of the pool (16384)\n"
+	       "  --full PERCENT   with --churn: how much of it is in use (95)\n"
+	       "  --quarantine N   for deferred ones: pages at which a FREE flushes\n"
+	       "  --region PAGES   size of the region (262144: 1 GiB)\n"
+	       "  --rounds N       batches of each thread (as many as give a good figure)\n"
+	       "  --touch          also write to each page once it is there\n"
+	       "  --csv            comma-separated\n"
+	       "  --no-header      without the names of the columns\n\n"
+	       "names:", MAX_BATCH);
+	for (i = 0; i < ARRAY_SIZE(methods); i++)
+		printf(" %s", methods[i].name);
+	printf("\n\n"
+	       "ns/page: a page placed and taken away counts once. TLB irqs: shootdown\n"
+	       "interrupts received, the sum of all CPUs; ../oth.CPU: a page and other CPU.\n"
+	       "With CONFIG_DEBUG_TLBFLUSH: remote: flushes that asked other CPUs; of what the\n"
+	       "CPUs flushed for themselves, full: all at once, by page: single pages.\n");
+}
+
+static unsigned long parse_number(const char *text, unsigned long min, unsigned long max)
+{
+	char *end;
+	unsigned long n = strtoul(text, &end, 0);
+
+	if (end == text || *end || n < min || n > max)
+		die("%s: not a number from %lu to %lu", text, min, max);
+	return n;
+}
+
+static const struct method *find_method(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(methods); i++)
+		if (!strcmp(name, methods[i].name))
+			return &methods[i];
+	die("%s: no such name, see --help", name);
+}
+
+static void parse(int argc, char **argv)
+{
+	enum { WHAT, THREADS, BATCH, PATTERN, CHURN, ZIPF, POOL, FULL, QUARANTINE,
+	       REGION, ROUNDS, TOUCH, CSV, NO_HEADER, HELP };
+	static const struct option options[] = {
+		{ "what", required_argument, NULL, WHAT },
+		{ "threads", required_argument, NULL, THREADS },
+		{ "batch", required_argument, NULL, BATCH },
+		{ "pattern", required_argument, NULL, PATTERN },
+		{ "churn", no_argument, NULL, CHURN },
+		{ "zipf", no_argument, NULL, ZIPF },
+		{ "pool", required_argument, NULL, POOL },
+		{ "full", required_argument, NULL, FULL },
+		{ "quarantine", required_argument, NULL, QUARANTINE },
+		{ "region", required_argument, NULL, REGION },
+		{ "rounds", required_argument, NULL, ROUNDS },
+		{ "touch", no_argument, NULL, TOUCH },
+		{ "csv", no_argument, NULL, CSV },
+		{ "no-header", no_argument, NULL, NO_HEADER },
+		{ "help", no_argument, NULL, HELP },
+		{ }
+	};
+	unsigned long total;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case WHAT:
+			opt.method = find_method(optarg);
+			break;
+		case THREADS:
+			opt.threads = parse_number(optarg, 1, CPU_SETSIZE);
+			break;
+		case BATCH:
+			opt.batch = parse_number(optarg, 1, MAX_BATCH);
+			break;
+		case PATTERN:
+			opt.contiguous = !strcmp(optarg, "contiguous");
+			if (!opt.contiguous && strcmp(optarg, "scattered"))
+				die("%s: neither scattered nor contiguous", optarg);
+			break;
+		case CHURN:
+			opt.churn = true;
+			break;
+		case ZIPF:
+			opt.zipf = true;
+			break;
+		case POOL:
+			opt.pool = parse_number(optarg, 1, 1UL << 40);
+			break;
+		case FULL:
+			opt.full = parse_number(optarg, 1, 100);
+			break;
+		case QUARANTINE:
+			opt.quarantine = parse_number(optarg, 0, 1UL << 40);
+			break;
+		case REGION:
+			opt.region = parse_number(optarg, 1, 1UL << 34);
+			break;
+		case ROUNDS:
+			opt.rounds = parse_number(optarg, 1, 1UL << 32);
+			break;
+		case TOUCH:
+			opt.touch = true;
+			break;
+		case CSV:
+			opt.csv = true;
+			break;
+		case NO_HEADER:
+			opt.header = false;
+			break;
+		case HELP:
+			print_help();
+			exit(0);
+		default:
+			exit(2);
+		}
+	}
+	if (!opt.method || optind != argc)
+		die("--what NAME is missing, or there is something else, see --help");
+	if (opt.churn && opt.contiguous)
+		die("--churn is for scattered pages");
+	if (opt.zipf && !opt.churn)
+		die("--zipf is for --churn");
+	if (opt.region / opt.threads / opt.batch < 2 || opt.region < opt.pool)
+		die("the region is too small");
+	/* What is in use, and what a new batch needs */
+	total = opt.churn ? opt.pool * opt.full / 100 / opt.threads : 0;
+	if (opt.churn ? total < opt.batch || opt.region / opt.threads < 2 * (total + opt.batch) :
+			opt.pool < 2UL * opt.threads * opt.batch)
+		die("the pool does not suit the region and the batch");
+
+	total = opt.churn ? 262144 : 65536;
+	if (!opt.rounds)
+		opt.rounds = total / opt.batch / opt.threads;
+	if (!opt.rounds)
+		opt.rounds = 1;
+	/* Page tables are there then; with --churn, the first pages are forgotten */
+	opt.warm = opt.churn ? 3 * opt.pool / opt.batch / opt.threads + 1 : opt.rounds;
+}
+
+/* Whether the kernel has what the case needs */
+static void check_case(void)
+{
+	const unsigned int flags = opt.method->flags;
+	struct exmap_vectors none = { .size = sizeof(none) };
+
+	if ((flags & CONTIGUOUS) && !opt.contiguous)
+		skip("it is for contiguous pages");
+	if ((flags & NO_PAGES) && (opt.churn || opt.touch || opt.contiguous))
+		skip("it places no pages");
+	if (flags & (DEV | NO_PAGES)) {
+		device = open(DEVICE, O_RDWR | O_CLOEXEC);
+		if (device < 0)
+			die("cannot open " DEVICE ": %s", strerror(errno));
+	}
+	if ((flags & VECTORS) && ioctl(device, EXMAP_IOCTL_VECTORS, &none) < 0 &&
+	    errno == ENOTTY)
+		skip("this kernel has no EXMAP_IOCTL_VECTORS");
+}
+
+static void make_workers(void)
+{
+	unsigned int i = 0;
+	struct worker *w;
+	cpu_set_t set;
+	int cpu;
+
+	if (sched_getaffinity(0, sizeof(set), &set))
+		die("sched_getaffinity: %s", strerror(errno));
+	if (CPU_COUNT(&set) < (int)opt.threads)
+		die("%u threads, but %d CPUs", opt.threads, CPU_COUNT(&set));
+	for (cpu = 0; cpu < CPU_SETSIZE && i < opt.threads; cpu++) {
+		if (!CPU_ISSET(cpu, &set))
+			continue;
+		/* In pages of its own: no two threads write to one cache line */
+		w = mmap(NULL, sizeof(*w), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (w == MAP_FAILED)
+			die("no memory");
+		w->index = i;
+		w->cpu = cpu;
+		w->fd = device;
+		workers[i++] = w;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	unsigned int i;
+
+	parse(argc, argv);
+	check_case();
+	if (opt.method->flags & DEV)
+		exmap_begin();
+	else if (!(opt.method->flags & NO_PAGES))
+		anonymous_begin();
+
+	make_workers();
+	for (i = 1; i < opt.threads; i++)
+		if (pthread_create(&workers[i]->thread, NULL, work, workers[i]))
+			die("cannot start thread %u", i);
+	work(workers[0]);
+	for (i = 1; i < opt.threads; i++)
+		pthread_join(workers[i]->thread, NULL);
+	return 0;
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The call with an opcode in each vector: every opcode, flag and error of it */
+#include "common.h"
+
+static int ex_vectors(struct exmap *ex, int iface, const struct exmap_vec *vecs,
+		      struct exmap_result *results, unsigned int nr)
+{
+	struct exmap_vectors params = {
+		.size = sizeof(params),
+		.interface = iface,
+		.nr = nr,
+		.vecs = (unsigned long)vecs,
+		.results = (unsigned long)results,
+	};
+
+	return ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &params);
+}
+
+#define ALLOC(PAGE, LEN, FLAGS)	\
+	{ .page = PAGE, .len = LEN, .opcode = EXMAP_OP_ALLOC, .flags = FLAGS }
+#define FREE(PAGE, LEN)		\
+	{ .page = PAGE, .len = LEN, .opcode = EXMAP_OP_FREE }
+
+static __u64 setups[] = { 0, EXMAP_SETUP_DEFERRED };
+
+FIXTURE(vectors) {
+	struct exmap ex;
+};
+
+FIXTURE_VARIANT(vectors) {
+	int deferred;
+};
+
+FIXTURE_VARIANT_ADD(vectors, strict) { .deferred = 0 };
+FIXTURE_VARIANT_ADD(vectors, deferred) { .deferred = 1 };
+
+FIXTURE_SETUP(vectors)
+{
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .max_interfaces = 2, .buffer_size = 512,
+		.flags = setups[variant->deferred], .fd = -1,
+	};
+	struct exmap *ex = &self->ex;
+	int i;
+
+	catch_faults();
+	ex->fd = exmap_open(_metadata);
+	ex->ifaces = 2;
+	ex->buffer = 512;
+	ex->pages = 4096;
+	ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_SETUP2, &setup));
+	ex->region = ex_map_region(ex->fd, ex->pages);
+	ASSERT_NE(MAP_FAILED, ex->region);
+	for (i = 0; i < 2; i++) {
+		ex->iface[i] = ex_map_iface(ex->fd, i);
+		ASSERT_NE(MAP_FAILED, ex->iface[i]);
+	}
+}
+
+FIXTURE_TEARDOWN(vectors)
+{
+	struct exmap *ex = &self->ex;
+
+	EXPECT_LE(0, ex_drain(ex, 0, 0, ex->pages));
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
+	EXPECT_EQ(0, count_present(ex, 0, ex->pages));
+	EXPECT_EQ(ex->buffer, ex_fill(ex, 1, 0));
+	EXPECT_EQ(ex->buffer, ex_drain(ex, 0, 0, ex->pages));
+	exmap_destroy(ex);
+}
+
+TEST_F(vectors, in_order)
+{
+	struct exmap_vec vecs[] = {
+		ALLOC(10, 4, 0), FREE(11, 2), ALLOC(11, 1, 0), FREE(100, 50), ALLOC(10, 0, 0),
+		ALLOC(0, 20, 0), FREE(19, 1),
+	};
+	struct exmap_result r[ARRAY_SIZE(vecs)];
+	static const __u32 pages[] = { 4, 2, 1, 0, 0, 17, 1 };
+	unsigned int i;
+
+	memset(r, 0xaa, sizeof(r));
+	ASSERT_EQ(0, ex_vectors(&self->ex, 0, vecs, r, ARRAY_SIZE(vecs)));
+	for (i = 0; i < ARRAY_SIZE(vecs); i++) {
+		EXPECT_EQ(0, r[i].res);
+		EXPECT_EQ(pages[i], r[i].pages);
+	}
+	EXPECT_EQ(19, count_present(&self->ex, 0, 19));
+	memset(self->ex.region, 1, 19 * PG);
+}
+
+/* A full pool: what one vector frees, the next may have, many times in a call */
+TEST_F(vectors, evict_and_replace)
+{
+	struct exmap_vec vecs[128];
+	struct exmap_result r[128];
+	int i, round;
+
+	ASSERT_EQ(512, ex_fill(&self->ex, 0, 0));
+	for (i = 0; i < 512; i++)
+		stamp_page(page_at(&self->ex, i), i);
+	for (round = 0; round < 20; round++) {
+		int from = round % 2 ? 2048 : 0, to = 2048 - from;
+
+		for (i = 0; i < 64; i++) {
+			/* In turns, and all of one before all of the other */
+			int v = round % 4 < 2 ? 2 * i : i, a = round % 4 < 2 ? v + 1 : i + 64;
+
+			vecs[v] = (struct exmap_vec)FREE(from + i * 7, 1);
+			vecs[a] = (struct exmap_vec)ALLOC(to + i * 7, 1, 0);
+		}
+		ASSERT_EQ(0, ex_vectors(&self->ex, 1, vecs, r, 128));
+		for (i = 0; i < 128; i++)
+			EXPECT_EQ(1, r[i].pages);
+		for (i = 0; i < 64; i++)
+			stamp_page(page_at(&self->ex, to + i * 7), to + i * 7);
+		for (i = 1; i < 512; i++)
+			if (i % 7 || i / 7 >= 64)
+				EXPECT_TRUE(stamp_intact(page_at(&self->ex, i), i));
+	}
+}
+
+TEST_F(vectors, zeroed)
+{
+	struct exmap_vec vecs[] = { ALLOC(0, 300, EXMAP_VEC_ZERO), ALLOC(300, 1, EXMAP_VEC_ZERO) };
+	struct exmap_vec out = FREE(0, 4096);
+	struct exmap_result r[2];
+	static const char zeroes[PG];
+	int i, round;
+
+	for (round = 0; round < 4; round++) {
+		/* One that is resident stays as it is */
+		ASSERT_EQ(1, ex_alloc(&self->ex, 0, 77, 1));
+		stamp_page(page_at(&self->ex, 77), 77);
+		ASSERT_EQ(0, ex_vectors(&self->ex, round % 2, vecs, r, 2));
+		EXPECT_EQ(299, r[0].pages);
+		EXPECT_EQ(1, r[1].pages);
+		EXPECT_TRUE(stamp_intact(page_at(&self->ex, 77), 77));
+		for (i = 0; i < 301; i++)
+			EXPECT_EQ(i == 77, !!memcmp(page_at(&self->ex, i), zeroes, PG));
+		memset(self->ex.region, 0xff, 301 * PG);
+		ASSERT_EQ(0, ex_vectors(&self->ex, 0, &out, r, 1));
+		EXPECT_EQ(301, r[0].pages);
+	}
+}
+
+TEST_F(vectors, all_or_nothing)
+{
+	struct exmap_vec vecs[] = {
+		ALLOC(0, 400, EXMAP_VEC_ALL_OR_NOTHING),
+		/* Not enough: 3 of its slots have a page already, and keep it */
+		ALLOC(398, 200, EXMAP_VEC_ALL_OR_NOTHING | EXMAP_VEC_ZERO),
+		ALLOC(1000, 111, EXMAP_VEC_ALL_OR_NOTHING),
+		ALLOC(2000, 5, 0),
+		ALLOC(3000, 513, EXMAP_VEC_ALL_OR_NOTHING),
+	};
+	struct exmap_result r[ARRAY_SIZE(vecs)];
+
+	ASSERT_EQ(1, ex_alloc(&self->ex, 0, 500, 1));
+	ASSERT_EQ(3, ex_vectors(&self->ex, 0, vecs, r, ARRAY_SIZE(vecs)));
+	EXPECT_EQ(0, r[0].res);
+	EXPECT_EQ(400, r[0].pages);
+	EXPECT_EQ(-ENOMEM, r[1].res);
+	EXPECT_EQ(0, r[1].pages);
+	EXPECT_EQ(0, r[2].res);
+	EXPECT_EQ(111, r[2].pages);
+	EXPECT_EQ(-ENOMEM, r[3].res);
+	EXPECT_EQ(0, r[3].pages);
+	EXPECT_EQ(-EINVAL, r[4].res);
+	EXPECT_EQ(0, ex_ioctl(self->ex.fd, EXMAP_IOCTL_FLUSH, NULL));
+	EXPECT_EQ(400, count_present(&self->ex, 0, 400));
+	EXPECT_EQ(1, count_present(&self->ex, 400, 600));
+	EXPECT_TRUE(present(page_at(&self->ex, 500)));
+	EXPECT_EQ(111, count_present(&self->ex, 1000, 3096));
+}
+
+TEST_F(vectors, bad_vectors)
+{
+	struct exmap_vec good = ALLOC(5, 1, 0), vecs[12];
+	static const __s32 res[12] = {
+		-EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL,
+		-ERANGE, -ERANGE, -ERANGE, -ERANGE, 0, 0,
+	};
+	struct exmap_result r[12];
+	int i;
+
+	for (i = 0; i < 12; i++)
+		vecs[i] = good;
+	vecs[0].opcode = 4;
+	vecs[1].opcode = 255;
+	vecs[2].flags = 1 << 15;
+	vecs[3].order = 1;
+	vecs[4].node = 1;
+	vecs[5] = (struct exmap_vec)FREE(5, 1);
+	vecs[5].flags = EXMAP_VEC_ZERO;
+	vecs[6].page = 4096;
+	vecs[7].page = 4095;
+	vecs[7].len = 2;
+	vecs[8].page = ~0ULL;
+	vecs[9].page = 1ULL << 52;
+	vecs[10].page = 4095;
+	ASSERT_EQ(10, ex_vectors(&self->ex, 0, vecs, r, 12));
+	for (i = 0; i < 12; i++) {
+		EXPECT_EQ(res[i], r[i].res);
+		EXPECT_EQ(i >= 10, r[i].pages);
+	}
+}
+
+TEST_F(vectors, bad_calls)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vec = ALLOC(5, 1, 0);
+	struct exmap_result result = { .res = 12345 };
+	struct exmap_vectors good = {
+		.size = sizeof(good), .nr = 1,
+		.vecs = (unsigned long)&vec, .results = (unsigned long)&result,
+	}, bad;
+
+#define REFUSED(FIELD, VALUE, ERRNO) do {					\
+		bad = good;							\
+		bad.FIELD = VALUE;						\
+		EXPECT_EQ(-(ERRNO), ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &bad));	\
+	} while (0)
+
+	REFUSED(size, 0, EINVAL);
+	REFUSED(size, EXMAP_VECTORS_SIZE_VER0 - 8, EINVAL);
+	REFUSED(size, 1 << 20, EINVAL);
+	REFUSED(flags, 1, EINVAL);
+	REFUSED(interface, 2, EINVAL);
+	REFUSED(interface, 0xffffffff, EINVAL);
+	REFUSED(nr, EXMAP_VECTORS_MAX + 1, EINVAL);
+	REFUSED(nr, 0xffffffff, EINVAL);
+	REFUSED(vecs, 8, EFAULT);
+	REFUSED(vecs, ~0UL - 7, EFAULT);
+	REFUSED(results, 8, EFAULT);
+	REFUSED(results, (unsigned long)"constant", EFAULT);
+	/* A slot without a page is not memory either */
+	REFUSED(vecs, (unsigned long)page_at(ex, 9), EFAULT);
+	REFUSED(results, (unsigned long)page_at(ex, 9), EFAULT);
+	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, (void *)8));
+	EXPECT_EQ(12345, result.res);
+	EXPECT_EQ(0, count_present(ex, 0, 20));
+
+	bad = good;
+	bad.nr = 0;
+	bad.vecs = 8;
+	bad.results = 8;
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &bad));
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &good));
+	EXPECT_EQ(0, result.res);
+	EXPECT_TRUE(present(page_at(ex, 5)));
+}
+
+/* Vectors and results may lie in the region, and in an interface's page */
+TEST_F(vectors, arrays_in_own_memory)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec *vecs = (struct exmap_vec *)ex->iface[0];
+	struct exmap_result *results = (struct exmap_result *)page_at(ex, 0);
+	int i;
+
+	ASSERT_EQ(1, ex_alloc(ex, 1, 0, 1));
+	for (i = 0; i < 256; i++)
+		vecs[i] = (struct exmap_vec)ALLOC(2 + 2 * i, 1, 0);
+	ASSERT_EQ(0, ex_vectors(ex, 0, vecs, results, 256));
+	for (i = 0; i < 256; i++)
+		EXPECT_EQ(1, results[i].pages);
+
+	/* The page that the results go to is freed by the call */
+	vecs[0] = (struct exmap_vec)FREE(0, 1);
+	i = ex_vectors(ex, 0, vecs, results, 1);
+	/* The CPU may still know it while the flush is deferred */
+	EXPECT_TRUE(i == -EFAULT || (variant->deferred && !i));
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
+	EXPECT_FALSE(present(page_at(ex, 0)));
+}
+
+TEST_F(vectors, longest_array)
+{
+	struct exmap_vec *vecs = calloc(EXMAP_VECTORS_MAX, sizeof(*vecs));
+	struct exmap_result *r = calloc(EXMAP_VECTORS_MAX, sizeof(*r));
+	int i, failed = 0;
+
+	ASSERT_NE(NULL, vecs);
+	ASSERT_NE(NULL, r);
+	for (i = 0; i < EXMAP_VECTORS_MAX; i++)
+		vecs[i] = (struct exmap_vec)ALLOC(i, 1, 0);
+	EXPECT_EQ(EXMAP_VECTORS_MAX - 512,
+		  ex_vectors(&self->ex, 0, vecs, r, EXMAP_VECTORS_MAX));
+	for (i = 0; i < EXMAP_VECTORS_MAX; i++)
+		failed += r[i].res == -ENOMEM;
+	EXPECT_EQ(EXMAP_VECTORS_MAX - 512, failed);
+	for (i = 0; i < EXMAP_VECTORS_MAX; i++)
+		vecs[i].opcode = EXMAP_OP_FREE;
+	EXPECT_EQ(0, ex_vectors(&self->ex, 1, vecs, r, EXMAP_VECTORS_MAX));
+	free(vecs);
+	free(r);
+}
+
+TEST_F(vectors, gone_or_not_ours)
+{
+	struct exmap_vec vec = ALLOC(5, 1, 0);
+	struct exmap_result result;
+	struct exmap other = { .fd = exmap_open(_metadata) };
+	pid_t pid;
+
+	EXPECT_EQ(-ENXIO, ex_vectors(&other, 0, &vec, &result, 1));
+	ASSERT_EQ(0, ex_setup(other.fd, -1, 1, 1));
+	EXPECT_EQ(-ENXIO, ex_vectors(&other, 0, &vec, &result, 1));
+	close(other.fd);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(ex_vectors(&self->ex, 0, &vec, &result, 1) != -EPERM ||
+		      ex_ioctl(self->ex.fd, EXMAP_IOCTL_FLUSH, NULL) != -EPERM);
+	EXPECT_EQ(0, wait_child(pid));
+}
+
+TEST_HARNESS_MAIN
