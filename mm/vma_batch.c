@@ -101,9 +101,9 @@ static noinline pte_t *vma_batch_lock_slow(struct vma_batch *vb,
 static __always_inline pte_t *vma_batch_lock(struct vma_batch *vb, unsigned long addr,
 					     unsigned long nr_slots, bool alloc)
 {
-	spinlock_t *ptl;
 	pmd_t *pmd, pmdval;
 	pud_t *pudp, pud;
+	spinlock_t *ptl;	/* of the PTE table */
 
 	if (vb->table_addr == (addr & PMD_MASK)) {
 		vb->work += nr_slots;

@@ -294,7 +294,8 @@ int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
  * @done: set to the number of slots, from @slot on, that have a page now
  * @changed: set to the number of those that had none before
  *
- * Context and return value: as exmap_call_alloc_more().
+ * Context: As exmap_call_alloc_more().
+ * Return: as exmap_call_alloc_more().
  */
 static inline int exmap_call_alloc(struct exmap_call *call, unsigned long slot,
 				   unsigned long nr, unsigned long *done,
@@ -316,7 +317,8 @@ static inline int exmap_call_alloc(struct exmap_call *call, unsigned long slot,
  * @nr: number of slots, all inside the region
  * @changed: set to the number of slots that had a page
  *
- * Context and return value: as exmap_call_free_more().
+ * Context: As exmap_call_free_more().
+ * Return: as exmap_call_free_more().
  */
 static inline int exmap_call_free(struct exmap_call *call, unsigned long slot,
 				  unsigned long nr, unsigned long *changed)

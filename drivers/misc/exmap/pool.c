@@ -728,8 +728,9 @@ bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *i
  *
  * Context: Process context, may sleep. @iface->lock is held.
  * Return: iface->spare, which is empty; or, if the pool is deferred, the youngest
- * bundle in quarantine, with the present epoch and room for at least one page. The caller adds pages, and calls exmap_pool_recycle(). NULL if
- * there was no memory.
+ * bundle in quarantine, with the present epoch and room for at least one page.
+ * The caller adds pages, and calls exmap_pool_recycle(). NULL if there was no
+ * memory.
  */
 struct exmap_bundle *exmap_pool_collect(struct exmap_pool *pool,
 					struct exmap_interface *iface)

@@ -500,13 +500,19 @@ static void read_counters(struct counters *c)
  * Tell scripts/plugin/exmap-trace.c where the timed part begins and ends: an
  * instruction that does nothing, with a number that nobody else uses.
  */
+static inline void trace_start(void)
+{
 #if defined(__x86_64__)
-#define TRACE(WHAT)	asm volatile(".byte 0x0f, 0x1f, 0x80; .long " WHAT ::: "memory")
-#else
-#define TRACE(WHAT)	do { } while (0)
+	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x45584d31" ::: "memory");
 #endif
-#define TRACE_START()	TRACE("0x45584d31")
-#define TRACE_STOP()	TRACE("0x45584d30")
+}
+
+static inline void trace_stop(void)
+{
+#if defined(__x86_64__)
+	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x45584d30" ::: "memory");
+#endif
+}
 
 static __u64 now(void)
 {
@@ -931,13 +937,13 @@ static void *work(void *arg)
 	if (!w->index) {
 		read_counters(&before);
 		ns = now();
-		TRACE_START();
+		trace_start();
 	}
 	meet();
 	opt.method->loop(w, opt.churn ? opt.warm : 0, opt.rounds);
 	meet();
 	if (!w->index) {
-		TRACE_STOP();
+		trace_stop();
 		ns = now() - ns;
 		read_counters(&after);
 		if (before.tlb_interrupts >= 0)

@@ -7,7 +7,7 @@
 
 #include "common.h"
 
-#define NO_LIMIT	(1ULL << 40)	/* only a shortage of pages flushes */
+#define NO_LIMIT	0x10000000000ULL	/* only a shortage of pages flushes */
 
 static int setup2(int fd, __u64 buffer, __u64 quarantine, int ifaces)
 {
@@ -311,9 +311,9 @@ TEST(reads_into_quarantined_slots)
 #define RESIDENT	20	/* of them, at most */
 
 struct hunt {
-	_Atomic __u64 word[HUNTERS * SLOTS];
-	_Atomic int owners;
-	_Atomic long checked, segv, changed;
+	atomic_ullong word[HUNTERS * SLOTS];
+	atomic_int owners;
+	atomic_long checked, segv, changed;
 };
 
 static void *own_slots(struct worker *w, struct hunt *hunt)
@@ -430,7 +430,7 @@ TEST_F_TIMEOUT(deferred, hunt_by_high_water, SLOW)
 }
 
 /* FLUSH from another thread all the time */
-static _Atomic bool flushing;
+static atomic_bool flushing;
 
 static void *keep_flushing(void *arg)
 {
