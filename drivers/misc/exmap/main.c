@@ -244,7 +244,7 @@ static int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg
 
 	if (get_user(size, &arg->size))
 		return -EFAULT;
-	if (size < EXMAP_SETUP2_SIZE_VER0)
+	if (size < EXMAP_SETUP2_SIZE_VER0 || size > PAGE_SIZE)
 		return -EINVAL;
 	err = copy_struct_from_user(&setup, sizeof(setup), arg, size);
 	if (err)

@@ -183,7 +183,7 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 
 	if (get_user(size, &arg->size))
 		return -EFAULT;
-	if (size < EXMAP_VECTORS_SIZE_VER0)
+	if (size < EXMAP_VECTORS_SIZE_VER0 || size > PAGE_SIZE)
 		return -EINVAL;
 	ret = copy_struct_from_user(&params, sizeof(params), arg, size);
 	if (ret)
