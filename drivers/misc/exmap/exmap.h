@@ -231,6 +231,7 @@ struct exmap *exmap_of(struct file *file);
 struct exmap *exmap_of_ready(struct file *file);
 struct exmap *exmap_of_or_new(struct file *file);
 void exmap_unaccount(struct exmap *exmap);
+int exmap_copy_sized(void *to, size_t size, size_t min, const void __user *from);
 
 /* region.c: the VMA, and who may change what is mapped in it */
 int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);

@@ -220,6 +220,30 @@ out_backing:
 	return err;
 }
 
+/**
+ * exmap_copy_sized() - Copy a struct that begins with its size, a __u32.
+ * @to: where to; what the program does not know of it is zero
+ * @size: bytes of the struct as the kernel knows it
+ * @min: bytes of its first version
+ * @from: the program's
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -EFAULT if it cannot be read; -EINVAL if its size is less than @min
+ * or more than a page, or if what the kernel does not know is not zero.
+ */
+int exmap_copy_sized(void *to, size_t size, size_t min, const void __user *from)
+{
+	u32 user_size;
+	int err;
+
+	if (get_user(user_size, (const u32 __user *)from))
+		return -EFAULT;
+	if (user_size < min || user_size > PAGE_SIZE)
+		return -EINVAL;
+	err = copy_struct_from_user(to, size, from, user_size);
+	return err == -E2BIG ? -EINVAL : err;
+}
+
 static int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
 {
 	struct exmap_ioctl_setup setup;
@@ -227,8 +251,6 @@ static int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user 
 
 	if (copy_from_user(&setup, arg, sizeof(setup)))
 		return -EFAULT;
-	if (setup.max_interfaces < 1)
-		return -EINVAL;
 	/* Programs leave the flags uninitialised: there can be none */
 	setup2.fd = setup.fd;
 	setup2.max_interfaces = setup.max_interfaces;
@@ -239,16 +261,11 @@ static int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user 
 static int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
 {
 	struct exmap_setup2 setup;
-	u32 size;
 	int err;
 
-	if (get_user(size, &arg->size))
-		return -EFAULT;
-	if (size < EXMAP_SETUP2_SIZE_VER0 || size > PAGE_SIZE)
-		return -EINVAL;
-	err = copy_struct_from_user(&setup, sizeof(setup), arg, size);
+	err = exmap_copy_sized(&setup, sizeof(setup), EXMAP_SETUP2_SIZE_VER0, arg);
 	if (err)
-		return err == -E2BIG ? -EINVAL : err;
+		return err;
 	if (setup.flags & ~(u64)EXMAP_SETUP_DEFERRED || setup.reserved ||
 	    (setup.quarantine && !(setup.flags & EXMAP_SETUP_DEFERRED)))
 		return -EINVAL;

@@ -178,16 +178,11 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 	void *many = NULL;
 	struct exmap_vectors params;
 	void __user *answer;
-	u32 size;
 	long ret;
 
-	if (get_user(size, &arg->size))
-		return -EFAULT;
-	if (size < EXMAP_VECTORS_SIZE_VER0 || size > PAGE_SIZE)
-		return -EINVAL;
-	ret = copy_struct_from_user(&params, sizeof(params), arg, size);
+	ret = exmap_copy_sized(&params, sizeof(params), EXMAP_VECTORS_SIZE_VER0, arg);
 	if (ret)
-		return ret == -E2BIG ? -EINVAL : ret;
+		return ret;
 	if (READ_ONCE(exmap->state) != EXMAP_MAPPED)
 		return -ENXIO;
 	if (params.flags || params.nr > EXMAP_VECTORS_MAX ||
