@@ -198,6 +198,14 @@ static pte_t vma_batch_marker(u32 stamp)
 	return make_pte_marker(PTE_MARKER_GUARD | stamp * VMA_BATCH_STAMP_ONE);
 }
 
+/* Beyond the stamp: somebody is about to map a page, see vma_batch_reserve() */
+#define VMA_BATCH_RESERVED	(VMA_BATCH_STAMP_ONE << 32)
+
+static bool vma_batch_is_reserved(pte_t pte)
+{
+	return pte_is_marker(pte) && swp_offset(softleaf_from_pte(pte)) & VMA_BATCH_RESERVED;
+}
+
 static bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
 {
 	const u32 stamp = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_STAMP_ONE;
@@ -221,6 +229,18 @@ static pte_t vma_batch_prototype(struct vm_area_struct *vma)
 		pte = pte_mkdirty(pte);
 	return pte_mksoft_dirty(pte);
 }
+
+/**
+ * vma_batch_map_clean - have vma_batch_map() map pages as not written to
+ * @vb: the cursor, just begun
+ *
+ * For pages with content from where vma_batch_clean() helps to write it to.
+ */
+void vma_batch_map_clean(struct vma_batch *vb)
+{
+	vb->proto = pte_mkclean(vb->proto);
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_clean, "exmap");
 
 /**
  * vma_batch_begin - start to map or unmap pages in a VMA
@@ -259,18 +279,25 @@ void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *vma,
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_begin, "exmap");
 
-/* May this slot get a page? If not, @vb->stop says why, unless it has one. */
-static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
-					      unsigned int nr)
+/* Is there a page to map? If not, @vb->stop says why. */
+static __always_inline bool vma_batch_have_page(struct vma_batch *vb, unsigned int nr)
 {
-	if (unlikely(!pte_none(old)) && vma_batch_unflushed(vb, old))
-		vb->stop = VMA_BATCH_UNFLUSHED;
-	else if (unlikely(!nr))
+	if (unlikely(!nr))
 		vb->stop = VMA_BATCH_EMPTY;
 	else if (unlikely(PageHWPoison(vb->pages[nr - 1])))
 		vb->stop = VMA_BATCH_POISONED;
 	else
 		return true;
+	return false;
+}
+
+/* May this slot get a page? If not, @vb->stop says why, unless it has one. */
+static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
+					      unsigned int nr)
+{
+	if (likely(pte_none(old)) || !vma_batch_unflushed(vb, old))
+		return vma_batch_have_page(vb, nr);
+	vb->stop = VMA_BATCH_UNFLUSHED;
 	return false;
 }
 
@@ -373,6 +400,96 @@ unsigned long vma_batch_map(struct vma_batch *vb, unsigned long addr,
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
 
+/**
+ * vma_batch_reserve - announce a page for a slot
+ * @vb: the cursor; @vb->flushed is set
+ * @addr: address of the slot
+ *
+ * If the slot has no page, takes one from the top of the stack, for the caller to
+ * fill and then to map there with vma_batch_map(). Until then, or until
+ * vma_batch_unreserve(), vma_batch_unmap() stops at the slot. It is an
+ * announcement, not a lock: others may reserve the slot as well, or map a page.
+ * There is a page table now.
+ *
+ * Context: As vma_batch_map().
+ *
+ * Return: 1 if it is done; the slot has a page already if none was taken. If it
+ * is 0, @vb->stop says why, as with vma_batch_map().
+ */
+unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr)
+{
+	pte_marker marker;
+	pte_t *ptep, old;
+
+	vma_batch_check(vb, addr, 1);
+	ptep = vma_batch_lock(vb, addr, 1, true);
+	if (!ptep) {
+		vb->stop = vb->nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
+		return 0;
+	}
+	old = ptep_get(ptep);
+	if (pte_present(old))
+		return 1;
+	if (!vma_batch_have_page(vb, vb->nr))
+		return 0;
+	vb->nr--;
+	/* A stamp stays as it is: it may be flushed by the time it matters */
+	if (pte_none(old))
+		marker = PTE_MARKER_GUARD |
+			 (u32)READ_ONCE(*vb->flushed) * VMA_BATCH_STAMP_ONE;
+	else
+		marker = swp_offset(softleaf_from_pte(old));
+	set_pte_at(vb->vma->vm_mm, addr, ptep,
+		   make_pte_marker(marker | VMA_BATCH_RESERVED));
+	return 1;
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_reserve, "exmap");
+
+/**
+ * vma_batch_unreserve - there will be no page
+ * @vb: the cursor; @vb->flushed is set
+ * @addr: address of a slot that vma_batch_reserve() has reserved
+ *
+ * Context: See vma_batch_begin(). Holds the page table lock on return.
+ */
+void vma_batch_unreserve(struct vma_batch *vb, unsigned long addr)
+{
+	pte_t *ptep, old;
+
+	vma_batch_check(vb, addr, 1);
+	ptep = vma_batch_lock(vb, addr, 1, false);
+	if (!ptep)
+		return;
+	old = ptep_get(ptep);
+	if (pte_present(old) || !vma_batch_is_reserved(old))
+		return;
+	if (vma_batch_unflushed(vb, old))
+		set_pte_at(vb->vma->vm_mm, addr, ptep,
+			   make_pte_marker(swp_offset(softleaf_from_pte(old)) &
+					   ~VMA_BATCH_RESERVED));
+	else
+		pte_clear(vb->vma->vm_mm, addr, ptep);
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_unreserve, "exmap");
+
+/* May the page of this slot be taken out, if it has one? Else @vb->stop says why. */
+static __always_inline bool vma_batch_may_unmap(struct vma_batch *vb, pte_t pte,
+						unsigned int nr)
+{
+	if (!pte_present(pte)) {
+		if (likely(!vma_batch_is_reserved(pte)))
+			return true;
+		vb->stop = VMA_BATCH_BUSY;
+	} else if (unlikely(test_bit(PG_owner_2, &pte_page(pte)->flags.f))) {
+		vb->stop = VMA_BATCH_BUSY;
+	} else if (unlikely(nr == vb->max)) {
+		vb->stop = VMA_BATCH_FULL;
+	} else {
+		return true;
+	}
+	return false;
+}
+
 /* Take the page out of a present entry */
 static __always_inline struct page *vma_batch_unmap_one(struct vma_batch *vb,
 							unsigned long addr, pte_t *ptep)
@@ -394,11 +511,9 @@ static __always_inline struct page *vma_batch_unmap_one(struct vma_batch *vb,
 }
 
 /* What vma_batch_end() shall flush */
-static __always_inline void vma_batch_unmapped(struct vma_batch *vb,
+static __always_inline void vma_batch_to_flush(struct vma_batch *vb,
 					       unsigned long start, unsigned long end)
 {
-	if (vb->deferred)
-		return;
 	vb->flush_start = min(vb->flush_start, start);
 	vb->flush_end = max(vb->flush_end, end);
 }
@@ -420,10 +535,12 @@ static unsigned long vma_batch_unmap_range(struct vma_batch *vb, unsigned long a
 
 		lazy_mmu_mode_enable();
 		for (; addr != next; addr += PAGE_SIZE, ptep++) {
-			if (!pte_present(ptep_get(ptep)))
-				continue;
-			if (unlikely(nr == vb->max))
+			const pte_t pte = ptep_get(ptep);
+
+			if (!vma_batch_may_unmap(vb, pte, nr))
 				break;
+			if (!pte_present(pte))
+				continue;
 			vb->pages[nr++] = vma_batch_unmap_one(vb, addr, ptep);
 			if (!first)
 				first = addr;
@@ -436,7 +553,8 @@ static unsigned long vma_batch_unmap_range(struct vma_batch *vb, unsigned long a
 	if (nr != vb->nr) {
 		vb->rss -= nr - vb->nr;
 		vb->nr = nr;
-		vma_batch_unmapped(vb, first, last + PAGE_SIZE);
+		if (!vb->deferred)
+			vma_batch_to_flush(vb, first, last + PAGE_SIZE);
 	}
 	return addr;
 }
@@ -473,14 +591,16 @@ static unsigned long vma_batch_unmap_notify(struct vma_batch *vb, unsigned long 
  * Context: See vma_batch_begin(). May sleep in mmu notifiers before it takes a
  * page table lock; holds that lock on return.
  *
- * Return: The number of slots that are done, from @addr on. It is less than
- * @nr_slots only if the stack is full.
+ * Return: The number of slots that are done, from @addr on. If it is less than
+ * @nr_slots, @vb->stop says why: the stack is full, or the next slot is reserved
+ * or has a page of which the caller has set folio_set_owner_2(), because it is
+ * being filled.
  */
 unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots)
 {
 	const unsigned long end = addr + nr_slots * PAGE_SIZE;
-	pte_t *ptep;
+	pte_t *ptep, pte;
 
 	vma_batch_check(vb, addr, nr_slots);
 	flush_cache_range(vb->vma, addr, end);
@@ -492,13 +612,17 @@ unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 
 	/* The same for a single page, which is the most common by far */
 	ptep = vma_batch_lock(vb, addr, 1, false);
-	if (unlikely(!ptep || !pte_present(ptep_get(ptep))))
+	if (unlikely(!ptep))
 		return 1;
-	if (unlikely(vb->nr == vb->max))
+	pte = ptep_get(ptep);
+	if (!vma_batch_may_unmap(vb, pte, vb->nr))
 		return 0;
+	if (unlikely(!pte_present(pte)))
+		return 1;
 	vb->pages[vb->nr++] = vma_batch_unmap_one(vb, addr, ptep);
 	vb->rss--;
-	vma_batch_unmapped(vb, addr, end);
+	if (!vb->deferred)
+		vma_batch_to_flush(vb, addr, end);
 	return 1;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap, "exmap");
@@ -543,6 +667,61 @@ unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
 	return vb->nr - before;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_get, "exmap");
+
+/**
+ * vma_batch_clean - hold the page of a slot if it is dirty, and make it clean
+ * @vb: the cursor; at least one entry of its stack is free
+ * @addr: address of the slot
+ *
+ * The page goes on the stack, with a new reference, if user space may have
+ * written to it since it was mapped clean or cleaned last, or if somebody else
+ * has set its dirty flag, which is cleared. What is written to it after the next
+ * vma_batch_end() makes it dirty again.
+ *
+ * Context: As vma_batch_unmap().
+ * Return: Whether the slot has a page.
+ */
+bool vma_batch_clean(struct vma_batch *vb, unsigned long addr)
+{
+	const bool notify = mm_has_notifiers(vb->vma->vm_mm);
+	struct mmu_notifier_range range;
+	pte_t *ptep, pte = __pte(0);
+
+	vma_batch_check(vb, addr, 1);
+	VM_WARN_ON_ONCE(vb->nr == vb->max);
+	if (notify) {
+		vma_batch_unlock(vb);
+		mmu_notifier_range_init(&range, MMU_NOTIFY_PROTECTION_PAGE, 0,
+					vb->vma->vm_mm, addr, addr + PAGE_SIZE);
+		mmu_notifier_invalidate_range_start(&range);
+	}
+	ptep = vma_batch_lock(vb, addr, 1, false);
+	if (ptep)
+		pte = ptep_get(ptep);
+	if (pte_present(pte)) {
+		struct page *page = pte_page(pte);
+		bool dirty = TestClearPageDirty(page);
+
+		if (pte_dirty(pte)) {
+			pte = ptep_modify_prot_start(vb->vma, addr, ptep);
+			ptep_modify_prot_commit(vb->vma, addr, ptep, pte,
+						pte_mkclean(pte));
+			/* A CPU that knows it as dirty does not say so again */
+			vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
+			dirty = true;
+		}
+		if (dirty) {
+			get_page(page);
+			vb->pages[vb->nr++] = page;
+		}
+	}
+	if (notify) {
+		vma_batch_unlock(vb);
+		mmu_notifier_invalidate_range_end(&range);
+	}
+	return pte_present(pte);
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_clean, "exmap");
 
 /**
  * vma_batch_end - finish what was mapped and unmapped so far

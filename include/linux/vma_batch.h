@@ -6,17 +6,21 @@
 #include <linux/spinlock_types.h>
 
 /**
- * enum vma_batch_stop - why vma_batch_map() did not get to the end of its range
+ * enum vma_batch_stop - why a function did not get to the end of its range
  * @VMA_BATCH_EMPTY: the stack is empty
  * @VMA_BATCH_POISONED: the page on top of the stack has PageHWPoison()
  * @VMA_BATCH_NOMEM: there was no memory for a page table
  * @VMA_BATCH_UNFLUSHED: the slot lost its page with a stamp that is not flushed
+ * @VMA_BATCH_FULL: there is no room on the stack
+ * @VMA_BATCH_BUSY: the slot is reserved, or its page has folio_test_owner_2()
  */
 enum vma_batch_stop {
 	VMA_BATCH_EMPTY,
 	VMA_BATCH_POISONED,
 	VMA_BATCH_NOMEM,
 	VMA_BATCH_UNFLUSHED,
+	VMA_BATCH_FULL,
+	VMA_BATCH_BUSY,
 };
 
 /**
@@ -32,7 +36,7 @@ enum vma_batch_stop {
  * @stamp: see @deferred
  * @flushed: where vma_batch_map() reads the newest stamp that is flushed; may be
  *	NULL where nothing is ever deferred
- * @stop: why the last vma_batch_map() that fell short of its range did so
+ * @stop: why the last function that fell short of its range did so
  *
  * Every page on the stack carries one page reference, which goes over to the
  * page table entry with vma_batch_map() and comes back from it with
@@ -92,6 +96,10 @@ unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots);
 unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots);
+unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr);
+void vma_batch_unreserve(struct vma_batch *vb, unsigned long addr);
+void vma_batch_map_clean(struct vma_batch *vb);
+bool vma_batch_clean(struct vma_batch *vb, unsigned long addr);
 void vma_batch_end(struct vma_batch *vb);
 void vma_batch_flush(struct vm_area_struct *vma);
 

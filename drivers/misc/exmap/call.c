@@ -6,6 +6,7 @@
  * pages of that interface's bundles into the region, or collects in a bundle
  * what it takes out. What it took out it may use again itself, once flushed.
  */
+#include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 
@@ -65,6 +66,7 @@ int exmap_call_begin(struct exmap_call *call, struct exmap *exmap,
 	call->exmap = exmap;
 	call->iface = iface;
 	call->into = NULL;
+	call->fresh = NULL;
 	call->freed = 0;
 	call->freeing = false;
 	call->nomem = false;
@@ -91,6 +93,10 @@ void exmap_call_end(struct exmap_call *call)
 	u64 epoch = 0;
 
 	exmap_call_settle(call);
+	if (unlikely(call->fresh)) {
+		clear_highpage(call->fresh);
+		exmap_pool_add(pool, call->iface, &call->fresh, 1);
+	}
 	if (pool->deferred && call->freed &&
 	    atomic_long_add_return(call->freed, &pool->unflushed) >= pool->high_water)
 		epoch = READ_ONCE(pool->epoch);
@@ -220,29 +226,38 @@ int exmap_call_alloc_more(struct exmap_call *call, unsigned long slot,
 }
 
 /**
- * exmap_call_free_more() - Go on taking pages out, having run out of room.
+ * exmap_call_free_more() - Go on taking pages out, where it has stopped.
  * @call: the call, set for taking pages out
  * @slot: first slot of the range
  * @nr: number of slots, all inside the region
  * @changed: counts the slots that had a page
  *
  * Context: Process context, may sleep.
- * Return: 0 if all slots are empty now, or -ENOMEM.
+ * Return: 0 if all slots are empty now; -EBUSY if all are but those that a READ
+ * is about to fill; or -ENOMEM.
  */
 int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
 			 unsigned long nr, unsigned long *changed)
 {
 	unsigned long addr = call->exmap->start + (slot << PAGE_SHIFT);
+	int ret = 0;
 
 	for (;;) {
 		unsigned int before;
 		unsigned long done;
 		int err;
 
-		exmap_call_settle(call);
-		err = exmap_call_set_freeing(call, true);
-		if (err)
-			return err;
+		if (call->vb.stop == VMA_BATCH_BUSY) {
+			ret = -EBUSY;
+			addr += PAGE_SIZE;
+			if (!--nr)
+				return ret;
+		} else {
+			exmap_call_settle(call);
+			err = exmap_call_set_freeing(call, true);
+			if (err)
+				return err;
+		}
 		before = call->vb.nr;
 		done = vma_batch_unmap(&call->vb, addr, nr);
 		*changed += call->vb.nr - before;
@@ -250,6 +265,87 @@ int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
 		addr += done << PAGE_SHIFT;
 		nr -= done;
 		if (!nr)
-			return 0;
+			return ret;
 	}
+}
+
+/**
+ * exmap_call_reserve() - Take a free page for a slot, unless that has one.
+ * @call: the call, set for putting pages in
+ * @slot: the slot, inside the region
+ * @page: set to the page, with one reference; it may have any content, and the
+ *	slot is reserved (vma_batch_reserve()). NULL if the slot has a page.
+ *
+ * Context: Process context, may sleep; drops the interface's lock at times.
+ * Return: 0, or the error of exmap_call_resume().
+ */
+int exmap_call_reserve(struct exmap_call *call, unsigned long slot, struct page **page)
+{
+	const unsigned long addr = call->exmap->start + (slot << PAGE_SHIFT);
+	struct vma_batch *vb = &call->vb;
+
+	*page = NULL;
+	for (;;) {
+		const bool fresh = !vb->nr && call->fresh;
+		unsigned int before;
+		bool done;
+		int err;
+
+		if (fresh) {
+			vb->pages = &call->fresh;
+			vb->nr = 1;
+		}
+		before = vb->nr;
+		done = vma_batch_reserve(vb, addr);
+		if (vb->nr < before)
+			*page = vb->pages[vb->nr];
+		if (fresh) {
+			if (*page)
+				call->fresh = NULL;
+			vb->nr = 0;
+			exmap_call_load(call);
+		}
+		if (done)
+			return 0;
+
+		if (vb->stop == VMA_BATCH_EMPTY) {
+			/* Better than to zero a page that is filled anyway */
+			exmap_call_settle(call);
+			call->fresh = exmap_pool_new(&call->exmap->pool, call->iface);
+			exmap_call_load(call);
+			if (call->fresh || vb->nr)
+				continue;
+		}
+		err = exmap_call_resume(call, 1);
+		if (err)
+			return err;
+	}
+}
+
+/**
+ * exmap_call_hold() - Hold the page of a slot.
+ * @call: the call
+ * @slot: the slot, inside the region
+ * @dirty: only if it is dirty, and make it clean (vma_batch_clean())
+ * @page: set to the page, with one reference, or NULL
+ *
+ * Context: Process context, may sleep.
+ * Return: whether the slot has a page.
+ */
+bool exmap_call_hold(struct exmap_call *call, unsigned long slot, bool dirty,
+		     struct page **page)
+{
+	const unsigned long addr = call->exmap->start + (slot << PAGE_SHIFT);
+	struct vma_batch *vb = &call->vb;
+	bool ret;
+
+	*page = NULL;
+	exmap_call_store(call);
+	vb->pages = page;
+	vb->nr = 0;
+	vb->max = 1;
+	ret = dirty ? vma_batch_clean(vb, addr) : vma_batch_get(vb, addr, 1);
+	vb->max = EXMAP_BUNDLE_PAGES;
+	exmap_call_load(call);
+	return ret;
 }

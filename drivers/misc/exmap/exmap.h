@@ -31,13 +31,16 @@
  * Locks, in this order: mmap_lock or VMA lock, exmap::lock,
  * exmap_pool::flush_lock, exmap_interface::lock (never two of them),
  * exmap_pool::lock or exmap_node::lock. The VMA lock is held while pages go into
- * the region or come out of it, which keeps exmap_pool_close() away; reading a
- * file holds none of them.
+ * the region or come out of it, which keeps exmap_pool_close() away; transfers
+ * from and to the backing file hold none of them.
  */
 #ifndef _EXMAP_H
 #define _EXMAP_H
 
 #include <linux/atomic.h>
+#include <linux/bvec.h>
+#include <linux/completion.h>
+#include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
@@ -45,10 +48,10 @@
 #include <linux/types.h>
 #include <linux/uio.h>
 #include <linux/vma_batch.h>
+#include <linux/workqueue.h>
 #include <uapi/linux/exmap.h>
 
-struct file;
-struct kiocb;
+struct io_uring_cmd;
 struct mm_struct;
 struct user_struct;
 struct vm_area_desc;
@@ -183,7 +186,8 @@ enum exmap_state {
  *	yet, or NULL; written with it locked, see lock_vma_cached()
  * @ready: set with release semantics when setup has filled in the following
  * @pool: the pages
- * @backing: the file that reads come from, or NULL
+ * @backing: the file that pages are read from and written to, or NULL
+ * @offset: byte of @backing that belongs to the first byte of the region
  * @user: whose RLIMIT_MEMLOCK the pool counts against, or NULL
  */
 struct exmap {
@@ -197,6 +201,7 @@ struct exmap {
 	bool ready;
 	struct exmap_pool pool;
 	struct file *backing;
+	loff_t offset;
 	struct user_struct *user;
 };
 
@@ -208,7 +213,8 @@ struct exmap {
  * @vb: the cursor. Its stack is iface->local, or, while @freeing, the bundle
  *	that takes the pages
  * @into: that bundle, or NULL before the first FREE
- * @freed: pages that went into it
+ * @fresh: a page that was never filled, or NULL
+ * @freed: pages that went into @into
  * @mmap_locked: which lock exmap_region_lock() took
  * @freeing: which stack @vb has
  * @nomem: the pool has been asked in vain, and is not asked again
@@ -219,10 +225,115 @@ struct exmap_call {
 	struct vm_area_struct *vma;
 	struct vma_batch vb;
 	struct exmap_bundle *into;
+	struct page *fresh;
 	unsigned long freed;
 	bool mmap_locked;
 	bool freeing;
 	bool nomem;
+};
+
+/* Pages that one job has in flight, at most */
+#define EXMAP_IO_PAGES		512
+
+/**
+ * struct exmap_io_page - what a page in flight is there for
+ * @vec: the vector of the job that wants it
+ * @mapped: it is the page of its slot already; otherwise it was taken for it
+ */
+struct exmap_io_page {
+	u32 vec;
+	bool mapped;
+};
+
+/**
+ * struct exmap_run - a transfer: pages that are neighbours in region and file
+ * @iocb: the request to the backing file
+ * @io: what it is part of
+ * @first: index of its first page in @io
+ * @nr: number of pages
+ * @slot: slot of the first page
+ * @write: to the file, rather than from it
+ * @flags: IOCB_DSYNC, IOCB_SYNC or 0
+ * @todo: a request is to be made
+ * @done: bytes that were transferred
+ * @res: result of the request that was made last; then, if not all was
+ *	transferred, why not
+ */
+struct exmap_run {
+	struct kiocb iocb;
+	struct exmap_io *io;
+	unsigned int first;
+	unsigned int nr;
+	unsigned long slot;
+	bool write;
+	int flags;
+	bool todo;
+	size_t done;
+	long res;
+};
+
+/**
+ * struct exmap_io - transfers that are in flight together
+ * @exmap: the exmap
+ * @pending: requests in flight, and one while more are being made
+ * @nr_pages: pages in @bvecs and @pages
+ * @max_pages: room for that
+ * @nr_runs: length of @runs
+ * @max_runs: room for that
+ * @bvecs: one for each page
+ * @pages: the same
+ * @runs: the transfers
+ * @notify: called when @pending has come down to 0, in any context
+ * @owner: for @notify
+ * @work: for a worker that goes on
+ * @waited: completed when @pending has come down to 0 if there is no @notify
+ */
+struct exmap_io {
+	struct exmap *exmap;
+	atomic_t pending;
+	unsigned int nr_pages;
+	unsigned int max_pages;
+	unsigned int nr_runs;
+	unsigned int max_runs;
+	struct bio_vec *bvecs;
+	struct exmap_io_page *pages;
+	struct exmap_run *runs;
+	void (*notify)(struct exmap_io *io);
+	void *owner;
+	struct work_struct work;
+	struct completion waited;
+};
+
+/**
+ * struct exmap_job - vectors to be carried out, some of them by transfers
+ * @exmap: the exmap
+ * @iface: the interface whose pages are used
+ * @vecs: the vectors. In one that has failed, @len is cut to what precedes the
+ *	first slot that could not be done.
+ * @results: an array like it
+ * @nr: length of both
+ * @next: the first vector that is not begun, or not completely
+ * @next_slot: what is begun of that
+ * @failed: vectors that have failed
+ * @prefix: stop at the first failure; there are no results of what follows
+ * @nowait: do not wait for the backing file: fail with -EAGAIN, or, if @io has a
+ *	notify, leave it to a worker
+ * @sync: IOCB_DSYNC and IOCB_SYNC of what is written
+ * @io: the transfers, if there may be any
+ */
+struct exmap_job {
+	struct exmap *exmap;
+	struct exmap_interface *iface;
+	struct exmap_vec *vecs;
+	struct exmap_result *results;
+	unsigned int nr;
+	unsigned int next;
+	unsigned int next_slot;
+	unsigned int failed;
+	bool prefix;
+	bool nowait;
+	int sync;
+	struct exmap_io *io;
 };
 
 /* main.c: files and their exmap */
@@ -269,8 +380,9 @@ struct exmap_bundle *exmap_pool_collect(struct exmap_pool *pool,
 void exmap_pool_recycle(struct exmap_pool *pool, struct exmap_interface *iface);
 bool exmap_pool_flush_begin(struct exmap_pool *pool, u64 epoch);
 void exmap_pool_flush_end(struct exmap_pool *pool);
-int exmap_pool_get(struct exmap_pool *pool, struct exmap_interface *iface,
-		   struct page **pages, unsigned int nr);
+struct page *exmap_pool_new(struct exmap_pool *pool, struct exmap_interface *iface);
+void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
+		    struct page **pages, unsigned int nr);
 bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *iface);
 void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
 		    struct page **pages, unsigned int nr);
@@ -286,6 +398,9 @@ int exmap_call_alloc_more(struct exmap_call *call, unsigned long slot,
 			  unsigned long *changed);
 int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
 			 unsigned long nr, unsigned long *changed);
+int exmap_call_reserve(struct exmap_call *call, unsigned long slot, struct page **page);
+bool exmap_call_hold(struct exmap_call *call, unsigned long slot, bool dirty,
+		     struct page **page);
 
 /**
  * exmap_call_alloc() - Put pages under the empty slots of a range.
@@ -340,10 +455,46 @@ int exmap_interface_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc)
 void exmap_interface_destroy(struct exmap_interface *iface);
 long exmap_action(struct exmap *exmap, const struct exmap_action_params *params);
 
+/* io.c: transfers between pages and the backing file */
+int exmap_io_module_init(void);
+void exmap_io_module_exit(void);
+struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
+				unsigned int max_runs);
+void exmap_io_add(struct exmap_io *io, unsigned long slot, struct page *page,
+		  struct exmap_io_page info, bool write, int flags);
+bool exmap_io_submit(struct exmap_io *io, int flags);
+bool exmap_io_settle(struct exmap_io *io);
+void exmap_io_wait(struct exmap_io *io, bool nowait);
+void exmap_io_queue(struct exmap_io *io);
+void exmap_io_work_on(struct work_struct *work);
+
+/**
+ * exmap_io_full() - Is there no room for another page?
+ * @io: the transfers
+ *
+ * Return: true if exmap_io_add() must not be called.
+ */
+static inline bool exmap_io_full(const struct exmap_io *io)
+{
+	return io->nr_pages == io->max_pages || io->nr_runs == io->max_runs;
+}
+
+/* job.c: arrays of vectors, in any mixture */
+int exmap_job_prepare(struct exmap_job *job);
+int exmap_job_run(struct exmap_job *job, bool arrived);
+
+/* Does it need the backing file? */
+static inline bool exmap_opcode_is_io(unsigned int opcode)
+{
+	return opcode == EXMAP_OP_READ || opcode == EXMAP_OP_WRITE;
+}
+
 /* vectors.c: calls with an opcode in each vector */
 long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg);
+int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
 
-/* io.c: reads from the backing file */
+/* rw.c: read and write calls */
 ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *to);
+ssize_t exmap_write_iter(struct kiocb *iocb, struct iov_iter *from);
 
 #endif /* _EXMAP_H */

@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/slab.h>
 
 #include "exmap.h"
 
@@ -125,7 +126,7 @@ static long exmap_do_vectors(struct exmap_call *call, struct exmap_iov *vecs,
 			err = exmap_call_free(call, slot, len, &changed);
 
 		failed += err != 0;
-		if (unlikely(held_back == i && !changed)) {
+		if (unlikely(held_back == i && !changed && err != -EBUSY)) {
 			if (err && err != -ERANGE)
 				return err;
 			__assign_bit(i, out_of_range, err);
@@ -141,8 +142,54 @@ static long exmap_do_vectors(struct exmap_call *call, struct exmap_iov *vecs,
 	return failed;
 }
 
+/*
+ * READ or WRITE: a job, with the vectors copied, so that the program may do with
+ * them what it likes meanwhile. Returns what exmap_action() returns.
+ */
+static long exmap_do_io(struct exmap *exmap, struct exmap_interface *iface,
+			struct exmap_iov *vecs, unsigned int nr, u8 opcode)
+{
+	struct exmap_job job = { .exmap = exmap, .iface = iface, .nr = nr };
+	unsigned int i, changed = 0;
+	long ret;
+
+	job.vecs = kvmalloc_array(nr, sizeof(*job.vecs) + sizeof(*job.results),
+				  GFP_KERNEL_ACCOUNT);
+	if (!job.vecs)
+		return -ENOMEM;
+	job.results = (void *)(job.vecs + nr);
+	for (i = 0; i < nr; i++) {
+		const struct exmap_iov vec = { .value = READ_ONCE(vecs[i].value) };
+
+		job.vecs[i] = (struct exmap_vec) {
+			.page = vec.page, .len = vec.len, .opcode = opcode,
+		};
+	}
+	ret = exmap_job_prepare(&job);
+	if (!ret)
+		ret = exmap_job_run(&job, false);
+	/* As exmap_do_vectors(): failed before any change, it has not happened */
+	for (i = 0; !ret && !changed && i < nr; i++) {
+		changed = job.results[i].pages;
+		if (!changed && job.results[i].res && job.results[i].res != -ERANGE)
+			break;
+	}
+	if (!ret && !changed && i < nr && (job.results[i].res == -ENOMEM ||
+					   job.results[i].res == -EINTR))
+		ret = job.results[i].res;
+	if (!ret) {
+		for (i = 0; i < nr; i++)
+			exmap_put_result(&vecs[i], job.results[i].res,
+					 job.results[i].pages);
+		ret = job.failed;
+	}
+	kvfree(job.io);
+	kvfree(job.vecs);
+	return ret;
+}
+
 /**
- * exmap_action() - ALLOC or FREE the vectors of an interface.
+ * exmap_action() - Carry out the vectors of an interface.
  * @exmap: the exmap, of the current process and set up
  * @params: what the program asks for
  *
@@ -157,6 +204,7 @@ static long exmap_do_vectors(struct exmap_call *call, struct exmap_iov *vecs,
 long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
 {
 	struct exmap_call call __uninitialized;
+	struct exmap_interface *iface;
 	struct page *page;
 	long ret;
 
@@ -165,10 +213,18 @@ long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
 		return -ENXIO;
 	if (params->interface >= exmap->pool.nr_interfaces ||
 	    params->iov_len > EXMAP_USER_INTERFACE_PAGES || params->flags ||
-	    (params->opcode != EXMAP_OP_ALLOC && params->opcode != EXMAP_OP_FREE))
+	    params->opcode > EXMAP_OP_WRITE)
 		return -EINVAL;
 
-	ret = exmap_call_begin(&call, exmap, &exmap->pool.interfaces[params->interface]);
+	iface = &exmap->pool.interfaces[params->interface];
+	if (unlikely(exmap_opcode_is_io(params->opcode) && params->iov_len)) {
+		mutex_lock(&iface->lock);
+		page = exmap_interface_page(iface);
+		mutex_unlock(&iface->lock);
+		return page ? exmap_do_io(exmap, iface, page_address(page),
+					  params->iov_len, params->opcode) : -ENOMEM;
+	}
+	ret = exmap_call_begin(&call, exmap, iface);
 	if (ret)
 		return ret;
 	if (params->iov_len) {

@@ -1,261 +1,276 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Reads from the backing file, page by page, into the region
+ * Transfers between pages and the backing file, many of them in flight
+ *
+ * Each has a request of its own to the file, in the kernel's terms a kiocb with
+ * the pages as a bvec, so that nothing is pinned or copied. Where the file can
+ * (O_DIRECT), all requests are at work at once; where it cannot, a first round
+ * that does not wait lets it begin to read, before one is waited for.
  */
+#include <linux/blkdev.h>
 #include <linux/bvec.h>
-#include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/ioprio.h>
 #include <linux/mm.h>
-#include <linux/uaccess.h>
+#include <linux/slab.h>
 #include <linux/uio.h>
 
 #include "exmap.h"
 
-/* Pages that one read of the backing file asks for, at most */
-#define EXMAP_IO_PAGES	32
+/* Pages in one request; more would need more than one bio */
+#define EXMAP_RUN_PAGES	BIO_MAX_VECS
 
-/* What the file position of a read call says */
-static unsigned int exmap_pos_opcode(u64 pos)
-{
-	return (pos >> 8) & 0xff;
-}
+static struct workqueue_struct *exmap_io_wq;
 
-static u64 exmap_pos_interface(u64 pos)
-{
-	return (pos & 0xff) | (pos >> 16 << 8);
-}
-
-/*
- * Read up to @nr whole pages of the backing file into @pages. Returns how many
- * are complete; if that is less than @nr, *err says why.
+/**
+ * exmap_io_module_init() - Set up what all transfers share.
+ * Return: 0, or -ENOMEM.
  */
-static unsigned int exmap_read_file(struct exmap *exmap, unsigned long slot,
-				    struct page **pages, unsigned int nr, int *err)
+int __init exmap_io_module_init(void)
 {
-	struct bio_vec bvec[EXMAP_IO_PAGES];
-	loff_t pos = (loff_t)slot << PAGE_SHIFT;
-	size_t done = 0, size = nr * PAGE_SIZE;
-	struct iov_iter iter;
-
-	for (unsigned int i = 0; i < nr; i++)
-		bvec_set_page(&bvec[i], pages[i], PAGE_SIZE, 0);
-	iov_iter_bvec(&iter, ITER_DEST, bvec, nr, size);
-
-	while (done < size) {
-		ssize_t ret = vfs_iter_read(exmap->backing, &iter, &pos, 0);
-
-		if (ret <= 0) {
-			*err = ret ?: -ENODATA;
-			break;
-		}
-		done += ret;
-	}
-	return done >> PAGE_SHIFT;
-}
-
-/*
- * Map pages that were read under their slots. A slot that was filled meanwhile
- * keeps what it has. Returns how many slots are done, *unused how many pages
- * were not needed; these are moved to the front of @pages.
- */
-static unsigned int exmap_map_read(struct exmap *exmap, unsigned long slot,
-				   struct page **pages, unsigned int nr,
-				   unsigned int *unused, int *err)
-{
-	struct vm_area_struct *vma;
-	struct vma_batch vb;
-	unsigned int i = 0;
-	bool mmap_locked;
-
-	*unused = 0;
-	vma = exmap_region_lock(exmap, &mmap_locked);
-	if (IS_ERR(vma)) {
-		*unused = nr;
-		*err = PTR_ERR(vma);
-		return 0;
-	}
-	vma_batch_begin(&vb, vma, NULL, 0, 0);
-	vb.flushed = &exmap->pool.flushed;
-	while (i < nr) {
-		const u64 epoch = READ_ONCE(exmap->pool.epoch);
-
-		vb.pages = pages + i;
-		vb.nr = 1;
-		if (vma_batch_map(&vb, exmap->start + ((slot + i) << PAGE_SHIFT), 1)) {
-			if (vb.nr)
-				pages[(*unused)++] = pages[i];
-			i++;
-			continue;
-		}
-		vma_batch_end(&vb);
-		if (vb.stop != VMA_BATCH_UNFLUSHED) {
-			*err = -ENOMEM;
-			break;
-		}
-		/* The slot lost another page a moment ago */
-		exmap_region_flush(exmap, vma, epoch);
-	}
-	vma_batch_end(&vb);
-	exmap_region_unlock(exmap, vma, mmap_locked);
-
-	for (unsigned int j = i; j < nr; j++)
-		pages[(*unused)++] = pages[j];
-	return i;
-}
-
-/*
- * Hold the pages of the slots from @slot on, up to the first without, and count
- * them in *resident; if the first has none, count the slots without instead.
- */
-static unsigned int exmap_find_run(struct exmap *exmap, unsigned long slot,
-				   struct page **pages, unsigned int nr,
-				   unsigned int *resident, int *err)
-{
-	unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
-	struct vm_area_struct *vma;
-	struct vma_batch vb;
-	unsigned int run;
-	bool mmap_locked;
-
-	vma = exmap_region_lock(exmap, &mmap_locked);
-	if (IS_ERR(vma)) {
-		*err = PTR_ERR(vma);
-		return 0;
-	}
-	vma_batch_begin(&vb, vma, pages, 0, nr);
-	run = vma_batch_get(&vb, addr, nr);
-	*resident = run;
-	if (!run) {
-		do {
-			run++;
-			addr += PAGE_SIZE;
-		} while (run < nr && !vma_batch_get(&vb, addr, 1));
-	} else if (!(vma->vm_flags & VM_WRITE)) {
-		/* As a read into any memory that is write protected */
-		*err = -EFAULT;
-	}
-	vma_batch_end(&vb);
-	exmap_region_unlock(exmap, vma, mmap_locked);
-
-	/* The page that ended a run of slots without, or all if they cannot be used */
-	while (vb.nr && (!*resident || *err))
-		put_page(pages[--vb.nr]);
-	return *err ? 0 : run;
-}
-
-/*
- * READ of some slots. The pages that are resident are filled in place, others
- * are read first and mapped when they are complete, so that nobody sees half of
- * one. Returns how many slots are done; if not all, *err says why.
- */
-static unsigned long exmap_read_slots(struct exmap *exmap,
-				      struct exmap_interface *iface,
-				      unsigned long slot, unsigned long nr, int *err)
-{
-	struct page *pages[EXMAP_IO_PAGES];
-	unsigned long done = 0;
-
-	while (done < nr && !*err) {
-		unsigned int run, read, resident, unused;
-		int got;
-
-		run = exmap_find_run(exmap, slot + done, pages,
-				     min(nr - done, EXMAP_IO_PAGES), &resident, err);
-		if (*err)
-			break;
-		if (resident) {
-			read = exmap_read_file(exmap, slot + done, pages, run, err);
-			while (resident)
-				put_page(pages[--resident]);
-			done += read;
-			continue;
-		}
-
-		do {
-			got = exmap_pool_get(&exmap->pool, iface, pages, run);
-		} while (got == -EAGAIN && !(got = exmap_flush(exmap)));
-		if (got < 0) {
-			*err = got;
-			break;
-		}
-		read = exmap_read_file(exmap, slot + done, pages, got, err);
-		done += exmap_map_read(exmap, slot + done, pages, read, &unused, err);
-		memmove(pages + unused, pages + read, (got - read) * sizeof(*pages));
-		exmap_pool_put(&exmap->pool, iface, pages, unused + got - read);
-	}
-	return done;
-}
-
-/* ALLOC of some slots, for a read call; returns as exmap_read_slots() */
-static unsigned long exmap_alloc_for_read(struct exmap *exmap,
-					  struct exmap_interface *iface,
-					  unsigned long slot, unsigned long nr,
-					  int *err)
-{
-	unsigned long done, changed;
-	struct exmap_call call;
-
-	*err = exmap_call_begin(&call, exmap, iface);
-	if (*err)
-		return 0;
-	*err = exmap_call_alloc(&call, slot, nr, &done, &changed);
-	exmap_call_end(&call);
-	return done;
+	exmap_io_wq = alloc_workqueue("exmap", WQ_UNBOUND, 0);
+	return exmap_io_wq ? 0 : -ENOMEM;
 }
 
 /**
- * exmap_read_iter() - Let pages of the region be read, or just be there.
- * @iocb: the call; its position says which interface and opcode
- * @to: where in the region; every segment is made of whole slots
+ * exmap_io_module_exit() - Undo exmap_io_module_init().
+ */
+void exmap_io_module_exit(void)
+{
+	destroy_workqueue(exmap_io_wq);
+}
+
+/**
+ * exmap_io_alloc() - Room for transfers.
+ * @exmap: the exmap
+ * @max_pages: pages, at least 1
+ * @max_runs: transfers; if pages have few neighbours, this is what runs out first
  *
  * Context: Process context, may sleep.
- *
- * Return: bytes of the slots that are done, a prefix of @to. If there are none:
- * -ENXIO if the exmap is not set up or has no region, -EPERM if it belongs to
- * another process, -EINVAL for an opcode, interface or alignment that cannot
- * be, -ERANGE for addresses outside the region, -ENODEV if there is no backing
- * file, -ENODATA at its end, -ENOMEM without free pages, or the file's error.
+ * Return: to be freed with kvfree(); NULL if there is no memory.
  */
-ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *to)
+struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
+				unsigned int max_runs)
 {
-	struct exmap *exmap = exmap_of_ready(iocb->ki_filp);
-	const unsigned int opcode = exmap_pos_opcode(iocb->ki_pos);
-	const u64 interface = exmap_pos_interface(iocb->ki_pos);
-	struct exmap_interface *iface;
-	ssize_t bytes = 0;
-	int err = 0;
+	struct exmap_io *io;
 
-	if (IS_ERR(exmap))
-		return PTR_ERR(exmap);
-	/* Pairs with exmap_region_mapped() */
-	if (smp_load_acquire(&exmap->state) != EXMAP_MAPPED)
-		return -ENXIO;
-	if (!user_backed_iter(to) || interface >= exmap->pool.nr_interfaces ||
-	    (opcode != EXMAP_OP_READ && opcode != EXMAP_OP_ALLOC))
-		return -EINVAL;
+	io = kvmalloc(sizeof(*io) + max_runs * sizeof(*io->runs) +
+		      max_pages * (sizeof(*io->bvecs) + sizeof(*io->pages)),
+		      GFP_KERNEL_ACCOUNT);
+	if (!io)
+		return NULL;
+	io->exmap = exmap;
+	io->runs = (void *)(io + 1);
+	io->bvecs = (void *)(io->runs + max_runs);
+	io->pages = (void *)(io->bvecs + max_pages);
+	io->max_runs = max_runs;
+	io->max_pages = max_pages;
+	io->notify = NULL;
+	return io;
+}
 
-	iface = &exmap->pool.interfaces[interface];
-	while (iov_iter_count(to) && !err) {
-		const unsigned long addr =
-			untagged_addr((unsigned long)iter_iov_addr(to));
-		const size_t len = min(iter_iov_len(to), iov_iter_count(to));
-		const unsigned long slot = (addr - exmap->start) >> PAGE_SHIFT;
-		const unsigned long nr = len >> PAGE_SHIFT;
-		unsigned long done = 0;
+/**
+ * exmap_io_add() - Add a page to what is to be transferred.
+ * @io: the transfers, none in flight, and exmap_io_full() not true
+ * @slot: the slot whose content it is
+ * @page: the page; @io has the caller's reference from now on
+ * @info: what to remember with it
+ * @write: to the file, rather than from it
+ * @flags: IOCB_DSYNC, IOCB_SYNC or 0
+ *
+ * Context: Any.
+ */
+void exmap_io_add(struct exmap_io *io, unsigned long slot, struct page *page,
+		  struct exmap_io_page info, bool write, int flags)
+{
+	const unsigned int i = io->nr_pages++;
+	struct exmap_run *run;
 
-		if (!PAGE_ALIGNED(addr) || !PAGE_ALIGNED(len))
-			err = -EINVAL;
-		else if (!exmap_slots_ok(exmap, slot, nr))
-			err = -ERANGE;
-		else if (opcode == EXMAP_OP_READ && !exmap->backing)
-			err = -ENODEV;
-		else if (opcode == EXMAP_OP_READ)
-			done = exmap_read_slots(exmap, iface, slot, nr, &err);
-		else
-			done = exmap_alloc_for_read(exmap, iface, slot, nr, &err);
-
-		bytes += done << PAGE_SHIFT;
-		iov_iter_advance(to, done << PAGE_SHIFT);
+	bvec_set_page(&io->bvecs[i], page, PAGE_SIZE, 0);
+	io->pages[i] = info;
+	if (io->nr_runs) {
+		run = &io->runs[io->nr_runs - 1];
+		if (slot == run->slot + run->nr && write == run->write &&
+		    flags == run->flags && run->nr < EXMAP_RUN_PAGES) {
+			run->nr++;
+			return;
+		}
 	}
-	return bytes ?: err;
+	run = &io->runs[io->nr_runs++];
+	run->io = io;
+	run->first = i;
+	run->nr = 1;
+	run->slot = slot;
+	run->write = write;
+	run->flags = flags;
+	run->todo = true;
+	run->done = 0;
+}
+
+static void exmap_io_notify(struct exmap_io *io)
+{
+	if (io->notify)
+		io->notify(io);
+	else
+		complete(&io->waited);
+}
+
+static void exmap_run_complete(struct kiocb *iocb, long res)
+{
+	struct exmap_run *run = container_of(iocb, struct exmap_run, iocb);
+
+	if (run->write)
+		kiocb_end_write(iocb);
+	run->res = res;
+	if (atomic_dec_and_test(&run->io->pending))
+		exmap_io_notify(run->io);
+}
+
+/* Request what is left of a transfer */
+static void exmap_run_start(struct exmap_run *run, int flags, bool alone)
+{
+	struct exmap_io *io = run->io;
+	const struct exmap *exmap = io->exmap;
+	struct iov_iter iter;
+	ssize_t ret;
+
+	iov_iter_bvec(&iter, run->write ? ITER_SOURCE : ITER_DEST,
+		      io->bvecs + run->first, run->nr, run->nr * PAGE_SIZE);
+	if (run->done)
+		iov_iter_advance(&iter, run->done);
+	run->todo = false;
+	run->iocb = (struct kiocb) {
+		.ki_filp	= exmap->backing,
+		.ki_pos		= exmap->offset + (run->slot << PAGE_SHIFT) + run->done,
+		.ki_complete	= alone ? NULL : exmap_run_complete,
+		/* Every page has its place */
+		.ki_flags	= (exmap->backing->f_iocb_flags & ~IOCB_APPEND) |
+				  run->flags | flags,
+		.ki_ioprio	= get_current_ioprio(),
+	};
+	if (run->write) {
+		run->iocb.ki_flags |= IOCB_WRITE;
+		ret = vfs_iocb_iter_write(exmap->backing, &run->iocb, &iter);
+	} else {
+		ret = vfs_iocb_iter_read(exmap->backing, &run->iocb, &iter);
+	}
+	if (ret == -EIOCBQUEUED)
+		return;
+	run->res = ret;
+	/* The caller of exmap_io_submit() is not through: it will not be zero */
+	atomic_dec(&io->pending);
+}
+
+/**
+ * exmap_io_submit() - Request all that is still to be transferred.
+ * @io: the transfers, none in flight, of an exmap with a backing file
+ * @flags: IOCB_NOWAIT: where the file would have to wait, leave it for later; or 0
+ *
+ * Context: Process context, may sleep.
+ * Return: true if no request is in flight. If it is false, io->notify will be
+ * called as soon as that is so (or already has been), or io->waited completed.
+ */
+bool exmap_io_submit(struct exmap_io *io, int flags)
+{
+	/* It can be left to the file to wait for it */
+	const bool alone = io->nr_runs == 1 && !io->notify && !flags;
+	struct blk_plug plug;
+
+	if (!io->notify)
+		init_completion(&io->waited);
+	atomic_set(&io->pending, io->nr_runs + 1);
+	blk_start_plug(&plug);
+	for (unsigned int i = 0; i < io->nr_runs; i++) {
+		if (io->runs[i].todo)
+			exmap_run_start(&io->runs[i], flags, alone);
+		else
+			atomic_dec(&io->pending);
+	}
+	blk_finish_plug(&plug);
+	return atomic_dec_and_test(&io->pending);
+}
+
+/**
+ * exmap_io_settle() - See what has come of the requests.
+ * @io: the transfers, none in flight
+ *
+ * In a transfer that is over, @done says how much was transferred, and if that is
+ * not all, @res why: -ENODATA at the end of the file, or the file's error.
+ *
+ * Return: true if there are requests to make again, which must wait this time.
+ */
+bool exmap_io_settle(struct exmap_io *io)
+{
+	bool again = false;
+
+	for (unsigned int i = 0; i < io->nr_runs; i++) {
+		struct exmap_run *run = &io->runs[i];
+		const size_t size = run->nr * PAGE_SIZE;
+
+		if (run->done == size || run->res == -ENODATA)
+			continue;
+		if (run->res > 0) {
+			run->done += run->res;
+			run->todo = run->done < size;
+		} else if (!run->res) {
+			run->res = run->write ? -EIO : -ENODATA;
+		} else if (run->res == -EAGAIN && run->iocb.ki_flags & IOCB_NOWAIT) {
+			run->todo = true;
+		}
+		again |= run->todo;
+	}
+	return again;
+}
+
+/**
+ * exmap_io_wait() - Carry out transfers and wait for them.
+ * @io: the transfers, of an exmap with a backing file; without io->notify
+ * @nowait: leave those that must be waited for, with -EAGAIN
+ *
+ * Context: Process context, may sleep.
+ */
+void exmap_io_wait(struct exmap_io *io, bool nowait)
+{
+	const struct file *file = io->exmap->backing;
+	const bool direct = file->f_iocb_flags & IOCB_DIRECT;
+	/* Reads of cached files begin with the first round, and wait in the second */
+	bool first = nowait || (!direct && io->nr_runs > 1 && file->f_mode & FMODE_NOWAIT);
+
+	do {
+		if (!exmap_io_submit(io, first ? IOCB_NOWAIT : 0))
+			wait_for_completion_io(&io->waited);
+		first = false;
+	} while (exmap_io_settle(io) && !nowait);
+}
+
+/**
+ * exmap_io_work_on() - Let a worker go on.
+ * @work: what it shall do
+ *
+ * Context: Any.
+ */
+void exmap_io_work_on(struct work_struct *work)
+{
+	queue_work(exmap_io_wq, work);
+}
+
+static void exmap_io_work(struct work_struct *work)
+{
+	struct exmap_io *io = container_of(work, struct exmap_io, work);
+
+	if (exmap_io_submit(io, 0))
+		io->notify(io);
+}
+
+/**
+ * exmap_io_queue() - Have a worker carry out transfers that must wait.
+ * @io: the transfers, none in flight, of an exmap with a backing file; with
+ *	io->notify, which may be called before this returns
+ *
+ * Context: Process context.
+ */
+void exmap_io_queue(struct exmap_io *io)
+{
+	INIT_WORK(&io->work, exmap_io_work);
+	exmap_io_work_on(&io->work);
 }

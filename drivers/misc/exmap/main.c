@@ -172,7 +172,8 @@ static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 	int err;
 
 	if (setup->max_interfaces < 1 || setup->max_interfaces > EXMAP_MAX_INTERFACES ||
-	    !setup->buffer_size)
+	    !setup->buffer_size || setup->offset > LLONG_MAX ||
+	    !PAGE_ALIGNED(setup->offset))
 		return -EINVAL;
 	exmap = exmap_of_ready(file);
 	if (exmap != ERR_PTR(-ENXIO))
@@ -205,6 +206,7 @@ static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 		if (setup->flags & EXMAP_SETUP_DEFERRED)
 			exmap_pool_defer(&exmap->pool, setup->quarantine);
 		exmap->backing = backing;
+		exmap->offset = setup->offset;
 		exmap->user = user;
 		/* Pairs with exmap_of_ready() */
 		smp_store_release(&exmap->ready, true);
@@ -388,6 +390,7 @@ static int exmap_open(struct inode *inode, struct file *file)
 {
 	/* The misc device leaves itself there; an exmap comes with its first use */
 	file->private_data = NULL;
+	file->f_mode |= FMODE_NOWAIT;
 	return 0;
 }
 
@@ -407,6 +410,8 @@ const struct file_operations exmap_fops = {
 	.unlocked_ioctl	= exmap_ioctl,
 	.mmap_prepare	= exmap_mmap_prepare,
 	.read_iter	= exmap_read_iter,
+	.write_iter	= exmap_write_iter,
+	.uring_cmd	= exmap_uring_cmd,
 };
 
 static struct miscdevice exmap_misc = {
@@ -418,19 +423,27 @@ static struct miscdevice exmap_misc = {
 
 static int __init exmap_init(void)
 {
-	int err = exmap_pool_module_init();
+	int err;
 
+	err = exmap_pool_module_init();
 	if (err)
 		return err;
-	err = misc_register(&exmap_misc);
+	err = exmap_io_module_init();
 	if (err)
-		exmap_pool_module_exit();
+		goto out_pool;
+	err = misc_register(&exmap_misc);
+	if (!err)
+		return 0;
+	exmap_io_module_exit();
+out_pool:
+	exmap_pool_module_exit();
 	return err;
 }
 
 static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_misc);
+	exmap_io_module_exit();
 	exmap_pool_module_exit();
 }
 

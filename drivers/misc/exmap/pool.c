@@ -26,8 +26,7 @@
  * A limit of the memory cgroup must make the call fail, not kill somebody.
  * Never movable: a page that migrates under a long-term pin is no use here.
  */
-#define EXMAP_GFP \
-	(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+#define EXMAP_GFP (GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 
 /* Parked pages that a refill looks at before it asks for new ones */
 #define EXMAP_SWEEP_SOME	128
@@ -308,17 +307,16 @@ static unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked,
 }
 
 /*
- * Get up to @nr pages from the system into the local bundle, which is empty.
- * Returns how many there were. *refused is set if it was not the limit, but the
- * page allocator or the memory cgroup, that said no.
+ * Get up to @nr pages from the system, with both references. Returns how many
+ * there were. *refused is set if it was not the limit, but the page allocator or
+ * the memory cgroup, that said no.
  */
-static unsigned int exmap_pool_grow(struct exmap_pool *pool,
-				    struct exmap_bundle *local, unsigned int nr,
-				    bool *refused)
+static unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages,
+				    unsigned int nr, gfp_t gfp, bool *refused)
 {
 	long owned = atomic_long_read(&pool->nr_pages);
-	LIST_HEAD(pages);
 	unsigned int got = 0;
+	LIST_HEAD(list);
 	bool closed;
 
 	if (owned >= pool->limit)
@@ -332,30 +330,29 @@ static unsigned int exmap_pool_grow(struct exmap_pool *pool,
 	} while (!atomic_long_try_cmpxchg(&pool->nr_pages, &owned, owned + nr));
 
 	while (got < nr && !fatal_signal_pending(current)) {
-		struct page *page = alloc_page(EXMAP_GFP);
+		struct page *page = alloc_page(gfp);
 
 		if (!page)
 			break;
 		get_page(page);
-		list_add(&page->lru, &pages);
-		local->pages[got++] = page;
+		list_add(&page->lru, &list);
+		pages[got++] = page;
 	}
 
 	spin_lock(&pool->lock);
 	closed = pool->closed;
 	if (!closed) {
-		list_splice(&pages, &pool->owned);
+		list_splice(&list, &pool->owned);
 		atomic_long_sub(nr - got, &pool->nr_pages);
 	}
 	spin_unlock(&pool->lock);
 
 	if (closed) {
 		while (got) {
-			put_page(local->pages[--got]);
-			put_page(local->pages[got]);
+			put_page(pages[--got]);
+			put_page(pages[got]);
 		}
 	}
-	local->nr = got;
 	*refused = !got;
 out:
 	exmap_pool_arrive(pool);
@@ -415,9 +412,17 @@ static void exmap_pool_keep_spare(struct exmap_interface *iface,
 		iface->spare = bundle;
 }
 
-/* Add pages with their second references to an interface, under its lock */
-static void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
-			   struct page **pages, unsigned int nr)
+/**
+ * exmap_pool_add() - Give back pages, with the interface locked.
+ * @pool: the pool
+ * @iface: the interface that gets them
+ * @pages: the pages, as for exmap_pool_put()
+ * @nr: how many
+ *
+ * Context: Process context, may sleep. @iface->lock is held.
+ */
+void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
+		    struct page **pages, unsigned int nr)
 {
 	struct exmap_bundle *fresh;
 
@@ -612,7 +617,10 @@ static bool exmap_pool_refill_quick(struct exmap_pool *pool,
 		if (iface->local->nr)
 			return true;
 	}
-	return !*refused && exmap_pool_grow(pool, iface->local, want, refused);
+	if (!*refused)
+		iface->local->nr = exmap_pool_grow(pool, iface->local->pages, want,
+						   EXMAP_GFP | __GFP_ZERO, refused);
+	return iface->local->nr;
 }
 
 /*
@@ -837,41 +845,35 @@ void exmap_pool_flush_end(struct exmap_pool *pool)
 }
 
 /**
- * exmap_pool_get() - Take free pages out of the pool.
+ * exmap_pool_new() - A new page for a caller who will fill it.
  * @pool: the pool
- * @iface: the interface whose pages to take first
- * @pages: where to put them, with one reference each for the caller
- * @nr: how many, at least 1
+ * @iface: the interface; its local bundle is empty or NULL
  *
- * Context: Process context, may sleep. No lock of the pool or of an interface
- * is held.
- * Return: the number of pages, which may be less than @nr; if there are none,
- * the error of exmap_pool_refill().
+ * Context: Process context, may sleep. @iface->lock is held.
+ *
+ * Return: a page with the content that it had before, for nobody to see, and
+ * with one reference for the caller. NULL if there are pages in the local bundle
+ * now, or the pool is at its limit, or there is no memory: exmap_pool_refill()
+ * knows more.
  */
-int exmap_pool_get(struct exmap_pool *pool, struct exmap_interface *iface,
-		   struct page **pages, unsigned int nr)
+struct page *exmap_pool_new(struct exmap_pool *pool, struct exmap_interface *iface)
 {
-	unsigned int got = 0;
-	int err = 0;
+	bool refused = true;	/* so that it is not filled with new ones */
+	struct page *page;
 
-	mutex_lock(&iface->lock);
-	while (got < nr && !err) {
-		struct exmap_bundle *local = iface->local;
-
-		if (!local || !local->nr)
-			err = exmap_pool_refill(pool, iface, nr - got);
-		else if (!exmap_pool_drop_poisoned(pool, iface))
-			pages[got++] = local->pages[--local->nr];
-	}
-	mutex_unlock(&iface->lock);
-	return got ?: err;
+	if (!iface->local)
+		iface->local = exmap_bundle_alloc();
+	if (!iface->local || READ_ONCE(pool->closed) ||
+	    exmap_pool_refill_quick(pool, iface, 1, &refused))
+		return NULL;
+	return exmap_pool_grow(pool, &page, 1, EXMAP_GFP, &refused) ? page : NULL;
 }
 
 /**
- * exmap_pool_put() - Give back pages that exmap_pool_get() gave.
+ * exmap_pool_put() - Give back pages that were taken and not mapped.
  * @pool: the pool, which may have been closed since
  * @iface: the interface that gets them
- * @pages: the pages; they were not mapped
+ * @pages: the pages, with one reference each besides the pool's own
  * @nr: how many, 0 is fine
  *
  * Context: Process context, may sleep. No lock of the pool or of an interface

@@ -40,9 +40,18 @@ static void pool_test_exit(struct kunit *test)
 static unsigned int get(struct pool_fixture *f, unsigned int iface,
 			struct page **pages, unsigned int nr)
 {
-	int got = exmap_pool_get(&f->pool, &f->pool.interfaces[iface], pages, nr);
+	struct exmap_interface *i = &f->pool.interfaces[iface];
+	unsigned int got = 0;
 
-	return max(got, 0);
+	mutex_lock(&i->lock);
+	while (got < nr) {
+		if (i->local && i->local->nr)
+			pages[got++] = i->local->pages[--i->local->nr];
+		else if (exmap_pool_refill(&f->pool, i, nr - got))
+			break;
+	}
+	mutex_unlock(&i->lock);
+	return got;
 }
 
 static void put(struct pool_fixture *f, unsigned int iface, struct page **pages,

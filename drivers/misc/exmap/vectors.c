@@ -2,13 +2,12 @@
 /*
  * Calls with an opcode in each vector, so that one call can evict pages and
  * bring in their successors. Vectors and results are in memory of the program's
- * choice: no page is shared, and a thread can have as many arrays as it likes.
+ * choice: no page is shared, and a thread can have as many arrays, and through
+ * io_uring as many calls in flight, as it likes.
  */
-#include <linux/bitmap.h>
-#include <linux/highmem.h>
+#include <linux/io_uring/cmd.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
-#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -21,138 +20,44 @@ static_assert(sizeof(struct exmap_vectors) == EXMAP_VECTORS_SIZE_VER0);
 /* Up to so many vectors need no memory from the system */
 #define EXMAP_VECTORS_ON_STACK	16
 
-/*
- * ALLOC slot by slot, for those who need to know something of each page. The
- * slots that got one are marked in @fresh, if that is there.
- */
-static int exmap_alloc_each(struct exmap_call *call, const struct exmap_vec *vec,
-			    unsigned long *fresh, unsigned long *changed)
+static int exmap_vectors_params(struct exmap *exmap, struct exmap_vectors *params,
+				const struct exmap_vectors __user *arg)
 {
-	const unsigned long start = call->exmap->start + (vec->page << PAGE_SHIFT);
-	struct vma_batch *vb = &call->vb;
-	struct page *zeroed = NULL;
+	int err;
 
-	for (unsigned int i = 0; i < vec->len; ) {
-		const unsigned int before = vb->nr;
-		struct page *next = before ? vb->pages[before - 1] : NULL;
-
-		/* It stays what is next when the slot has a page */
-		if (vec->flags & EXMAP_VEC_ZERO && next && next != zeroed) {
-			clear_highpage(next);
-			zeroed = next;
-		}
-		if (!vma_batch_map(vb, start + i * PAGE_SIZE, 1)) {
-			int err = exmap_call_resume(call, vec->len - i);
-
-			if (err)
-				return err;
-			/* Others may have had it meanwhile */
-			zeroed = NULL;
-			continue;
-		}
-		if (vb->nr != before) {
-			zeroed = NULL;
-			++*changed;
-			if (fresh)
-				__set_bit(i, fresh);
-		}
-		i++;
-	}
+	err = exmap_copy_sized(params, sizeof(*params), EXMAP_VECTORS_SIZE_VER0, arg);
+	if (err)
+		return err;
+	if (READ_ONCE(exmap->state) != EXMAP_MAPPED)
+		return -ENXIO;
+	if (params->flags || params->nr > EXMAP_VECTORS_MAX ||
+	    params->interface >= exmap->pool.nr_interfaces)
+		return -EINVAL;
 	return 0;
 }
 
-/* ALLOC for a vector that wants all of its pages, or none */
-static int exmap_alloc_all_or_nothing(struct exmap_call *call,
-				      const struct exmap_vec *vec,
-				      unsigned long *changed)
+/* Fill in a job of all zeroes, but for where vectors and results go */
+static int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
+			     struct exmap_job *job)
 {
-	DECLARE_BITMAP(fresh, EXMAP_VEC_ALL_OR_NOTHING_MAX);
-	unsigned long freed;
-	unsigned int i;
-	int err;
+	void __user *answer = u64_to_user_ptr(params->results);
 
-	bitmap_zero(fresh, vec->len);
-	err = exmap_alloc_each(call, vec, fresh, changed);
-	if (!err)
-		return 0;
-	if (*changed && !exmap_call_set_freeing(call, true)) {
-		for_each_set_bit(i, fresh, vec->len) {
-			if (exmap_call_free(call, vec->page + i, 1, &freed))
-				break;
-			*changed -= freed;
-		}
-		exmap_call_set_freeing(call, false);
-	}
-	return err;
+	job->exmap = exmap;
+	job->iface = &exmap->pool.interfaces[params->interface];
+	job->nr = params->nr;
+	/* Faults are for before and after: there may be none with the region locked */
+	if (copy_from_user(job->vecs, u64_to_user_ptr(params->vecs),
+			   job->nr * sizeof(*job->vecs)) ||
+	    fault_in_writeable(answer, job->nr * sizeof(*job->results)))
+		return -EFAULT;
+	return exmap_job_prepare(job);
 }
 
-static int exmap_do_vec(struct exmap_call *call, const struct exmap_vec *vec,
-			unsigned long *changed)
+static long exmap_vectors_answer(const struct exmap_job *job, void __user *answer)
 {
-	const bool freeing = vec->opcode == EXMAP_OP_FREE;
-	unsigned long done;
-	int err;
-
-	*changed = 0;
-	if (vec->order || vec->node)
-		return -EINVAL;
-	switch (vec->opcode) {
-	case EXMAP_OP_ALLOC:
-		if (vec->flags & ~(EXMAP_VEC_ZERO | EXMAP_VEC_ALL_OR_NOTHING))
-			return -EINVAL;
-		if (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
-		    vec->len > EXMAP_VEC_ALL_OR_NOTHING_MAX)
-			return -EINVAL;
-		break;
-	case EXMAP_OP_FREE:
-		if (vec->flags)
-			return -EINVAL;
-		break;
-	default:
-		return -EINVAL;
-	}
-	if (!vec->len)
-		return 0;
-	if (!exmap_slots_ok(call->exmap, vec->page, vec->len))
-		return -ERANGE;
-	if (fatal_signal_pending(current))
-		return -EINTR;
-
-	if (call->freeing != freeing) {
-		err = exmap_call_set_freeing(call, freeing);
-		if (err)
-			return err;
-	}
-	if (freeing)
-		return exmap_call_free(call, vec->page, vec->len, changed);
-	if (vec->flags & EXMAP_VEC_ALL_OR_NOTHING)
-		return exmap_alloc_all_or_nothing(call, vec, changed);
-	if (vec->flags)
-		return exmap_alloc_each(call, vec, NULL, changed);
-	return exmap_call_alloc(call, vec->page, vec->len, &done, changed);
-}
-
-/* All vectors of a call, now in kernel memory. Returns how many failed. */
-static long exmap_do_jobs(struct exmap *exmap, struct exmap_interface *iface,
-			  const struct exmap_vec *vecs, struct exmap_result *results,
-			  unsigned int nr)
-{
-	struct exmap_call call __uninitialized;
-	long failed = 0;
-	int err;
-
-	err = exmap_call_begin(&call, exmap, iface);
-	if (err)
-		return err;
-	for (unsigned int i = 0; i < nr; i++) {
-		unsigned long changed;
-
-		results[i].res = exmap_do_vec(&call, &vecs[i], &changed);
-		results[i].pages = changed;
-		failed += results[i].res != 0;
-	}
-	exmap_call_end(&call);
-	return failed;
+	if (copy_to_user(answer, job->results, job->nr * sizeof(*job->results)))
+		return -EFAULT;
+	return job->failed;
 }
 
 /**
@@ -173,41 +78,135 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 	/* Filled in before they are read, and larger than all the work for a page */
 	struct exmap_vec few_vecs[EXMAP_VECTORS_ON_STACK] __uninitialized;
 	struct exmap_result few_results[EXMAP_VECTORS_ON_STACK] __uninitialized;
-	struct exmap_vec *vecs = few_vecs;
-	struct exmap_result *results = few_results;
-	void *many = NULL;
 	struct exmap_vectors params;
-	void __user *answer;
+	struct exmap_job job = {};
+	void *many = NULL;
 	long ret;
 
-	ret = exmap_copy_sized(&params, sizeof(params), EXMAP_VECTORS_SIZE_VER0, arg);
+	ret = exmap_vectors_params(exmap, &params, arg);
 	if (ret)
 		return ret;
-	if (READ_ONCE(exmap->state) != EXMAP_MAPPED)
-		return -ENXIO;
-	if (params.flags || params.nr > EXMAP_VECTORS_MAX ||
-	    params.interface >= exmap->pool.nr_interfaces)
-		return -EINVAL;
-
+	job.vecs = few_vecs;
+	job.results = few_results;
 	if (params.nr > EXMAP_VECTORS_ON_STACK) {
-		many = kvmalloc_array(params.nr, sizeof(*vecs) + sizeof(*results),
+		many = kvmalloc_array(params.nr, sizeof(*job.vecs) + sizeof(*job.results),
 				      GFP_KERNEL_ACCOUNT);
 		if (!many)
 			return -ENOMEM;
-		vecs = many;
-		results = (void *)(vecs + params.nr);
+		job.vecs = many;
+		job.results = (void *)(job.vecs + params.nr);
 	}
-	answer = u64_to_user_ptr(params.results);
-	/* Faults are for before and after: there may be none with the region locked */
-	ret = -EFAULT;
-	if (copy_from_user(vecs, u64_to_user_ptr(params.vecs), params.nr * sizeof(*vecs)) ||
-	    fault_in_writeable(answer, params.nr * sizeof(*results)))
-		goto out;
-	ret = exmap_do_jobs(exmap, &exmap->pool.interfaces[params.interface],
-			    vecs, results, params.nr);
-	if (ret >= 0 && copy_to_user(answer, results, params.nr * sizeof(*results)))
-		ret = -EFAULT;
-out:
+	ret = exmap_vectors_job(exmap, &params, &job);
+	if (!ret)
+		ret = exmap_job_run(&job, false);
+	if (!ret)
+		ret = exmap_vectors_answer(&job, u64_to_user_ptr(params.results));
+	kvfree(job.io);
 	kvfree(many);
+	return ret;
+}
+
+/* A call from io_uring, until it is complete */
+struct exmap_uring_call {
+	struct exmap_job job;
+	struct io_uring_cmd *cmd;
+	void __user *answer;
+	struct exmap_vec vecs[];
+};
+
+static void exmap_uring_free(struct exmap_uring_call *call)
+{
+	kvfree(call->job.io);
+	kvfree(call);
+}
+
+/* The transfers are over: back in the task that has begun the call */
+static void exmap_uring_task_work(struct io_tw_req tw_req, io_tw_token_t tw)
+{
+	struct io_uring_cmd *cmd = io_uring_cmd_from_tw(tw_req);
+	struct exmap_uring_call *call = *io_uring_cmd_to_pdu(cmd, struct exmap_uring_call *);
+	long ret;
+
+	/* The task is exiting, or has: nobody wants the vectors that are not begun */
+	if (tw.cancel)
+		call->job.nr = call->job.next;
+	ret = exmap_job_run(&call->job, true);
+	if (ret == -EIOCBQUEUED)
+		return;
+	if (!ret && tw.cancel)
+		ret = -ECANCELED;
+	if (!ret)
+		ret = exmap_vectors_answer(&call->job, call->answer);
+	exmap_uring_free(call);
+	io_uring_cmd_done(cmd, ret, IO_URING_CMD_TASK_WORK_ISSUE_FLAGS);
+}
+
+/* This may be an interrupt */
+static void exmap_uring_notify(struct exmap_io *io)
+{
+	struct exmap_uring_call *call = io->owner;
+
+	io_uring_cmd_complete_in_task(call->cmd, exmap_uring_task_work);
+}
+
+/**
+ * exmap_uring_cmd() - Carry out an array of vectors without waiting for it.
+ * @cmd: the command: cmd_op is EXMAP_IOCTL_VECTORS; sqe->cmd is a struct
+ *	exmap_uring_cmd, whose iov is the struct exmap_vectors
+ * @issue_flags: io_uring's
+ *
+ * What needs no transfer is done before this returns.
+ *
+ * Context: Process context, may sleep.
+ *
+ * Return: as exmap_vectors(), and the errors of exmap_of_ready(); -EOPNOTSUPP for
+ * another command. -EIOCBQUEUED if there are transfers: the same comes later.
+ */
+int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+	const struct exmap_uring_cmd *sqe_cmd =
+		io_uring_sqe_cmd(cmd->sqe, struct exmap_uring_cmd);
+	const struct exmap_vectors __user *arg = READ_ONCE(sqe_cmd->iov.iov_base);
+	const size_t size = READ_ONCE(sqe_cmd->iov.iov_len);
+	struct exmap *exmap = exmap_of_ready(cmd->file);
+	struct exmap_uring_call *call;
+	struct exmap_vectors params;
+	long ret;
+
+	if (cmd->cmd_op != EXMAP_IOCTL_VECTORS || issue_flags & IO_URING_F_COMPAT)
+		return -EOPNOTSUPP;
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	ret = exmap_vectors_params(exmap, &params, arg);
+	if (ret)
+		return ret;
+	if (size != params.size)
+		return -EINVAL;
+
+	call = kvmalloc(struct_size(call, vecs, params.nr) +
+			params.nr * sizeof(struct exmap_result), GFP_KERNEL_ACCOUNT);
+	if (!call)
+		return -ENOMEM;
+	*call = (struct exmap_uring_call) {
+		.job.vecs	= call->vecs,
+		.job.results	= (void *)(call->vecs + params.nr),
+		.job.nowait	= issue_flags & IO_URING_F_NONBLOCK,
+		.cmd		= cmd,
+		.answer		= u64_to_user_ptr(params.results),
+	};
+	*io_uring_cmd_to_pdu(cmd, struct exmap_uring_call *) = call;
+
+	ret = exmap_vectors_job(exmap, &params, &call->job);
+	if (!ret && call->job.io) {
+		call->job.io->notify = exmap_uring_notify;
+		call->job.io->owner = call;
+	}
+	if (!ret)
+		ret = exmap_job_run(&call->job, false);
+	if (ret == -EIOCBQUEUED)
+		return ret;
+	if (!ret)
+		ret = exmap_vectors_answer(&call->job, call->answer);
+	exmap_uring_free(call);
 	return ret;
 }

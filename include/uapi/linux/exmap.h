@@ -62,6 +62,7 @@ struct exmap_user_interface {
 	};
 };
 
+/* In an io_uring_sqe's cmd: where the struct exmap_vectors is, and its size */
 struct exmap_uring_cmd {
 	struct iovec iov;
 };
@@ -101,13 +102,17 @@ struct exmap_setup2 {
 	__u64 quarantine;	/* pages that may wait for it, 0: a default */
 	__s32 fd;
 	__u32 reserved;		/* 0 */
+	__u64 offset;		/* bytes: where in fd the region begins */
 };
 
-#define EXMAP_SETUP2_SIZE_VER0		40
+#define EXMAP_SETUP2_SIZE_VER0		48
 
 enum exmap_vec_flags {
-	EXMAP_VEC_ZERO		 = 1,	/* ALLOC: pages filled with zeroes */
+	EXMAP_VEC_ZERO		 = 1,	/* ALLOC: pages of zeroes; READ: past the end */
 	EXMAP_VEC_ALL_OR_NOTHING = 2,	/* ALLOC: on failure as it was */
+	EXMAP_VEC_REPLACE	 = 4,	/* READ: pages that are there as well */
+	EXMAP_VEC_DIRTY		 = 8,	/* WRITE: what has changed; it is clean then */
+	EXMAP_VEC_DSYNC		 = 16,	/* WRITE: on stable storage when it is over */
 };
 
 /* A vector with an opcode of its own, and what came of it */

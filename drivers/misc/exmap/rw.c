@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Read and write calls on the file: of pages of the region, from and to the
+ * backing file
+ */
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/uio.h>
+
+#include "exmap.h"
+
+/* Vectors that are made of a call at once, without and with memory for them */
+#define EXMAP_RW_FEW	4
+#define EXMAP_RW_MANY	EXMAP_IO_PAGES
+
+/* What the file position of a call says */
+static unsigned int exmap_pos_opcode(u64 pos)
+{
+	return (pos >> 8) & 0xff;
+}
+
+static u64 exmap_pos_interface(u64 pos)
+{
+	return (pos & 0xff) | (pos >> 16 << 8);
+}
+
+/* Make a job of the next segments. What cannot be right has to be the first. */
+static int exmap_rw_vecs(struct exmap_job *job, struct iov_iter *iter, u8 opcode,
+			 unsigned int max)
+{
+	struct iov_iter rest = *iter;
+
+	job->nr = 0;
+	while (job->nr < max && iov_iter_count(&rest)) {
+		const unsigned long addr =
+			untagged_addr((unsigned long)iter_iov_addr(&rest));
+		size_t len = min(iter_iov_len(&rest), iov_iter_count(&rest));
+		struct exmap_vec *vec = &job->vecs[job->nr];
+
+		if (!PAGE_ALIGNED(addr) || !PAGE_ALIGNED(len))
+			return job->nr ? 0 : -EINVAL;
+		len = min(len, (size_t)U16_MAX << PAGE_SHIFT);
+		*vec = (struct exmap_vec) {
+			.page	= (addr - job->exmap->start) >> PAGE_SHIFT,
+			.len	= len >> PAGE_SHIFT,
+			.opcode	= opcode,
+			.flags	= opcode == EXMAP_OP_READ ? EXMAP_VEC_REPLACE : 0,
+		};
+		job->nr += vec->len != 0;
+		iov_iter_advance(&rest, len);
+	}
+	return 0;
+}
+
+/* Bytes that are done, without a gap, and the error that ended that */
+static size_t exmap_rw_done(const struct exmap_job *job, int *err)
+{
+	size_t pages = 0;
+
+	for (unsigned int i = 0; i < job->nr && !*err; i++) {
+		pages += job->vecs[i].len;
+		*err = job->results[i].res;
+	}
+	return pages << PAGE_SHIFT;
+}
+
+/* A call of somebody who does not wait for it */
+struct exmap_rw_async {
+	struct exmap_job job;
+	struct kiocb *iocb;
+	struct work_struct work;
+	struct exmap_result results[EXMAP_RW_MANY];
+	struct exmap_vec vecs[EXMAP_RW_MANY];
+};
+
+static void exmap_rw_free(struct exmap_rw_async *call)
+{
+	kvfree(call->job.io);
+	kvfree(call);
+}
+
+static ssize_t exmap_rw_finish(struct exmap_rw_async *call)
+{
+	int err = 0;
+	size_t done = exmap_rw_done(&call->job, &err);
+
+	exmap_rw_free(call);
+	return done ?: err;
+}
+
+static void exmap_rw_work(struct work_struct *work)
+{
+	struct exmap_rw_async *call = container_of(work, struct exmap_rw_async, work);
+	struct kiocb *iocb = call->iocb;
+
+	/* There is room for all, so what remains is to place the pages */
+	if (!exmap_job_run(&call->job, true))
+		iocb->ki_complete(iocb, exmap_rw_finish(call));
+}
+
+/* This may be an interrupt */
+static void exmap_rw_notify(struct exmap_io *io)
+{
+	struct exmap_rw_async *call = io->owner;
+
+	exmap_io_work_on(&call->work);
+}
+
+/*
+ * Begin a call, and let it be completed when it is over. Returns 0 if that cannot
+ * be, because it is too large.
+ */
+static ssize_t exmap_rw_begin_async(const struct exmap_job *job, struct kiocb *iocb,
+				    struct iov_iter *iter, u8 opcode)
+{
+	const unsigned int pages = iov_iter_count(iter) >> PAGE_SHIFT;
+	struct exmap_rw_async *call;
+	int err;
+
+	if (iter->nr_segs > EXMAP_RW_MANY || iov_iter_count(iter) > EXMAP_IO_PAGES * PAGE_SIZE)
+		return 0;
+	call = kvmalloc(sizeof(*call), GFP_KERNEL_ACCOUNT);
+	if (!call)
+		return -ENOMEM;
+	call->job = *job;
+	call->job.vecs = call->vecs;
+	call->job.results = call->results;
+	call->iocb = iocb;
+	INIT_WORK(&call->work, exmap_rw_work);
+	err = exmap_rw_vecs(&call->job, iter, opcode, EXMAP_RW_MANY);
+	if (!err && pages) {
+		call->job.io = exmap_io_alloc(job->exmap, pages, pages);
+		if (!call->job.io)
+			err = -ENOMEM;
+	}
+	if (!err && pages) {
+		call->job.io->notify = exmap_rw_notify;
+		call->job.io->owner = call;
+	}
+	if (!err)
+		err = exmap_job_run(&call->job, false);
+	if (!err)
+		return exmap_rw_finish(call);
+	if (err != -EIOCBQUEUED)
+		exmap_rw_free(call);
+	return err;
+}
+
+/* The same, and wait for it */
+static ssize_t exmap_rw_wait(struct exmap_job *job, struct iov_iter *iter, u8 opcode)
+{
+	struct exmap_vec few_vecs[EXMAP_RW_FEW] __uninitialized;
+	struct exmap_result few_results[EXMAP_RW_FEW] __uninitialized;
+	struct exmap_run few_runs[1] __uninitialized;
+	struct bio_vec few_bvecs[EXMAP_RW_FEW] __uninitialized;
+	struct exmap_io_page few_pages[EXMAP_RW_FEW] __uninitialized;
+	struct exmap_io few_io __uninitialized;
+	const bool few = iov_iter_count(iter) == PAGE_SIZE;
+	void *many = NULL;
+	size_t done, bytes = 0;
+	int err = 0;
+
+	if (few) {
+		/* A page without anything that is made for more */
+		job->vecs = few_vecs;
+		job->results = few_results;
+		few_io.exmap = job->exmap;
+		few_io.notify = NULL;
+		few_io.runs = few_runs;
+		few_io.bvecs = few_bvecs;
+		few_io.pages = few_pages;
+		few_io.max_runs = ARRAY_SIZE(few_runs);
+		few_io.max_pages = ARRAY_SIZE(few_pages);
+		job->io = &few_io;
+	} else {
+		many = kvmalloc_array(EXMAP_RW_MANY, sizeof(*job->vecs) +
+				      sizeof(*job->results), GFP_KERNEL_ACCOUNT);
+		if (!many)
+			return -ENOMEM;
+		job->vecs = many;
+		job->results = (void *)(job->vecs + EXMAP_RW_MANY);
+	}
+	while (iov_iter_count(iter) && !err) {
+		job->next = 0;
+		job->next_slot = 0;
+		job->failed = 0;
+		err = exmap_rw_vecs(job, iter, opcode, few ? EXMAP_RW_FEW : EXMAP_RW_MANY);
+		if (!err && !few && !job->io)
+			err = exmap_job_prepare(job);
+		if (!err)
+			err = exmap_job_run(job, false);
+		if (err)
+			break;
+		done = exmap_rw_done(job, &err);
+		bytes += done;
+		iov_iter_advance(iter, done);
+	}
+	if (!few)
+		kvfree(job->io);
+	kvfree(many);
+	return bytes ?: err;
+}
+
+static ssize_t exmap_rw(struct kiocb *iocb, struct iov_iter *iter, int opcode)
+{
+	const u64 interface = exmap_pos_interface(iocb->ki_pos);
+	struct exmap *exmap = exmap_of_ready(iocb->ki_filp);
+	struct exmap_job job = {};
+	ssize_t ret;
+
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	/* Pairs with exmap_region_mapped() */
+	if (smp_load_acquire(&exmap->state) != EXMAP_MAPPED)
+		return -ENXIO;
+	if (opcode < 0 || !user_backed_iter(iter) ||
+	    interface >= exmap->pool.nr_interfaces)
+		return -EINVAL;
+
+	job.exmap = exmap;
+	job.iface = &exmap->pool.interfaces[interface];
+	job.prefix = true;
+	job.nowait = iocb->ki_flags & IOCB_NOWAIT;
+	job.sync = iocb->ki_flags & (IOCB_DSYNC | IOCB_SYNC);
+	if (is_sync_kiocb(iocb) || !exmap_opcode_is_io(opcode))
+		return exmap_rw_wait(&job, iter, opcode);
+	ret = exmap_rw_begin_async(&job, iocb, iter, opcode);
+	if (ret)
+		return ret;
+	return job.nowait ? -EAGAIN : exmap_rw_wait(&job, iter, opcode);
+}
+
+/**
+ * exmap_read_iter() - Let pages of the region be read, or just be there.
+ * @iocb: the call; its position says which interface and opcode
+ * @to: where in the region; every segment is made of whole slots
+ *
+ * Context: Process context, may sleep.
+ *
+ * Return: bytes of the slots that are done, a prefix of @to. If there are none:
+ * -ENXIO if the exmap is not set up or has no region, -EPERM if it belongs to
+ * another process, -EINVAL for an opcode, interface or alignment that cannot
+ * be, -ERANGE for addresses outside the region, -ENODEV if there is no backing
+ * file, -ENODATA at its end, -ENOMEM without free pages, or the file's error.
+ * -EIOCBQUEUED if @iocb is not synchronous and will be completed.
+ */
+ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *to)
+{
+	const unsigned int opcode = exmap_pos_opcode(iocb->ki_pos);
+	const bool known = opcode == EXMAP_OP_READ || opcode == EXMAP_OP_ALLOC;
+
+	return exmap_rw(iocb, to, known ? opcode : -1);
+}
+
+/**
+ * exmap_write_iter() - Write pages of the region to the backing file.
+ * @iocb: the call; its position says which interface, and EXMAP_OP_WRITE or 0
+ * @from: where in the region; every segment is made of whole slots
+ *
+ * Context: Process context, may sleep.
+ *
+ * Return: bytes of the slots that are done, a prefix of @from. If there are none,
+ * the errors of exmap_read_iter(), -EFAULT for a slot without a page, -EBADF if
+ * the backing file is not open for writing.
+ */
+ssize_t exmap_write_iter(struct kiocb *iocb, struct iov_iter *from)
+{
+	const unsigned int opcode = exmap_pos_opcode(iocb->ki_pos);
+
+	const bool known = !opcode || opcode == EXMAP_OP_WRITE;
+
+	return exmap_rw(iocb, from, known ? EXMAP_OP_WRITE : -1);
+}
