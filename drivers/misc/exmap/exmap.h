@@ -285,6 +285,7 @@ struct exmap_run {
  * @runs: the transfers
  * @notify: called when @pending has come down to 0, in any context
  * @owner: for @notify
+ * @cred: whose rights a worker has that goes on, or NULL
  * @work: for a worker that goes on
  * @waited: completed when @pending has come down to 0 if there is no @notify
  */
@@ -300,6 +301,7 @@ struct exmap_io {
 	struct exmap_run *runs;
 	void (*notify)(struct exmap_io *io);
 	void *owner;
+	const struct cred *cred;
 	struct work_struct work;
 	struct completion waited;
 };
@@ -316,8 +318,8 @@ struct exmap_io {
  * @next_slot: what is begun of that
  * @failed: vectors that have failed
  * @prefix: stop at the first failure; there are no results of what follows
- * @nowait: do not wait for the backing file: fail with -EAGAIN, or, if @io has a
- *	notify, leave it to a worker
+ * @nowait: do not wait for the backing file, which can tell: fail with -EAGAIN,
+ *	or, if @io has a notify, leave it to a worker
  * @sync: IOCB_DSYNC and IOCB_SYNC of what is written
  * @io: the transfers, if there may be any
  */
@@ -460,6 +462,9 @@ int exmap_io_module_init(void);
 void exmap_io_module_exit(void);
 struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 				unsigned int max_runs);
+void exmap_io_free(struct exmap_io *io);
+void exmap_io_set_notify(struct exmap_io *io, void (*notify)(struct exmap_io *io),
+			 void *owner);
 void exmap_io_add(struct exmap_io *io, unsigned long slot, struct page *page,
 		  struct exmap_io_page info, bool write, int flags);
 bool exmap_io_submit(struct exmap_io *io, int flags);
@@ -477,6 +482,17 @@ void exmap_io_work_on(struct work_struct *work);
 static inline bool exmap_io_full(const struct exmap_io *io)
 {
 	return io->nr_pages == io->max_pages || io->nr_runs == io->max_runs;
+}
+
+/**
+ * exmap_io_may_wait() - Is a worker needed for whatever is transferred?
+ * @exmap: the exmap
+ *
+ * Return: true if its backing file cannot say that it would have to wait.
+ */
+static inline bool exmap_io_may_wait(const struct exmap *exmap)
+{
+	return exmap->backing && !(exmap->backing->f_mode & FMODE_NOWAIT);
 }
 
 /* job.c: arrays of vectors, in any mixture */

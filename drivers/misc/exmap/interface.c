@@ -183,7 +183,7 @@ static long exmap_do_io(struct exmap *exmap, struct exmap_interface *iface,
 					 job.results[i].pages);
 		ret = job.failed;
 	}
-	kvfree(job.io);
+	exmap_io_free(job.io);
 	kvfree(job.vecs);
 	return ret;
 }

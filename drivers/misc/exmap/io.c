@@ -9,6 +9,7 @@
  */
 #include <linux/blkdev.h>
 #include <linux/bvec.h>
+#include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/ioprio.h>
 #include <linux/mm.h>
@@ -47,7 +48,7 @@ void exmap_io_module_exit(void)
  * @max_runs: transfers; if pages have few neighbours, this is what runs out first
  *
  * Context: Process context, may sleep.
- * Return: to be freed with kvfree(); NULL if there is no memory.
+ * Return: to be freed with exmap_io_free(); NULL if there is no memory.
  */
 struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 				unsigned int max_runs)
@@ -66,7 +67,37 @@ struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 	io->max_runs = max_runs;
 	io->max_pages = max_pages;
 	io->notify = NULL;
+	io->cred = NULL;
 	return io;
+}
+
+/**
+ * exmap_io_free() - Undo exmap_io_alloc().
+ * @io: the transfers, none in flight; NULL is fine
+ */
+void exmap_io_free(struct exmap_io *io)
+{
+	if (!io)
+		return;
+	put_cred(io->cred);
+	kvfree(io);
+}
+
+/**
+ * exmap_io_set_notify() - Do not wait for transfers, be called.
+ * @io: the transfers, from exmap_io_alloc()
+ * @notify: called when none is in flight any more, in any context
+ * @owner: for @notify
+ *
+ * Context: Process context, of the task on whose behalf it is done.
+ */
+void exmap_io_set_notify(struct exmap_io *io, void (*notify)(struct exmap_io *io),
+			 void *owner)
+{
+	io->notify = notify;
+	io->owner = owner;
+	/* A worker that writes must not be mistaken for somebody with its rights */
+	io->cred = get_current_cred();
 }
 
 /**
@@ -257,8 +288,13 @@ void exmap_io_work_on(struct work_struct *work)
 static void exmap_io_work(struct work_struct *work)
 {
 	struct exmap_io *io = container_of(work, struct exmap_io, work);
+	const struct cred *cred = get_cred(io->cred);
+	const struct cred *own = override_creds(cred);
+	const bool arrived = exmap_io_submit(io, 0);
 
-	if (exmap_io_submit(io, 0))
+	revert_creds(own);
+	put_cred(cred);
+	if (arrived)
 		io->notify(io);
 }
 

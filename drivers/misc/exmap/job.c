@@ -299,9 +299,11 @@ static void exmap_run_place(struct exmap_job *job, struct exmap_run *run,
 		const unsigned long slot = run->slot + i;
 		const unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
 		const u64 epoch = READ_ONCE(exmap->pool.epoch);
+		/* After what has failed, slots shall be as they were */
+		const bool ended = job->prefix && job->failed;
 		int err = 0;
 
-		if (i >= complete) {
+		if (ended || i >= complete) {
 			/* What is neither an error nor the end had to wait */
 			err = run->res < 0 ? run->res : -EAGAIN;
 			if (!info->mapped && !IS_ERR(vma))
@@ -465,9 +467,6 @@ int exmap_job_run(struct exmap_job *job, bool arrived)
 
 		if (!io->notify) {
 			exmap_io_wait(io, job->nowait);
-		} else if (job->nowait && !(job->exmap->backing->f_mode & FMODE_NOWAIT)) {
-			exmap_io_queue(io);
-			return -EIOCBQUEUED;
 		} else if (!exmap_io_submit(io, job->nowait ? IOCB_NOWAIT : 0)) {
 			return -EIOCBQUEUED;
 		}

@@ -77,7 +77,7 @@ struct exmap_rw_async {
 
 static void exmap_rw_free(struct exmap_rw_async *call)
 {
-	kvfree(call->job.io);
+	exmap_io_free(call->job.io);
 	kvfree(call);
 }
 
@@ -135,10 +135,8 @@ static ssize_t exmap_rw_begin_async(const struct exmap_job *job, struct kiocb *i
 		if (!call->job.io)
 			err = -ENOMEM;
 	}
-	if (!err && pages) {
-		call->job.io->notify = exmap_rw_notify;
-		call->job.io->owner = call;
-	}
+	if (!err && pages)
+		exmap_io_set_notify(call->job.io, exmap_rw_notify, call);
 	if (!err)
 		err = exmap_job_run(&call->job, false);
 	if (!err)
@@ -198,7 +196,7 @@ static ssize_t exmap_rw_wait(struct exmap_job *job, struct iov_iter *iter, u8 op
 		iov_iter_advance(iter, done);
 	}
 	if (!few)
-		kvfree(job->io);
+		exmap_io_free(job->io);
 	kvfree(many);
 	return bytes ?: err;
 }
@@ -224,7 +222,11 @@ static ssize_t exmap_rw(struct kiocb *iocb, struct iov_iter *iter, int opcode)
 	job.prefix = true;
 	job.nowait = iocb->ki_flags & IOCB_NOWAIT;
 	job.sync = iocb->ki_flags & (IOCB_DSYNC | IOCB_SYNC);
-	if (is_sync_kiocb(iocb) || !exmap_opcode_is_io(opcode))
+	if (!exmap_opcode_is_io(opcode))
+		return exmap_rw_wait(&job, iter, opcode);
+	if (job.nowait && exmap_io_may_wait(exmap))
+		return -EAGAIN;
+	if (is_sync_kiocb(iocb))
 		return exmap_rw_wait(&job, iter, opcode);
 	ret = exmap_rw_begin_async(&job, iocb, iter, opcode);
 	if (ret)

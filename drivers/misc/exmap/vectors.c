@@ -101,7 +101,7 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 		ret = exmap_job_run(&job, false);
 	if (!ret)
 		ret = exmap_vectors_answer(&job, u64_to_user_ptr(params.results));
-	kvfree(job.io);
+	exmap_io_free(job.io);
 	kvfree(many);
 	return ret;
 }
@@ -116,7 +116,7 @@ struct exmap_uring_call {
 
 static void exmap_uring_free(struct exmap_uring_call *call)
 {
-	kvfree(call->job.io);
+	exmap_io_free(call->job.io);
 	kvfree(call);
 }
 
@@ -161,6 +161,7 @@ static void exmap_uring_notify(struct exmap_io *io)
  *
  * Return: as exmap_vectors(), and the errors of exmap_of_ready(); -EOPNOTSUPP for
  * another command. -EIOCBQUEUED if there are transfers: the same comes later.
+ * -EAGAIN, with nothing done, if it can only be done by somebody who can wait.
  */
 int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 {
@@ -197,10 +198,11 @@ int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 	*io_uring_cmd_to_pdu(cmd, struct exmap_uring_call *) = call;
 
 	ret = exmap_vectors_job(exmap, &params, &call->job);
-	if (!ret && call->job.io) {
-		call->job.io->notify = exmap_uring_notify;
-		call->job.io->owner = call;
-	}
+	/* io_uring has workers with all that makes up the task */
+	if (!ret && call->job.io && call->job.nowait && exmap_io_may_wait(exmap))
+		ret = -EAGAIN;
+	if (!ret && call->job.io)
+		exmap_io_set_notify(call->job.io, exmap_uring_notify, call);
 	if (!ret)
 		ret = exmap_job_run(&call->job, false);
 	if (ret == -EIOCBQUEUED)
