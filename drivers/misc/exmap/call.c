@@ -292,6 +292,7 @@ int exmap_call_reserve(struct exmap_call *call, unsigned long slot, struct page 
 		int err;
 
 		if (fresh) {
+			exmap_call_store(call);
 			vb->pages = &call->fresh;
 			vb->nr = 1;
 		}
@@ -302,7 +303,6 @@ int exmap_call_reserve(struct exmap_call *call, unsigned long slot, struct page 
 		if (fresh) {
 			if (*page)
 				call->fresh = NULL;
-			vb->nr = 0;
 			exmap_call_load(call);
 		}
 		if (done)

@@ -255,6 +255,7 @@ struct exmap_io_page {
  * @write: to the file, rather than from it
  * @flags: IOCB_DSYNC, IOCB_SYNC or 0
  * @todo: a request is to be made
+ * @ended: the file transfers no more
  * @done: bytes that were transferred
  * @res: result of the request that was made last; then, if not all was
  *	transferred, why not
@@ -268,6 +269,7 @@ struct exmap_run {
 	bool write;
 	int flags;
 	bool todo;
+	bool ended;
 	size_t done;
 	long res;
 };
@@ -317,6 +319,7 @@ struct exmap_io {
  * @next: the first vector that is not begun, or not completely
  * @next_slot: what is begun of that
  * @failed: vectors that have failed
+ * @first_failed: the first of them
  * @prefix: stop at the first failure; there are no results of what follows
  * @nowait: do not wait for the backing file, which can tell: fail with -EAGAIN,
  *	or, if @io has a notify, leave it to a worker
@@ -332,6 +335,7 @@ struct exmap_job {
 	unsigned int next;
 	unsigned int next_slot;
 	unsigned int failed;
+	unsigned int first_failed;
 	bool prefix;
 	bool nowait;
 	int sync;

@@ -135,6 +135,7 @@ void exmap_io_add(struct exmap_io *io, unsigned long slot, struct page *page,
 	run->write = write;
 	run->flags = flags;
 	run->todo = true;
+	run->ended = false;
 	run->done = 0;
 }
 
@@ -238,13 +239,17 @@ bool exmap_io_settle(struct exmap_io *io)
 		struct exmap_run *run = &io->runs[i];
 		const size_t size = run->nr * PAGE_SIZE;
 
-		if (run->done == size || run->res == -ENODATA)
+		if (run->done == size || run->ended)
 			continue;
 		if (run->res > 0) {
 			run->done += run->res;
 			run->todo = run->done < size;
 		} else if (!run->res) {
+			run->ended = true;
 			run->res = run->write ? -EIO : -ENODATA;
+		} else if (run->res == -ENODATA) {
+			/* What a bad medium says; here it means the end of the file */
+			run->res = -EIO;
 		} else if (run->res == -EAGAIN && run->iocb.ki_flags & IOCB_NOWAIT) {
 			run->todo = true;
 		}

@@ -23,8 +23,18 @@ static void exmap_job_fail(struct exmap_job *job, unsigned int i, unsigned int s
 	job->vecs[i].len = min(job->vecs[i].len, slot);
 	if (!job->results[i].res) {
 		job->results[i].res = err;
+		if (!job->failed || i < job->first_failed)
+			job->first_failed = i;
 		job->failed++;
 	}
+}
+
+/* Is this slot of a vector behind a failure, and shall therefore be as it was? */
+static bool exmap_job_is_behind(const struct exmap_job *job, unsigned int i,
+				unsigned long slot)
+{
+	return unlikely(job->failed) && job->prefix &&
+	       (i > job->first_failed || slot - job->vecs[i].page >= job->vecs[i].len);
 }
 
 /*
@@ -118,6 +128,9 @@ static bool exmap_job_read(struct exmap_job *job, struct exmap_call *call,
 			}
 		} else {
 			err = exmap_call_reserve(call, slot, &page);
+			/* From a former life; it will be what the file has */
+			if (page && PageDirty(page))
+				ClearPageDirty(page);
 		}
 		if (err) {
 			exmap_job_fail(job, job->next, job->next_slot, err);
@@ -299,8 +312,7 @@ static void exmap_run_place(struct exmap_job *job, struct exmap_run *run,
 		const unsigned long slot = run->slot + i;
 		const unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
 		const u64 epoch = READ_ONCE(exmap->pool.epoch);
-		/* After what has failed, slots shall be as they were */
-		const bool ended = job->prefix && job->failed;
+		const bool ended = exmap_job_is_behind(job, info->vec, slot);
 		int err = 0;
 
 		if (ended || i >= complete) {
@@ -387,7 +399,7 @@ static void exmap_job_place(struct exmap_job *job)
 		vma_batch_map_clean(&vb);
 	}
 	for (unsigned int i = 0; i < io->nr_runs; i++) {
-		if (io->runs[i].res == -ENODATA)
+		if (io->runs[i].ended && !io->runs[i].write)
 			exmap_run_zero(job, &io->runs[i]);
 		exmap_run_place(job, &io->runs[i], vma, &vb);
 	}
