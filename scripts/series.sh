@@ -687,7 +687,7 @@ with_b4() {
 		git config user.name "$GIT_AUTHOR_NAME"
 		git config user.email "$GIT_AUTHOR_EMAIL"
 		git config b4.attestation-policy off
-		b4 am -m "$TMP/b4/series.mbox" -o "$TMP/b4" </dev/null
+		b4 --offline-mode am -m "$TMP/b4/series.mbox" -o "$TMP/b4" </dev/null
 	) || return
 	g am -q "$TMP"/b4/*.mbx </dev/null
 }
