@@ -24,52 +24,100 @@
 
 #include "internal.h"
 
-/* Entries visited before others get a chance at the page table lock */
+/* Entries visited before others get a chance at the CPU and the page table lock */
 #define VMA_BATCH_MAX_WORK	4096
 
-/* No page table begins there */
-#define VMA_BATCH_NOWHERE	1UL
+/* How many of them a page table counts for, besides those that are visited */
+#define VMA_BATCH_TABLE_WORK	64
 
+/* RCU is locked as long as a page table is */
 static __always_inline void vma_batch_unlock(struct vma_batch *vb)
 {
-	if (!vb->table)
+	if (vb->table_addr == VMA_BATCH_NOWHERE)
 		return;
 	pte_unmap_unlock(vb->table, vb->ptl);
-	vb->table = NULL;
 	vb->table_addr = VMA_BATCH_NOWHERE;
 	vb->work = 0;
 	cond_resched();
 }
 
 /*
- * The PUD entry of @addr, NULL if there is no PUD table. It is looked up from
- * the top only where the table found last does not serve: while the VMA is
- * locked, no tables but those of PTEs can go away.
+ * The PMD entry of @addr, NULL if there is no PMD table. It is looked up from
+ * the top only where the tables found last do not serve: while the VMA is
+ * locked, none but those of PTEs can go away.
  */
-static __always_inline pud_t *vma_batch_pud(struct vma_batch *vb, unsigned long addr)
+static __always_inline pmd_t *vma_batch_pmd(struct vma_batch *vb, unsigned long addr)
 {
-	if (unlikely((addr & P4D_MASK) != vb->puds_addr)) {
-		pgd_t *pgd = pgd_offset(vb->vma->vm_mm, addr);
-		p4d_t *p4d;
+	if (unlikely((addr & PUD_MASK) != vb->pmds_addr)) {
+		pud_t *pudp, pud;
 
-		if (!pgd_present(pgdp_get(pgd)))
+		if (unlikely((addr & P4D_MASK) != vb->puds_addr)) {
+			pgd_t *pgd = pgd_offset(vb->vma->vm_mm, addr);
+			p4d_t *p4d;
+
+			if (pgd_none(pgdp_get(pgd)))
+				return NULL;
+			p4d = p4d_offset(pgd, addr);
+			if (p4d_none(p4dp_get(p4d)))
+				return NULL;
+			vb->puds = pud_offset(p4d, addr) - pud_index(addr);
+			vb->puds_addr = addr & P4D_MASK;
+		}
+		pudp = vb->puds + pud_index(addr);
+		pud = pudp_get(pudp);
+		if (unlikely(pud_none(pud) || pud_leaf(pud)))
 			return NULL;
-		p4d = p4d_offset(pgd, addr);
-		if (!p4d_present(p4dp_get(p4d)))
-			return NULL;
-		vb->puds = pud_offset(p4d, addr) - pud_index(addr);
-		vb->puds_addr = addr & P4D_MASK;
+		vb->pmds = pmd_offset_lockless(pudp, pud, addr) - pmd_index(addr);
+		vb->pmds_addr = addr & PUD_MASK;
 	}
-	return vb->puds + pud_index(addr);
+	return vb->pmds + pmd_index(addr);
 }
 
 /*
- * Return the entry of @addr with its page table locked, NULL if there is no
- * page table and, where @alloc asks for one, no memory for it or no page that
- * could be mapped with it. None is locked on entry.
+ * Look up the entry of @addr and lock its page table, with what the cursor knows.
+ * This is what pte_offset_map_lock() does, for each of many scattered pages,
+ * without the calls that make up most of it; from one page table to the next, RCU
+ * stays locked. There is no CONFIG_HIGHPTE with 64BIT. Returns false, and nothing
+ * is locked, if there is no page table, or not for sure.
  */
-static noinline pte_t *vma_batch_lock_slow(struct vma_batch *vb,
-					   unsigned long addr, bool alloc)
+static __always_inline bool vma_batch_lock_fast(struct vma_batch *vb,
+						unsigned long addr, pte_t **ptep)
+{
+	pmd_t *pmdp, pmd;
+
+	if (unlikely(vb->table_addr == VMA_BATCH_NOWHERE))
+		rcu_read_lock();
+	else
+		spin_unlock(vb->ptl);
+	pmdp = vma_batch_pmd(vb, addr);
+	if (unlikely(!pmdp))
+		goto out_rcu;
+	pmd = pmdp_get_lockless(pmdp);
+	if (unlikely(pmd_trans_huge(pmd) || !pmd_present(pmd)))
+		goto out_rcu;
+	vb->ptl = pte_lockptr(vb->vma->vm_mm, &pmd);
+	spin_lock(vb->ptl);
+	if (unlikely(!pmd_same(pmd, pmdp_get_lockless(pmdp))))
+		goto out_lock;
+	vb->table = (pte_t *)pmd_page_vaddr(pmd);
+	vb->table_addr = addr & PMD_MASK;
+	*ptep = vb->table + pte_index(addr);
+	return true;
+
+out_lock:
+	spin_unlock(vb->ptl);
+out_rcu:
+	rcu_read_unlock();
+	vb->table_addr = VMA_BATCH_NOWHERE;
+	return false;
+}
+
+/*
+ * The same from scratch. Returns NULL if there is no page table and, where @alloc
+ * asks for one, no memory for it or no page that could be mapped with it.
+ */
+static noinline pte_t *vma_batch_lock_slow(struct vma_batch *vb, unsigned long addr,
+					   bool alloc)
 {
 	struct mm_struct *mm = vb->vma->vm_mm;
 	pmd_t *pmd;
@@ -93,69 +141,49 @@ static noinline pte_t *vma_batch_lock_slow(struct vma_batch *vb,
 	return pte;
 }
 
-/*
- * The same, with what the cursor knows. This is what pte_offset_map_lock() does,
- * for each of many scattered pages, without the calls that make up most of it.
- * There is no CONFIG_HIGHPTE with 64BIT.
- */
-static __always_inline pte_t *vma_batch_lock(struct vma_batch *vb, unsigned long addr,
-					     unsigned long nr_slots, bool alloc)
+/* One or the other, or nothing at all if the page table is locked already */
+static __always_inline bool vma_batch_lock(struct vma_batch *vb, unsigned long addr,
+					   unsigned long nr_slots, bool alloc,
+					   pte_t **ptep)
 {
-	pmd_t *pmd, pmdval;
-	pud_t *pudp, pud;
-	spinlock_t *ptl;	/* of the PTE table */
+	const bool same = vb->table_addr == (addr & PMD_MASK);
 
-	if (vb->table_addr == (addr & PMD_MASK)) {
-		vb->work += nr_slots;
-		if (likely(vb->work <= VMA_BATCH_MAX_WORK))
-			return vb->table + pte_index(addr);
+	vb->work += same ? nr_slots : nr_slots + VMA_BATCH_TABLE_WORK;
+	if (unlikely(vb->work > VMA_BATCH_MAX_WORK)) {
+		vma_batch_unlock(vb);
+	} else if (same) {
+		*ptep = vb->table + pte_index(addr);
+		return true;
 	}
-	vma_batch_unlock(vb);
-
-	pudp = vma_batch_pud(vb, addr);
-	if (unlikely(!pudp))
-		goto slow;
-	pud = pudp_get(pudp);
-	if (unlikely(pud_none(pud) || pud_bad(pud)))
-		goto slow;
-	pmd = pmd_offset_lockless(pudp, pud, addr);
-	rcu_read_lock();
-	pmdval = pmdp_get_lockless(pmd);
-	if (unlikely(pmd_none(pmdval) || pmd_bad(pmdval)))
-		goto slow_rcu;
-	ptl = pte_lockptr(vb->vma->vm_mm, &pmdval);
-	spin_lock(ptl);
-	if (unlikely(!pmd_same(pmdval, pmdp_get_lockless(pmd)))) {
-		spin_unlock(ptl);
-		goto slow_rcu;
-	}
-	vb->ptl = ptl;
-	vb->table = (pte_t *)pmd_page_vaddr(pmdval);
-	vb->table_addr = addr & PMD_MASK;
-	return vb->table + pte_index(addr);
-
-slow_rcu:
-	rcu_read_unlock();
-slow:
-	return vma_batch_lock_slow(vb, addr, alloc);
+	if (likely(vma_batch_lock_fast(vb, addr, ptep)))
+		return true;
+	*ptep = vma_batch_lock_slow(vb, addr, alloc);
+	return *ptep;
 }
 
-static void vma_batch_check(struct vma_batch *vb, unsigned long addr,
-			    unsigned long nr_slots)
+static __always_inline void vma_batch_check(struct vma_batch *vb, unsigned long addr,
+					    unsigned long nr_slots)
 {
 	if (IS_ENABLED(CONFIG_DEBUG_VM))
 		vma_assert_stabilised(vb->vma);
+	VM_WARN_ON_ONCE(!(vb->vma->vm_flags & VM_MIXEDMAP));
 	VM_WARN_ON_ONCE(!PAGE_ALIGNED(addr));
 	VM_WARN_ON_ONCE(nr_slots &&
 			!range_in_vma(vb->vma, addr, addr + nr_slots * PAGE_SIZE));
 }
 
 /* Bring NR_FILE_MAPPED up to date */
-static void vma_batch_count_mapped(struct vma_batch *vb)
+static __always_inline void vma_batch_count_mapped(struct vma_batch *vb)
 {
-	if (vb->mapped)
+	if (!vb->mapped)
+		return;
+	/* Without a cgroup, this is all that the other would do */
+	if (!vb->mapped_memcg)
+		mod_node_page_state(NODE_DATA(vb->mapped_nid), NR_FILE_MAPPED, vb->mapped);
+	else
 		lruvec_stat_mod_folio(page_folio(vb->mapped_page), NR_FILE_MAPPED,
 				      vb->mapped);
+	vb->rss += vb->mapped;
 	vb->mapped = 0;
 }
 
@@ -220,7 +248,7 @@ static bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
 }
 
 /* The entry of a page, but for the page: for vm_page_prot as it is now */
-static pte_t vma_batch_prototype(struct vm_area_struct *vma)
+static __always_inline pte_t vma_batch_prototype(struct vm_area_struct *vma)
 {
 	/* Where hardware does not set these bits, save the faults */
 	pte_t pte = pte_mkyoung(pfn_pte(0, vma->vm_page_prot));
@@ -238,65 +266,32 @@ static pte_t vma_batch_prototype(struct vm_area_struct *vma)
  */
 void vma_batch_map_clean(struct vma_batch *vb)
 {
-	vb->proto = pte_mkclean(vb->proto);
+	vb->proto = pte_mkclean(vma_batch_prototype(vb->vma));
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_clean, "exmap");
 
-/**
- * vma_batch_begin - start to map or unmap pages in a VMA
- * @vb: the cursor, uninitialised memory
- * @vma: a VM_MIXEDMAP VMA of the caller's, in which nothing but this is used to
- *	map and to unmap
- * @pages: array of page pointers
- * @nr: pages in @pages
- * @max: entries that @pages has
- *
- * Context: Process context. The VMA lock of @vma, or the mmap_lock of its mm,
- * is held for reading or writing until vma_batch_end().
- */
-void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *vma,
-		     struct page **pages, unsigned int nr, unsigned int max)
+/* The last of @nr pages, if it can be mapped. If not, @vb->stop says why. */
+static __always_inline bool vma_batch_have_page(struct vma_batch *vb, unsigned int nr,
+						struct page **page)
 {
-	VM_WARN_ON_ONCE(!(vma->vm_flags & VM_MIXEDMAP));
-	vb->vma = vma;
-	vb->pages = pages;
-	vb->nr = nr;
-	vb->max = max;
-	vb->deferred = false;
-	vb->stamp = 0;
-	vb->flushed = NULL;
-	vb->proto = vma_batch_prototype(vma);
-	vb->table = NULL;
-	vb->table_addr = VMA_BATCH_NOWHERE;
-	vb->puds_addr = VMA_BATCH_NOWHERE;
-	vb->flush_start = ULONG_MAX;
-	vb->flush_end = 0;
-	vb->work = 0;
-	vb->rss = 0;
-	vb->mapped = 0;
-	vb->mapped_nid = NUMA_NO_NODE;
-	vb->mapped_memcg = 0;
-}
-EXPORT_SYMBOL_FOR_MODULES(vma_batch_begin, "exmap");
-
-/* Is there a page to map? If not, @vb->stop says why. */
-static __always_inline bool vma_batch_have_page(struct vma_batch *vb, unsigned int nr)
-{
-	if (unlikely(!nr))
+	if (unlikely(!nr)) {
 		vb->stop = VMA_BATCH_EMPTY;
-	else if (unlikely(PageHWPoison(vb->pages[nr - 1])))
+		return false;
+	}
+	*page = vb->pages[nr - 1];
+	if (unlikely(PageHWPoison(*page))) {
 		vb->stop = VMA_BATCH_POISONED;
-	else
-		return true;
-	return false;
+		return false;
+	}
+	return true;
 }
 
-/* May this slot get a page? If not, @vb->stop says why, unless it has one. */
+/* The same for a slot that has no page */
 static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
-					      unsigned int nr)
+					      unsigned int nr, struct page **page)
 {
 	if (likely(pte_none(old)) || !vma_batch_unflushed(vb, old))
-		return vma_batch_have_page(vb, nr);
+		return vma_batch_have_page(vb, nr, page);
 	vb->stop = VMA_BATCH_UNFLUSHED;
 	return false;
 }
@@ -312,15 +307,28 @@ static __always_inline void vma_batch_map_one(struct vma_batch *vb, unsigned lon
 	/* As folio_add_file_rmap_pte(), see vma_batch_mapped() */
 	if (likely(atomic_inc_and_test(&page->_mapcount)))
 		vma_batch_mapped(vb, page, 1);
+	else
+		vb->rss++;
+	if (unlikely(!pte_val(vb->proto)))
+		vb->proto = vma_batch_prototype(vma);
 	set_pte_at(vma->vm_mm, addr, ptep, pte_advance_pfn(vb->proto, page_to_pfn(page)));
 	update_mmu_cache(vma, addr, ptep);
 }
 
-static unsigned long vma_batch_map_range(struct vma_batch *vb, unsigned long addr,
-					 const unsigned long end)
+/*
+ * Who sees the entry of a page must see what the caller has put into it, as
+ * __folio_mark_uptodate() makes sure elsewhere.
+ */
+static __always_inline void vma_batch_publish(void)
 {
-	const unsigned int before = vb->nr;
-	unsigned int nr = before;
+	smp_wmb();
+}
+
+static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
+						  unsigned long addr,
+						  const unsigned long end)
+{
+	unsigned int nr = vb->nr;
 	unsigned long next;
 
 	for (; addr != end; addr = next) {
@@ -329,8 +337,7 @@ static unsigned long vma_batch_map_range(struct vma_batch *vb, unsigned long add
 		next = pmd_addr_end(addr, end);
 		/* Without a page to map, it does not leave a page table behind */
 		vb->nr = nr;
-		ptep = vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, true);
-		if (!ptep) {
+		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, true, &ptep)) {
 			vb->stop = nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
 			break;
 		}
@@ -339,20 +346,48 @@ static unsigned long vma_batch_map_range(struct vma_batch *vb, unsigned long add
 		lazy_mmu_mode_enable();
 		for (; addr != next; addr += PAGE_SIZE, ptep++) {
 			const pte_t old = ptep_get(ptep);
+			struct page *page;
 
 			if (pte_present(old))
 				continue;
-			if (!vma_batch_may_map(vb, old, nr))
+			if (!vma_batch_may_map(vb, old, nr, &page))
 				break;
-			vma_batch_map_one(vb, addr, ptep, vb->pages[--nr]);
+			nr--;
+			vma_batch_map_one(vb, addr, ptep, page);
 		}
 		lazy_mmu_mode_disable();
 		if (addr != next)
 			break;
 	}
-	vb->rss += before - nr;
 	vb->nr = nr;
 	return addr;
+}
+
+/*
+ * The same for a single page, which is the most common by far: whether the slot
+ * is done, and, in *mapped, whether it got a page
+ */
+static __always_inline bool vma_batch_map_slot(struct vma_batch *vb, unsigned long addr,
+					       bool *mapped)
+{
+	struct page *page;
+	pte_t *ptep, old;
+
+	if (unlikely(!vma_batch_lock(vb, addr, 1, true, &ptep))) {
+		vb->stop = vb->nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
+		return false;
+	}
+	old = ptep_get(ptep);
+	if (unlikely(pte_present(old))) {
+		*mapped = false;
+		return true;
+	}
+	if (unlikely(!vma_batch_may_map(vb, old, vb->nr, &page)))
+		return false;
+	vb->nr--;
+	vma_batch_map_one(vb, addr, ptep, page);
+	*mapped = true;
+	return true;
 }
 
 /**
@@ -376,29 +411,45 @@ static unsigned long vma_batch_map_range(struct vma_batch *vb, unsigned long add
 unsigned long vma_batch_map(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots)
 {
-	pte_t *ptep, old;
+	bool mapped;
 
 	vma_batch_check(vb, addr, nr_slots);
-	if (nr_slots != 1)
-		return (vma_batch_map_range(vb, addr, addr + nr_slots * PAGE_SIZE) -
-			addr) >> PAGE_SHIFT;
-
-	/* The same for a single page, which is the most common by far */
-	ptep = vma_batch_lock(vb, addr, 1, true);
-	if (unlikely(!ptep)) {
-		vb->stop = vb->nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
-		return 0;
-	}
-	old = ptep_get(ptep);
-	if (unlikely(pte_present(old)))
-		return 1;
-	if (!vma_batch_may_map(vb, old, vb->nr))
-		return 0;
-	vma_batch_map_one(vb, addr, ptep, vb->pages[--vb->nr]);
-	vb->rss++;
-	return 1;
+	vma_batch_publish();
+	if (likely(nr_slots == 1))
+		return vma_batch_map_slot(vb, addr, &mapped);
+	return (vma_batch_map_range(vb, addr, addr + nr_slots * PAGE_SIZE) - addr) >>
+		PAGE_SHIFT;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
+
+/**
+ * vma_batch_map_each - vma_batch_map() for single slots at many addresses
+ * @vb: the cursor
+ * @addrs: the addresses, page aligned; those that are done are replaced by 1
+ *	where the slot got a page, by 0 where it had one
+ * @nr_addrs: length of @addrs
+ *
+ * Context: As vma_batch_map().
+ *
+ * Return: The number of addresses that are done, from the first on. If it is
+ * less than @nr_addrs, @vb->stop says why.
+ */
+unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
+				unsigned int nr_addrs)
+{
+	unsigned int i;
+	bool mapped;
+
+	vma_batch_publish();
+	for (i = 0; i < nr_addrs; i++) {
+		vma_batch_check(vb, addrs[i], 1);
+		if (unlikely(!vma_batch_map_slot(vb, addrs[i], &mapped)))
+			break;
+		addrs[i] = mapped;
+	}
+	return i;
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_each, "exmap");
 
 /**
  * vma_batch_reserve - announce a page for a slot
@@ -418,19 +469,19 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
  */
 unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr)
 {
+	struct page *page;
 	pte_marker marker;
 	pte_t *ptep, old;
 
 	vma_batch_check(vb, addr, 1);
-	ptep = vma_batch_lock(vb, addr, 1, true);
-	if (!ptep) {
+	if (!vma_batch_lock(vb, addr, 1, true, &ptep)) {
 		vb->stop = vb->nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
 		return 0;
 	}
 	old = ptep_get(ptep);
 	if (pte_present(old))
 		return 1;
-	if (!vma_batch_have_page(vb, vb->nr))
+	if (!vma_batch_have_page(vb, vb->nr, &page))
 		return 0;
 	vb->nr--;
 	/* A stamp stays as it is: it may be flushed by the time it matters */
@@ -457,8 +508,7 @@ void vma_batch_unreserve(struct vma_batch *vb, unsigned long addr)
 	pte_t *ptep, old;
 
 	vma_batch_check(vb, addr, 1);
-	ptep = vma_batch_lock(vb, addr, 1, false);
-	if (!ptep)
+	if (!vma_batch_lock(vb, addr, 1, false, &ptep))
 		return;
 	old = ptep_get(ptep);
 	if (pte_present(old) || !vma_batch_is_reserved(old))
@@ -492,21 +542,26 @@ static __always_inline bool vma_batch_may_unmap(struct vma_batch *vb, pte_t pte,
 
 /* Take the page out of a present entry */
 static __always_inline struct page *vma_batch_unmap_one(struct vma_batch *vb,
-							unsigned long addr, pte_t *ptep)
+							unsigned long addr, pte_t *ptep,
+							bool deferred)
 {
 	struct vm_area_struct *vma = vb->vma;
 	/* Hardware may set bits until now: only the swap is final */
 	const pte_t pte = ptep_get_and_clear(vma->vm_mm, addr, ptep);
 	struct page *page = pte_page(pte);
 
-	if (vb->deferred)
+	if (deferred)
 		set_pte_at(vma->vm_mm, addr, ptep, vma_batch_marker(vb->stamp));
-	arch_check_zapped_pte(vma, pte);
+	/* All it does is to check */
+	if (IS_ENABLED(CONFIG_DEBUG_VM))
+		arch_check_zapped_pte(vma, pte);
 	/* What vma_batch_map() mapped, and nothing else */
 	VM_WARN_ON_ONCE(pte_special(pte));
 	/* As folio_remove_rmap_pte(), see vma_batch_mapped() */
 	if (likely(atomic_add_negative(-1, &page->_mapcount)))
 		vma_batch_mapped(vb, page, -1);
+	else
+		vb->rss--;
 	return page;
 }
 
@@ -518,9 +573,11 @@ static __always_inline void vma_batch_to_flush(struct vma_batch *vb,
 	vb->flush_end = max(vb->flush_end, end);
 }
 
-static unsigned long vma_batch_unmap_range(struct vma_batch *vb, unsigned long addr,
-					   const unsigned long end)
+static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
+						    unsigned long addr,
+						    const unsigned long end)
 {
+	const bool deferred = vb->deferred;
 	unsigned long first = 0, last = 0;
 	unsigned int nr = vb->nr;
 	unsigned long next;
@@ -529,8 +586,7 @@ static unsigned long vma_batch_unmap_range(struct vma_batch *vb, unsigned long a
 		pte_t *ptep;
 
 		next = pmd_addr_end(addr, end);
-		ptep = vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false);
-		if (!ptep)
+		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false, &ptep))
 			continue;
 
 		lazy_mmu_mode_enable();
@@ -541,7 +597,7 @@ static unsigned long vma_batch_unmap_range(struct vma_batch *vb, unsigned long a
 				break;
 			if (!pte_present(pte))
 				continue;
-			vb->pages[nr++] = vma_batch_unmap_one(vb, addr, ptep);
+			vb->pages[nr++] = vma_batch_unmap_one(vb, addr, ptep, deferred);
 			if (!first)
 				first = addr;
 			last = addr;
@@ -550,17 +606,15 @@ static unsigned long vma_batch_unmap_range(struct vma_batch *vb, unsigned long a
 		if (addr != next)
 			break;
 	}
-	if (nr != vb->nr) {
-		vb->rss -= nr - vb->nr;
-		vb->nr = nr;
-		if (!vb->deferred)
-			vma_batch_to_flush(vb, first, last + PAGE_SIZE);
-	}
+	if (nr != vb->nr && !deferred)
+		vma_batch_to_flush(vb, first, last + PAGE_SIZE);
+	vb->nr = nr;
 	return addr;
 }
 
-static unsigned long vma_batch_unmap_notify(struct vma_batch *vb, unsigned long start,
-					    unsigned long end)
+static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
+						     unsigned long start,
+						     unsigned long end)
 {
 	struct mmu_notifier_range range;
 	unsigned long addr;
@@ -574,6 +628,29 @@ static unsigned long vma_batch_unmap_notify(struct vma_batch *vb, unsigned long 
 	vma_batch_unlock(vb);
 	mmu_notifier_invalidate_range_end(&range);
 	return addr;
+}
+
+/* As vma_batch_map_slot() */
+static __always_inline bool vma_batch_unmap_slot(struct vma_batch *vb, unsigned long addr,
+						 bool deferred, bool *unmapped)
+{
+	const unsigned int nr = vb->nr;
+	pte_t *ptep, pte;
+
+	*unmapped = false;
+	if (unlikely(!vma_batch_lock(vb, addr, 1, false, &ptep)))
+		return true;
+	pte = ptep_get(ptep);
+	if (!vma_batch_may_unmap(vb, pte, nr))
+		return false;
+	if (unlikely(!pte_present(pte)))
+		return true;
+	vb->pages[nr] = vma_batch_unmap_one(vb, addr, ptep, deferred);
+	vb->nr = nr + 1;
+	if (!deferred)
+		vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
+	*unmapped = true;
+	return true;
 }
 
 /**
@@ -600,32 +677,57 @@ unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots)
 {
 	const unsigned long end = addr + nr_slots * PAGE_SIZE;
-	pte_t *ptep, pte;
+	bool unmapped;
 
 	vma_batch_check(vb, addr, nr_slots);
 	flush_cache_range(vb->vma, addr, end);
 	/* Registration locks every VMA for writing: this cannot change here */
 	if (unlikely(mm_has_notifiers(vb->vma->vm_mm)))
 		return (vma_batch_unmap_notify(vb, addr, end) - addr) >> PAGE_SHIFT;
-	if (nr_slots != 1)
-		return (vma_batch_unmap_range(vb, addr, end) - addr) >> PAGE_SHIFT;
-
-	/* The same for a single page, which is the most common by far */
-	ptep = vma_batch_lock(vb, addr, 1, false);
-	if (unlikely(!ptep))
-		return 1;
-	pte = ptep_get(ptep);
-	if (!vma_batch_may_unmap(vb, pte, vb->nr))
-		return 0;
-	if (unlikely(!pte_present(pte)))
-		return 1;
-	vb->pages[vb->nr++] = vma_batch_unmap_one(vb, addr, ptep);
-	vb->rss--;
-	if (!vb->deferred)
-		vma_batch_to_flush(vb, addr, end);
-	return 1;
+	if (likely(nr_slots == 1))
+		return vma_batch_unmap_slot(vb, addr, vb->deferred, &unmapped);
+	return (vma_batch_unmap_range(vb, addr, end) - addr) >> PAGE_SHIFT;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap, "exmap");
+
+/**
+ * vma_batch_unmap_each - vma_batch_unmap() for single slots at many addresses
+ * @vb: the cursor
+ * @addrs: the addresses, page aligned; those that are done are replaced by 1
+ *	where there was a page, by 0 where there was none
+ * @nr_addrs: length of @addrs
+ *
+ * Context: As vma_batch_unmap().
+ *
+ * Return: The number of addresses that are done, from the first on. If it is
+ * less than @nr_addrs, @vb->stop says why.
+ */
+unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
+				  unsigned int nr_addrs)
+{
+	const bool notify = mm_has_notifiers(vb->vma->vm_mm);
+	const bool deferred = vb->deferred;
+	unsigned int i;
+	bool unmapped;
+
+	for (i = 0; i < nr_addrs; i++) {
+		const unsigned int before = vb->nr;
+
+		vma_batch_check(vb, addrs[i], 1);
+		flush_cache_range(vb->vma, addrs[i], addrs[i] + PAGE_SIZE);
+		if (unlikely(notify)) {
+			if (!vma_batch_unmap(vb, addrs[i], 1))
+				break;
+			unmapped = vb->nr != before;
+		} else if (unlikely(!vma_batch_unmap_slot(vb, addrs[i], deferred,
+							  &unmapped))) {
+			break;
+		}
+		addrs[i] = unmapped;
+	}
+	return i;
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_each, "exmap");
 
 /**
  * vma_batch_get - hold the pages of a range
@@ -651,11 +753,10 @@ unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
 	VM_WARN_ON_ONCE(nr_slots > vb->max - vb->nr);
 
 	for (; addr != end; addr += PAGE_SIZE) {
-		pte_t *ptep = vma_batch_lock(vb, addr, 1, false);
 		struct page *page;
-		pte_t pte;
+		pte_t *ptep, pte;
 
-		if (!ptep)
+		if (!vma_batch_lock(vb, addr, 1, false, &ptep))
 			break;
 		pte = ptep_get(ptep);
 		if (!pte_present(pte))
@@ -695,8 +796,7 @@ bool vma_batch_clean(struct vma_batch *vb, unsigned long addr)
 					vb->vma->vm_mm, addr, addr + PAGE_SIZE);
 		mmu_notifier_invalidate_range_start(&range);
 	}
-	ptep = vma_batch_lock(vb, addr, 1, false);
-	if (ptep)
+	if (vma_batch_lock(vb, addr, 1, false, &ptep))
 		pte = ptep_get(ptep);
 	if (pte_present(pte)) {
 		struct page *page = pte_page(pte);
@@ -723,24 +823,7 @@ bool vma_batch_clean(struct vma_batch *vb, unsigned long addr)
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_clean, "exmap");
 
-/**
- * vma_batch_end - finish what was mapped and unmapped so far
- * @vb: the cursor
- *
- * Drops the page table lock, updates the counters of the mm, and flushes the
- * TLB where pages were unmapped without @vb->deferred: when it returns, no CPU
- * reaches those pages through the VMA any more. A page among them may be used
- * for something else once nobody else holds it: a racing lockless
- * get_user_pages() that saw the old entry has either raised the reference count
- * by now, or will find the entry changed and give up. An exact match of
- * page_count() with the references that the caller knows of is proof; anything
- * higher is not.
- *
- * The cursor may be used further afterwards, as after vma_batch_begin().
- *
- * Context: See vma_batch_begin(). The caller may sleep again afterwards.
- */
-void vma_batch_end(struct vma_batch *vb)
+static __always_inline void vma_batch_finish(struct vma_batch *vb)
 {
 	struct mm_struct *mm = vb->vma->vm_mm;
 
@@ -766,7 +849,102 @@ void vma_batch_end(struct vma_batch *vb)
 		smp_mb();
 	}
 }
+
+/**
+ * vma_batch_end - finish what was mapped and unmapped so far
+ * @vb: the cursor
+ *
+ * Drops the page table lock, updates the counters of the mm, and flushes the
+ * TLB where pages were unmapped without @vb->deferred: when it returns, no CPU
+ * reaches those pages through the VMA any more. A page among them may be used
+ * for something else once nobody else holds it: a racing lockless
+ * get_user_pages() that saw the old entry has either raised the reference count
+ * by now, or will find the entry changed and give up. An exact match of
+ * page_count() with the references that the caller knows of is proof; anything
+ * higher is not.
+ *
+ * The cursor may be used further afterwards, as after vma_batch_begin().
+ *
+ * Context: See vma_batch_begin(). The caller may sleep again afterwards.
+ */
+void vma_batch_end(struct vma_batch *vb)
+{
+	vma_batch_finish(vb);
+}
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_end, "exmap");
+
+/**
+ * vma_batch_map_page - put a page under one empty slot
+ * @vma: the VMA
+ * @addr: the address
+ * @page: the page
+ *
+ * vma_batch_begin(), vma_batch_map() and vma_batch_end() for the simplest case:
+ * with the cursor in registers, they take little more than half as long.
+ *
+ * Context: See vma_batch_begin(). Does not sleep.
+ *
+ * Return: true if the slot got the page. If not, nothing has happened, and
+ * vma_batch_map() may still be able to do it.
+ */
+bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
+			struct page *page)
+{
+	struct vma_batch vb __uninitialized;
+	pte_t *ptep;
+
+	vma_batch_begin(&vb, vma, NULL, 0, 0);
+	vma_batch_check(&vb, addr, 1);
+	vma_batch_publish();
+	if (unlikely(!vma_batch_lock_fast(&vb, addr, &ptep)))
+		return false;
+	if (unlikely(!pte_none(ptep_get(ptep)) || PageHWPoison(page))) {
+		vma_batch_unlock(&vb);
+		return false;
+	}
+	vma_batch_map_one(&vb, addr, ptep, page);
+	vma_batch_finish(&vb);
+	return true;
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_page, "exmap");
+
+/**
+ * vma_batch_unmap_page - take the page out of one slot
+ * @vma: the VMA
+ * @addr: the address
+ *
+ * As vma_batch_map_page(), for vma_batch_unmap() without deferred flushes.
+ *
+ * Context: See vma_batch_begin(). Does not sleep.
+ *
+ * Return: the page, of which vma_batch_end() tells more. If it is NULL, nothing
+ * has happened, and vma_batch_unmap() may still find a page.
+ */
+struct page *vma_batch_unmap_page(struct vm_area_struct *vma, unsigned long addr)
+{
+	struct vma_batch vb __uninitialized;
+	struct page *page;
+	pte_t *ptep, pte;
+
+	/* See vma_batch_unmap() */
+	if (unlikely(mm_has_notifiers(vma->vm_mm)))
+		return NULL;
+	vma_batch_begin(&vb, vma, NULL, 0, 1);
+	vma_batch_check(&vb, addr, 1);
+	flush_cache_range(vma, addr, addr + PAGE_SIZE);
+	if (unlikely(!vma_batch_lock_fast(&vb, addr, &ptep)))
+		return NULL;
+	pte = ptep_get(ptep);
+	if (unlikely(!vma_batch_may_unmap(&vb, pte, 0) || !pte_present(pte))) {
+		vma_batch_unlock(&vb);
+		return NULL;
+	}
+	page = vma_batch_unmap_one(&vb, addr, ptep, false);
+	vma_batch_to_flush(&vb, addr, addr + PAGE_SIZE);
+	vma_batch_finish(&vb);
+	return page;
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_page, "exmap");
 
 /**
  * vma_batch_flush - flush what was unmapped with deferred flushes

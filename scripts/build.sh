@@ -89,6 +89,8 @@ inputs() {
 	{
 		gcc --version
 		busybox | head -n 1
+		# exmap-store has --uring or not
+		find /usr/include/liburing.h 2>/dev/null || true
 		cat "${fragments[@]}" "$TOP"/scripts/{common.sh,build.sh,init,run-selftests}
 		git -C "$TREE" rev-parse 'HEAD^{tree}'
 		git -C "$TREE" diff HEAD

@@ -9,6 +9,8 @@ packages=(
 	# kernel build
 	bc bison ccache cpio flex gcc kmod libc6-dev libelf-dev make
 	perl python3 xz-utils
+	# the example buffer manager
+	liburing-dev
 	# series and static checks
 	b4 g++ git patch quilt rsync shellcheck sparse
 	# virtual machine

@@ -110,7 +110,8 @@ compile() {
 	fi
 }
 
-# KUnit and kselftests in one machine
+# KUnit, kselftests and the example through io_uring in one machine. What the
+# example stores is what the machine has: large files, which are read ahead.
 guest() {	# lean|debug
 	local config=$1 log=$LOGS/$1 code=0
 	# Stress loops a quarter as long where everything takes many times as long
@@ -120,7 +121,12 @@ guest() {	# lean|debug
 		for f in /sys/kernel/debug/kunit/*/results; do
 			[ ! -e "$f" ] || { echo "# kunit"; cat "$f"; }
 		done
-		run-selftests' >"$log" 2>"$log.err" || code=$?
+		run-selftests
+		code=$?
+		printf "# program exmap-store\n1..1\n"
+		timeout 300 exmap-store --uring --quiet --load /selftests --file /mnt/disk/store || printf "not "
+		printf "ok 1 every file verified through io_uring\n# exit exmap-store 0\n"
+		exit $code' >"$log" 2>"$log.err" || code=$?
 	unset DEBUG
 	sed -n '/^# kunit/,/^# program/p' "$log" | grep -v '^# program' >"$log.kunit"
 	sed -n '/^# program/,$p' "$log" >"$log.selftests"

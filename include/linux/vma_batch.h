@@ -3,6 +3,8 @@
 #define _LINUX_VMA_BATCH_H
 
 #include <linux/mm_types.h>
+#include <linux/numa.h>
+#include <linux/pgtable.h>
 #include <linux/spinlock_types.h>
 
 /**
@@ -72,28 +74,71 @@ struct vma_batch {
 	enum vma_batch_stop stop;
 
 	/* private: */
-	pte_t proto;		/* the entry of the page with number 0 */
-	pte_t *table;		/* first entry of the locked page table, or NULL */
+	pte_t proto;		/* the entry of the page with number 0, once needed */
+	unsigned long table_addr;	/* address where the locked page table begins */
+	pte_t *table;		/* its first entry */
 	spinlock_t *ptl;
-	unsigned long table_addr;	/* the address that @table begins with */
 	pud_t *puds;		/* first entry of the PUD table seen last */
 	unsigned long puds_addr;	/* the address that @puds begins with */
+	pmd_t *pmds;		/* the same of PMDs */
+	unsigned long pmds_addr;
 	unsigned long flush_start;	/* what has been unmapped and not flushed */
 	unsigned long flush_end;
-	unsigned int work;	/* entries visited by later calls under this lock */
-	int rss;		/* pages mapped less pages unmapped, not counted yet */
-	int mapped;		/* the same of pages that nobody else maps, */
+	unsigned int work;	/* done since others got a chance */
+	int rss;		/* pages mapped less pages unmapped, not counted yet, */
+	int mapped;		/* and the same of pages that nobody else maps, */
 	int mapped_nid;		/* on this node */
 	unsigned long mapped_memcg;	/* and of this cgroup, */
 	struct page *mapped_page;	/* like this one */
 };
 
-void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *vma,
-		     struct page **pages, unsigned int nr, unsigned int max);
+/* No page table begins there */
+#define VMA_BATCH_NOWHERE	1UL
+
+/**
+ * vma_batch_begin - start to map or unmap pages in a VMA
+ * @vb: the cursor, uninitialised memory
+ * @vma: a VM_MIXEDMAP VMA of the caller's, in which nothing but this is used to
+ *	map and to unmap
+ * @pages: array of page pointers
+ * @nr: pages in @pages
+ * @max: entries that @pages has
+ *
+ * Context: Process context. The VMA lock of @vma, or the mmap_lock of its mm,
+ * is held for reading or writing until vma_batch_end().
+ */
+static inline void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *vma,
+				   struct page **pages, unsigned int nr,
+				   unsigned int max)
+{
+	vb->vma = vma;
+	vb->pages = pages;
+	vb->nr = nr;
+	vb->max = max;
+	vb->deferred = false;
+	vb->stamp = 0;
+	vb->flushed = NULL;
+	vb->proto = __pte(0);
+	vb->table_addr = VMA_BATCH_NOWHERE;
+	vb->puds_addr = VMA_BATCH_NOWHERE;
+	vb->pmds_addr = VMA_BATCH_NOWHERE;
+	vb->flush_start = ULONG_MAX;
+	vb->flush_end = 0;
+	vb->work = 0;
+	vb->rss = 0;
+	vb->mapped = 0;
+	vb->mapped_nid = NUMA_NO_NODE;
+	vb->mapped_memcg = 0;
+}
+
 unsigned long vma_batch_map(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots);
+unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
+				unsigned int nr_addrs);
 unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots);
+unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
+				  unsigned int nr_addrs);
 unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots);
 unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr);
@@ -101,6 +146,9 @@ void vma_batch_unreserve(struct vma_batch *vb, unsigned long addr);
 void vma_batch_map_clean(struct vma_batch *vb);
 bool vma_batch_clean(struct vma_batch *vb, unsigned long addr);
 void vma_batch_end(struct vma_batch *vb);
+bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
+			struct page *page);
+struct page *vma_batch_unmap_page(struct vm_area_struct *vma, unsigned long addr);
 void vma_batch_flush(struct vm_area_struct *vma);
 
 #ifdef CONFIG_PER_VMA_LOCK

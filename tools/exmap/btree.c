@@ -351,8 +351,8 @@ static void read_page(u64 pid, void *buf, size_t len)
 ssize_t btree_lookup(const void *key, size_t key_len, void *buf, size_t size)
 {
 	struct value value;
+	u64 pid, next, end;
 	size_t done, n;
-	u64 i, left;
 
 	if (!find_value(key, key_len, &value, buf, size))
 		return -ENOENT;
@@ -361,12 +361,13 @@ ssize_t btree_lookup(const void *key, size_t key_len, void *buf, size_t size)
 	/* Extents never change once they are in the tree: no need to hold on */
 	if (size > value.size)
 		size = value.size;
-	for (i = 0, done = 0; done < size; i++, done += n) {
-		left = (size - done + PAGE_SIZE - 1) / PAGE_SIZE;
-		if (i % bm.batch == 0)
-			bm_prefetch(value.extent + i, left < bm.batch ? left : bm.batch);
+	pid = value.extent;
+	next = pid;
+	end = pid + (size + PAGE_SIZE - 1) / PAGE_SIZE;
+	for (done = 0; done < size; pid++, done += n) {
+		next = bm_read_ahead(pid, next, end);
 		n = size - done < PAGE_SIZE ? size - done : PAGE_SIZE;
-		read_page(value.extent + i, (char *)buf + done, n);
+		read_page(pid, (char *)buf + done, n);
 	}
 	return value.size;
 }

@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "bufmgr.h"
@@ -57,80 +56,6 @@ static void release(u64 pid, enum page_state to)
 	atomic_store_explicit(&bm.state[pid], word, memory_order_release);
 }
 
-/* How many of these page numbers, in ascending order, are adjacent */
-static unsigned int run_length(const u64 *pid, unsigned int n)
-{
-	unsigned int run = 1;
-
-	while (run < n && pid[run] == pid[run - 1] + 1)
-		run++;
-	return run;
-}
-
-/* Memory for pages, and room for it */
-
-static int exmap_action(enum exmap_opcode opcode, unsigned int vectors)
-{
-	struct exmap_action_params params = {
-		.interface = self->interface,
-		.iov_len = vectors,
-		.opcode = opcode,
-	};
-
-	return ioctl(bm.exmap_fd, EXMAP_IOCTL_ACTION, &params);
-}
-
-/* Take the memory of locked pages away: one call, one TLB shootdown */
-static void free_pages(const u64 *pid, unsigned int n)
-{
-	unsigned int i, run, vectors = 0, freed = 0;
-	struct exmap_iov *vec;
-	int failed;
-
-	if (bm.madvise) {
-		for (i = 0; i < n; i++)
-			if (madvise(bm_page(pid[i]), PAGE_SIZE, MADV_DONTNEED))
-				err(1, "madvise");
-		return;
-	}
-	vec = self->vectors->iov;
-	for (i = 0; i < n; i += run) {
-		run = run_length(pid + i, n - i);
-		vec[vectors].page = pid[i];
-		vec[vectors++].len = run;
-	}
-	failed = exmap_action(EXMAP_OP_FREE, vectors);
-	if (failed < 0)
-		err(1, "exmap FREE");
-	for (i = 0; i < vectors; i++)
-		freed += vec[i].pages;
-	if (failed || freed != n)
-		errx(1, "exmap FREE: %u of %u pages, %d failed vectors", freed, n, failed);
-}
-
-/* Write pages out, neighbours in one call; the caller holds them SHARED */
-static void write_pages(const u64 *pid, unsigned int n)
-{
-	size_t len, done;
-	unsigned int i, run;
-	ssize_t put;
-
-	for (i = 0; i < n; i += run) {
-		run = run_length(pid + i, n - i);
-		len = (size_t)run * PAGE_SIZE;
-		for (done = 0; done < len; done += put) {
-			put = pwrite(bm.file_fd, (char *)bm_page(pid[i]) + done, len - done,
-				     pid[i] * PAGE_SIZE + done);
-			if (put < 0)
-				err(1, "writing the page file %s", bm.file);
-			self->stats.out_calls++;
-		}
-	}
-	for (i = 0; i < n; i++)
-		bm.dirty[pid[i]] = 0;
-	self->stats.out += n;
-}
-
 /*
  * Move the clock hand a little: a page that it marked on its last turn and that
  * nobody used since becomes a victim. Words of pages not in memory are skipped;
@@ -162,18 +87,64 @@ static int compare_pid(const void *a, const void *b)
 }
 
 /*
- * Evict a batch. Never waits for a page lock, so that a thread may call this
- * while it holds some. Returns the number of pages freed.
+ * What this thread reads ahead with: calls in flight, oldest first. Their pages
+ * are LOCKED, and only this thread can end that. So whenever it is about to wait
+ * for something that another thread may have, it finishes a call of its own
+ * instead, as long as there is one: the other may be waiting for just these pages.
+ * A restart loses nothing, since they are not on the stack.
  */
-static unsigned int evict(void)
+static __thread struct {
+	struct call call[CALLS_MAX];
+	unsigned int first, nr;
+} ahead;
+
+static void finish(struct call *call);
+
+static bool finish_oldest(void)
 {
-	u64 victim[BATCH_MAX], dirty[BATCH_MAX], scanned;
+	struct call *call = &ahead.call[ahead.first];
+
+	if (!ahead.nr)
+		return false;
+	/* No longer one of them: finish() may have to wait for others of them */
+	ahead.first = (ahead.first + 1) % CALLS_MAX;
+	ahead.nr--;
+	finish(call);
+	return true;
+}
+
+/* For who waits for others */
+static void pause_for(unsigned int usec)
+{
+	if (!finish_oldest())
+		usleep(usec);
+}
+
+/* Write pages that the caller holds SHARED, with one call */
+static void write_pages(const u64 *pid, unsigned int n)
+{
+	struct call call;
+
+	if (!n)
+		return;
+	call_init(&call);
+	call_add(&call, EXMAP_OP_WRITE, pid, n);
+	call_start(&call);
+	finish(&call);
+}
+
+/*
+ * Choose a batch of pages to evict, which are written and LOCKED when this
+ * returns. Never waits for a page lock, so that a thread may call this while it
+ * holds some.
+ */
+static unsigned int choose_victims(u64 *victim)
+{
+	u64 dirty[BATCH_MAX], scanned;
 	unsigned int i, n = 0, nr_dirty = 0;
 
 	for (scanned = 0; n < bm.batch && scanned <= 2 * bm.next; scanned += SWEEP)
 		n = sweep(victim, n);
-	if (!n)
-		return 0;
 	/* The hand may have passed the end: sort, so that neighbours meet */
 	qsort(victim, n, sizeof(*victim), compare_pid);
 	for (i = 0; i < n; i++)
@@ -184,123 +155,176 @@ static unsigned int evict(void)
 	/* Readers were welcome during the write, from here on they are not */
 	for (i = 0; i < n; i++)
 		change_state(victim[i], atomic_load(&bm.state[victim[i]]), LOCKED);
-	free_pages(victim, n);
-	for (i = 0; i < n; i++)
-		release(victim[i], EVICTED);
-	atomic_fetch_sub(&bm.used, n);
-	self->stats.evicted += n;
-	self->stats.evict_calls++;
 	return n;
 }
 
+/* Take the memory of victims away: one call, one TLB shootdown */
+static void free_pages(const u64 *victim, unsigned int n)
+{
+	struct call call;
+
+	call_init(&call);
+	call_add(&call, EXMAP_OP_FREE, victim, n);
+	call_start(&call);
+	finish(&call);
+}
+
 /*
- * Nothing can be had. Other threads may hold everything just now, or pages are
- * on their way back: direct I/O holds what it wrote for a moment longer.
+ * Make room: by these victims, or if there are none, by waiting. Other
+ * threads may hold everything just now, or pages are on their way back: whoever
+ * does direct I/O on one holds it for a moment longer.
  */
-static void make_room(unsigned int *tries)
+static void make_room(const u64 *victim, unsigned int n, unsigned int *tries)
 {
 	if (++*tries > 30000)
 		errx(1, "out of memory: %llu of %llu buffer pages in use, none can be evicted",
 		     atomic_load(&bm.used), bm.buffer_pages);
-	if (!evict())
-		usleep(*tries < 100 ? 50 : 1000);
+	if (n)
+		free_pages(victim, n);
+	else
+		pause_for(*tries < 100 ? 50 : 1000);
 }
 
-/* Count pages as used before they are; some slack spares most ENOMEM */
-static void reserve(unsigned int n)
+/*
+ * Count pages as used before they are; some slack spares most ENOMEM. Where there
+ * is no room for them, victims are returned, at least as many, which are to be
+ * taken out by the very call that brings the pages in: that spares a call.
+ */
+static unsigned int reserve(unsigned int n, u64 *victim)
 {
 	unsigned long long limit = bm.buffer_pages - bm.buffer_pages / 16, used = bm.used;
-	unsigned int tries = 0;
+	unsigned int tries = 0, nr_victims;
 
 	for (;;) {
-		if (used + n > limit) {
-			make_room(&tries);
-			used = bm.used;
-		} else if (atomic_compare_exchange_weak(&bm.used, &used, used + n)) {
-			return;
-		}
-	}
-}
-
-/* Memory for new pages. What is in it is left over from evicted ones. */
-static void alloc_pages(u64 first, unsigned int n)
-{
-	unsigned int tries = 0, done = 0;
-	struct exmap_iov *vec;
-	int failed;
-
-	reserve(n);
-	if (bm.madvise)
-		return;		/* the first touch does it */
-	vec = self->vectors->iov;
-	do {
-		/* What an earlier round placed is skipped; evict() used the vectors */
-		vec->page = first;
-		vec->len = n;
-		failed = exmap_action(EXMAP_OP_ALLOC, 1);
-		if (failed > 0)
-			errno = -vec->res;
-		if (failed && errno != ENOMEM)
-			err(1, "exmap ALLOC");
-		if (failed >= 0)
-			done += vec->pages;
-		if (failed) {
-			self->stats.enomem++;
-			make_room(&tries);
-		}
-	} while (failed);
-	if (done != n)
-		errx(1, "exmap ALLOC: %u of %u pages", done, n);
-}
-
-/* Read what comes first of these vectors; its address says what that is */
-static ssize_t read_some(const struct iovec *iov, int n)
-{
-	off_t pos = (self->interface & 0xff) | EXMAP_OP_READ << 8 |
-		    (off_t)(self->interface >> 8) << 16;
-
-	if (bm.madvise)
-		return pread(bm.file_fd, iov->iov_base, iov->iov_len,
-			     (char *)iov->iov_base - bm.region);
-	if (n == 1)
-		return pread(bm.exmap_fd, iov->iov_base, iov->iov_len, pos);
-	return preadv(bm.exmap_fd, iov, n, pos);
-}
-
-/* Bring in pages that the caller has locked */
-static void read_pages(const u64 *pid, unsigned int n)
-{
-	struct iovec iov[BATCH_MAX], *v = iov, *end = iov;
-	unsigned int i, run, tries = 0;
-	ssize_t got;
-
-	reserve(n);
-	for (i = 0; i < n; i += run) {
-		run = run_length(pid + i, n - i);
-		end->iov_base = bm_page(pid[i]);
-		end++->iov_len = (size_t)run * PAGE_SIZE;
-	}
-	while (v < end) {
-		got = read_some(v, end - v);
-		if (got < 0 && errno == ENOMEM) {
-			self->stats.enomem++;
-			make_room(&tries);
+		if (used + n <= limit) {
+			if (atomic_compare_exchange_weak(&bm.used, &used, used + n))
+				return 0;
 			continue;
 		}
-		if (got < 0)
-			err(1, "reading the page file %s", bm.file);
-		if (!got)
-			errx(1, "the page file %s ends too early", bm.file);
-		self->stats.in_calls++;
-		/* A call may stop short: go on behind what it did */
-		for (; v < end && (size_t)got >= v->iov_len; v++)
-			got -= v->iov_len;
-		if (got) {
-			v->iov_base = (char *)v->iov_base + got;
-			v->iov_len -= got;
+		nr_victims = choose_victims(victim);
+		if (nr_victims >= n)
+			return nr_victims;
+		make_room(victim, nr_victims, &tries);
+		used = bm.used;
+	}
+}
+
+/* Start a call that brings in pages, and takes out others if it must */
+static void start_filling(struct call *call, enum exmap_opcode opcode, const u64 *pid,
+			  unsigned int n)
+{
+	u64 victim[BATCH_MAX];
+	unsigned int nr_victims = reserve(n, victim);
+
+	call_init(call);
+	/* In this order: what the first vectors free, the next ones use */
+	call_add(call, EXMAP_OP_FREE, victim, nr_victims);
+	call_add(call, opcode, pid, n);
+	call_start(call);
+}
+
+/* The pages of a call are where they should be: let others have them */
+static void pass_on(const struct exmap_vec *vec)
+{
+	u64 pid;
+
+	for (pid = vec->page; pid < vec->page + vec->len; pid++) {
+		switch (vec->opcode) {
+		case EXMAP_OP_READ:
+			release(pid, UNLOCKED);
+			break;
+		case EXMAP_OP_FREE:
+			release(pid, EVICTED);
+			break;
+		case EXMAP_OP_WRITE:
+			bm.dirty[pid] = 0;	/* and SHARED as before */
+			break;
+		case EXMAP_OP_ALLOC:
+			break;			/* stays ours, and LOCKED */
 		}
 	}
-	self->stats.in += n;
+}
+
+/* Wait for a call, and repeat it until all is done */
+static void finish(struct call *call)
+{
+	const u64 in = call->count[EXMAP_OP_READ], out = call->count[EXMAP_OP_WRITE];
+	const u64 coming = in + call->count[EXMAP_OP_ALLOC], going = call->count[EXMAP_OP_FREE];
+	struct bm_stats *stats = &self->stats;
+	unsigned int i, n, tries = 0;
+	u64 victim[BATCH_MAX];
+
+	while (!call_wait(call)) {
+		stats->enomem++;
+		/* What brings nothing in lacks memory of another kind: wait for that */
+		n = coming ? choose_victims(victim) : 0;
+		make_room(victim, n, &tries);
+		call_start(call);
+	}
+	for (i = 0; i < call->nr; i++)
+		pass_on(&call->vec[i]);
+	/* See reserve(): what comes has taken the places of victims, if there are any */
+	if (going)
+		atomic_fetch_sub(&bm.used, going - coming);
+
+	stats->in += in;
+	stats->out += out;
+	stats->evicted += going;
+	stats->evict_calls += going > 0;
+	if (bm.madvise)
+		return;		/* several calls, already counted */
+	stats->in_calls += in > 0;
+	stats->out_calls += out > 0;
+	stats->joined += coming && going;
+}
+
+/*
+ * Bring in those of the pages that are not in memory, with one call. It has only
+ * begun when this returns in uring mode: call_submit() or a wait sends it.
+ */
+static void bring_in(u64 first, u64 count)
+{
+	u64 pid, missing[BATCH_MAX];
+	unsigned int n = 0;
+
+	if (ahead.nr == CALLS_MAX)
+		finish_oldest();
+	for (pid = first; pid < first + count && n < bm.batch; pid++) {
+		u64 word = atomic_load_explicit(&bm.state[pid], memory_order_relaxed);
+
+		/* The lock makes the page ours to bring in, others wait for it */
+		if (STATE(word) == EVICTED && change_state(pid, word, LOCKED))
+			missing[n++] = pid;
+	}
+	if (!n)
+		return;
+	start_filling(&ahead.call[(ahead.first + ahead.nr) % CALLS_MAX], EXMAP_OP_READ,
+		      missing, n);
+	ahead.nr++;
+	if (!bm.uring)
+		finish_oldest();	/* it has waited already */
+}
+
+/*
+ * In uring mode, a batch of pages is kept in flight in several calls: the first are
+ * copied while others are still on their way. Else each batch comes in one call.
+ */
+u64 bm_read_ahead(u64 pid, u64 next, u64 end)
+{
+	u64 window = bm.uring ? (bm.batch + CALLS_MAX - 1) / CALLS_MAX : bm.batch;
+	u64 limit = bm.uring ? pid + bm.batch : pid + 1, n;
+	bool begun = false;
+
+	if (limit > end)
+		limit = end;
+	for (; next < limit; next += n) {
+		n = end - next < window ? end - next : window;
+		bring_in(next, n);
+		begun = true;
+	}
+	if (begun)
+		call_submit();
+	return next;
 }
 
 /* Optimistic reads */
@@ -308,7 +332,7 @@ static void read_pages(const u64 *pid, unsigned int n)
 void bm_restart(void)
 {
 	self->stats.restarts++;
-	usleep(50);		/* not a spin: it may be input or output in the way */
+	pause_for(50);		/* not a spin: it may be input or output in the way */
 	siglongjmp(self->restart, 1);
 }
 
@@ -357,10 +381,11 @@ u64 bm_read_begin(u64 pid)
 				return VERSION(word);
 			break;
 		case EVICTED:
-			bm_prefetch(pid, 1);
+			bring_in(pid, 1);
 			break;
 		case LOCKED:
-			if (++spins > 100)
+			/* By us, or by somebody who may in turn wait for us */
+			if (!finish_oldest() && ++spins > 100)
 				usleep(50);
 		}
 	}
@@ -375,25 +400,6 @@ void bm_read_check(u64 pid, u64 version)
 	word = atomic_load_explicit(&bm.state[pid], memory_order_relaxed);
 	if (VERSION(word) != version || STATE(word) == LOCKED || STATE(word) == EVICTED)
 		bm_restart();
-}
-
-/* Read those of the pages that are not in memory, with one call */
-void bm_prefetch(u64 first, u64 count)
-{
-	u64 pid, missing[BATCH_MAX];
-	unsigned int i, n = 0;
-
-	for (pid = first; pid < first + count && n < bm.batch; pid++) {
-		u64 word = atomic_load_explicit(&bm.state[pid], memory_order_relaxed);
-
-		/* The lock makes the page ours to bring in, others wait for it */
-		if (STATE(word) == EVICTED && change_state(pid, word, LOCKED))
-			missing[n++] = pid;
-	}
-	if (n)
-		read_pages(missing, n);
-	for (i = 0; i < n; i++)
-		release(missing[i], UNLOCKED);
 }
 
 /* Writers */
@@ -425,11 +431,17 @@ u64 bm_extent(u64 count)
 
 void bm_create(u64 first, unsigned int count)
 {
+	u64 pid[BATCH_MAX];
+	struct call call;
 	unsigned int i;
 
-	for (i = 0; i < count; i++)
-		change_state(first + i, atomic_load(&bm.state[first + i]), LOCKED);
-	alloc_pages(first, count);
+	for (i = 0; i < count; i++) {
+		pid[i] = first + i;
+		change_state(pid[i], atomic_load(&bm.state[pid[i]]), LOCKED);
+	}
+	/* What is in the memory is left over from pages that were evicted */
+	start_filling(&call, EXMAP_OP_ALLOC, pid, count);
+	finish(&call);
 }
 
 void bm_flush(void)
@@ -476,7 +488,6 @@ static void open_exmap(void)
 		.max_interfaces = bm.nr_threads,
 		.buffer_size = bm.buffer_pages,
 	};
-	unsigned int i;
 
 	bm.exmap_fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
 	if (bm.exmap_fd < 0)
@@ -486,9 +497,6 @@ static void open_exmap(void)
 		err(1, "exmap setup with %llu pages%s", bm.buffer_pages, errno != ENOMEM ? "" :
 		    " (more than ulimit -l allows?)");
 	bm.region = map(bm.virt_pages * PAGE_SIZE, MAP_SHARED, bm.exmap_fd, EXMAP_OFF_EXMAP);
-	for (i = 0; i < bm.nr_threads; i++)
-		bm.threads[i].vectors = map(PAGE_SIZE, MAP_SHARED, bm.exmap_fd,
-					    EXMAP_OFF_INTERFACE(i));
 }
 
 void bm_init(void)
@@ -554,22 +562,33 @@ void bm_thread_start(unsigned int id)
 	self = &bm.threads[id];
 	if (bm.madvise)
 		return;		/* it reads as zeroes there, the version tells */
+	call_thread_start();
 	check_recovery();
 	check_recovery();	/* the second one is what SA_NODEFER is for */
 	self->stats.segv -= 2;
 }
 
+void bm_thread_stop(void)
+{
+	while (finish_oldest())
+		;
+	call_thread_stop();
+}
+
 struct bm_stats bm_collect_stats(void)
 {
 	struct bm_stats sum = { 0 };
-	u64 *to = (u64 *)&sum, *from;
+	u64 *to = (u64 *)&sum, *from, most = 0;
 	unsigned int i, j;
 
 	for (i = 0; i < bm.nr_threads; i++) {
+		if (most < bm.threads[i].stats.in_flight)
+			most = bm.threads[i].stats.in_flight;
 		from = (u64 *)&bm.threads[i].stats;
 		for (j = 0; j < sizeof(sum) / sizeof(*to); j++)
 			to[j] += from[j];
 		memset(from, 0, sizeof(sum));
 	}
+	sum.in_flight = most;
 	return sum;
 }

@@ -29,28 +29,26 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdnoreturn.h>
-#include <linux/exmap.h>
+
+#include "call.h"
 
 #define PAGE_SIZE	4096
-#define BATCH_MAX	64	/* pages evicted, or read ahead, in one call */
-
-typedef __u64 u64;
-typedef __u16 u16;
 
 struct bm_stats {
 	u64 in, in_calls;		/* pages read from the page file */
 	u64 out, out_calls;		/* pages written to it */
 	u64 evicted, evict_calls;	/* pages taken out of memory */
+	u64 joined;			/* calls that did so and brought others in */
 	u64 restarts;			/* reads whose version check failed */
 	u64 segv;			/* reads of a page that was not there */
 	u64 enomem;			/* calls repeated for want of memory */
+	u64 in_flight;			/* most calls that a thread had at a time */
 };
 
 /* What a thread owns: only that thread touches it while it runs */
 struct bm_thread {
 	alignas(64) sigjmp_buf restart;
 	atomic_bool optimistic;		/* restart is valid, SIGSEGV expected */
-	struct exmap_user_interface *vectors;
 	unsigned int interface;
 	struct bm_stats stats;
 };
@@ -63,6 +61,7 @@ struct bm {
 	u64 buffer_pages;		/* how many of them have memory at a time */
 	unsigned int nr_threads;
 	bool madvise;			/* anonymous memory instead of exmap */
+	bool uring;			/* exmap through io_uring, reading ahead */
 
 	/* Set by it, read only from then on */
 	char *region;
@@ -85,6 +84,7 @@ extern __thread struct bm_thread *self;
 void bm_init(void);
 /* Each thread says who it is before anything else; 0 <= id < nr_threads */
 void bm_thread_start(unsigned int id);
+void bm_thread_stop(void);
 /* Add up the statistics of all threads and reset them (while none runs) */
 struct bm_stats bm_collect_stats(void);
 
@@ -103,7 +103,12 @@ void bm_optimistic_end(void);
 u64 bm_read_begin(u64 pid);
 void bm_read_check(u64 pid, u64 version);
 noreturn void bm_restart(void);
-void bm_prefetch(u64 first, u64 count);	/* read ahead, bm.batch pages at most */
+/*
+ * For who reads the pages from pid up to end, one after the other: called before
+ * each, this keeps what follows on its way. next is what it shall go on with, at
+ * first the same as pid; the new one is returned.
+ */
+u64 bm_read_ahead(u64 pid, u64 next, u64 end);
 
 /* Writers */
 bool bm_upgrade(u64 pid, u64 version);	/* lock, if still at this version */

@@ -205,6 +205,7 @@ static void *work(void *arg)
 		atomic_fetch_add(&files_done, 1);
 	}
 	free(buf);
+	bm_thread_stop();
 	sem_post(&thread_done);
 	return NULL;
 }
@@ -268,7 +269,8 @@ static void report(const struct phase *load, const struct phase *read)
 {
 	const struct bm_stats *a = &load->stats, *b = &read->stats;
 
-	printf("\n%-22s %s, %s\n", "buffer on", bm.madvise ? "mmap + madvise" : "exmap",
+	printf("\n%-22s %s, %s\n", "buffer on",
+	       bm.madvise ? "mmap + madvise" : bm.uring ? "exmap through io_uring" : "exmap",
 	       bm.direct ? "direct I/O" : "buffered I/O");
 	printf("%-22s %u\n", "threads", bm.nr_threads);
 	printf("%-22s %zu\n", "files", nr_files);
@@ -283,6 +285,9 @@ static void report(const struct phase *load, const struct phase *read)
 	batch_row("  in a call", a->out, a->out_calls, b->out, b->out_calls);
 	count_row("pages evicted", a->evicted, b->evicted);
 	batch_row("  in a batch", a->evicted, a->evict_calls, b->evicted, b->evict_calls);
+	count_row("  batches that fill", a->joined, b->joined);
+	if (bm.uring)
+		count_row("in flight in a thread", a->in_flight, b->in_flight);
 	count_row("restarts by version", a->restarts, b->restarts);
 	count_row("restarts by SIGSEGV", a->segv, b->segv);
 	count_row("repeats for ENOMEM", a->enomem, b->enomem);
@@ -298,6 +303,8 @@ static const char help[] =
 	"  --threads N    threads that load and read (4)\n"
 	"  --virt-mb N    size of the region in MiB (what the data needs)\n"
 	"  --seed N       of the random order (1)\n"
+	"  --uring        calls through io_uring, and large files read ahead with several\n"
+	"                 in flight (where built with liburing)\n"
 	"  --madvise      plain anonymous memory and madvise() instead of exmap\n"
 	"  --quiet        no progress, only the table\n"
 	"  --help         this text\n";
@@ -323,6 +330,7 @@ int main(int argc, char **argv)
 		{ "threads", required_argument, NULL, 't' },
 		{ "virt-mb", required_argument, NULL, 'v' },
 		{ "seed", required_argument, NULL, 's' },
+		{ "uring", no_argument, NULL, 'u' },
 		{ "madvise", no_argument, NULL, 'm' },
 		{ "quiet", no_argument, NULL, 'q' },
 		{ "help", no_argument, NULL, 'h' },
@@ -357,6 +365,11 @@ int main(int argc, char **argv)
 		case 's':
 			seed = parse("seed", 0, ~0ULL);
 			break;
+		case 'u':
+			if (!call_has_uring)
+				errx(1, "built without liburing: --uring is not available");
+			bm.uring = true;
+			break;
 		case 'm':
 			bm.madvise = true;
 			break;
@@ -371,7 +384,7 @@ int main(int argc, char **argv)
 			return 1;
 		}
 	}
-	if (optind < argc || !directory || !bm.file) {
+	if (optind < argc || !directory || !bm.file || (bm.uring && bm.madvise)) {
 		fputs(help, stderr);
 		return 1;
 	}

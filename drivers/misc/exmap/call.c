@@ -292,6 +292,7 @@ int exmap_call_reserve(struct exmap_call *call, unsigned long slot, struct page 
 		int err;
 
 		if (fresh) {
+			/* The bundle is empty, but may not know it yet */
 			exmap_call_store(call);
 			vb->pages = &call->fresh;
 			vb->nr = 1;

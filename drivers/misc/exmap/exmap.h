@@ -43,6 +43,7 @@
 #include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/list.h>
+#include <linux/mm_types.h>
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
@@ -95,7 +96,7 @@ struct exmap_interface {
 	struct exmap_bundle *backup;
 	struct exmap_bundle *spare;
 	struct list_head quarantine;
-	struct page *vectors;
+	struct exmap_iov *vectors;
 } ____cacheline_aligned_in_smp;
 
 /**
@@ -239,10 +240,14 @@ struct exmap_call {
  * struct exmap_io_page - what a page in flight is there for
  * @vec: the vector of the job that wants it
  * @mapped: it is the page of its slot already; otherwise it was taken for it
+ * @zero: past the end of the file, there are zeroes; the same in all of a transfer
+ * @err: why it was not transferred, though exmap_run::done says that it is done
  */
 struct exmap_io_page {
 	u32 vec;
+	int err;
 	bool mapped;
+	bool zero;
 };
 
 /**
@@ -254,11 +259,11 @@ struct exmap_io_page {
  * @slot: slot of the first page
  * @write: to the file, rather than from it
  * @flags: IOCB_DSYNC, IOCB_SYNC or 0
+ * @single: a request for all of it has failed: now one for each page
  * @todo: a request is to be made
- * @ended: the file transfers no more
- * @done: bytes that were transferred
- * @res: result of the request that was made last; then, if not all was
- *	transferred, why not
+ * @done: bytes that were transferred, or have failed (exmap_io_page::err)
+ * @res: result of the request that was made last; then, if not all is done, why
+ *	not: -ENODATA, or something else if it would have had to wait
  */
 struct exmap_run {
 	struct kiocb iocb;
@@ -268,8 +273,8 @@ struct exmap_run {
 	unsigned long slot;
 	bool write;
 	int flags;
+	bool single;
 	bool todo;
-	bool ended;
 	size_t done;
 	long res;
 };
@@ -351,12 +356,26 @@ void exmap_unaccount(struct exmap *exmap);
 int exmap_copy_sized(void *to, size_t size, size_t min, const void __user *from);
 
 /* region.c: the VMA, and who may change what is mapped in it */
+extern const struct vm_operations_struct exmap_region_ops;
 int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);
 struct vm_area_struct *exmap_region_lock(struct exmap *exmap, bool *mmap_locked);
 void exmap_region_unlock(struct exmap *exmap, struct vm_area_struct *vma,
 			 bool mmap_locked);
 void exmap_region_flush(struct exmap *exmap, struct vm_area_struct *vma, u64 epoch);
 int exmap_flush(struct exmap *exmap);
+
+/**
+ * exmap_region_is() - Is this VMA the region?
+ * @exmap: the exmap
+ * @vma: a VMA of the process, locked
+ *
+ * Return: true if it is.
+ */
+static inline bool exmap_region_is(const struct exmap *exmap,
+				   const struct vm_area_struct *vma)
+{
+	return vma->vm_ops == &exmap_region_ops && vma->vm_private_data == exmap;
+}
 
 /**
  * exmap_slots_ok() - Is a range of slots inside the region?
@@ -384,6 +403,8 @@ int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 struct exmap_bundle *exmap_pool_collect(struct exmap_pool *pool,
 					struct exmap_interface *iface);
 void exmap_pool_recycle(struct exmap_pool *pool, struct exmap_interface *iface);
+void exmap_pool_free(struct exmap_pool *pool, struct exmap_interface *iface,
+		     struct page *page);
 bool exmap_pool_flush_begin(struct exmap_pool *pool, u64 epoch);
 void exmap_pool_flush_end(struct exmap_pool *pool);
 struct page *exmap_pool_new(struct exmap_pool *pool, struct exmap_interface *iface);

@@ -122,7 +122,8 @@ void exmap_io_add(struct exmap_io *io, unsigned long slot, struct page *page,
 	if (io->nr_runs) {
 		run = &io->runs[io->nr_runs - 1];
 		if (slot == run->slot + run->nr && write == run->write &&
-		    flags == run->flags && run->nr < EXMAP_RUN_PAGES) {
+		    flags == run->flags && info.zero == io->pages[run->first].zero &&
+		    run->nr < EXMAP_RUN_PAGES) {
 			run->nr++;
 			return;
 		}
@@ -134,8 +135,9 @@ void exmap_io_add(struct exmap_io *io, unsigned long slot, struct page *page,
 	run->slot = slot;
 	run->write = write;
 	run->flags = flags;
+	run->single = false;
 	run->todo = true;
-	run->ended = false;
+	run->res = 0;
 	run->done = 0;
 }
 
@@ -147,13 +149,31 @@ static void exmap_io_notify(struct exmap_io *io)
 		complete(&io->waited);
 }
 
+/* What the file answers, where that means something else to us or to programs */
+static long exmap_run_result(long res)
+{
+	switch (res) {
+	case -ENODATA:
+		/* A bad sector: it must not be taken for the end of the file */
+		return -EIO;
+	case -ERESTARTSYS:
+	case -ERESTARTNOINTR:
+	case -ERESTARTNOHAND:
+	case -ERESTART_RESTARTBLOCK:
+		/* Others have been transferred, and cannot be once more */
+		return -EINTR;
+	default:
+		return res;
+	}
+}
+
 static void exmap_run_complete(struct kiocb *iocb, long res)
 {
 	struct exmap_run *run = container_of(iocb, struct exmap_run, iocb);
 
 	if (run->write)
 		kiocb_end_write(iocb);
-	run->res = res;
+	run->res = exmap_run_result(res);
 	if (atomic_dec_and_test(&run->io->pending))
 		exmap_io_notify(run->io);
 }
@@ -170,6 +190,8 @@ static void exmap_run_start(struct exmap_run *run, int flags, bool alone)
 		      io->bvecs + run->first, run->nr, run->nr * PAGE_SIZE);
 	if (run->done)
 		iov_iter_advance(&iter, run->done);
+	if (run->single)
+		iov_iter_truncate(&iter, PAGE_SIZE - offset_in_page(run->done));
 	run->todo = false;
 	run->iocb = (struct kiocb) {
 		.ki_filp	= exmap->backing,
@@ -180,7 +202,12 @@ static void exmap_run_start(struct exmap_run *run, int flags, bool alone)
 				  run->flags | flags,
 		.ki_ioprio	= get_current_ioprio(),
 	};
-	if (run->write) {
+	if (flags & IOCB_NOWAIT && !(exmap->backing->f_mode & FMODE_NOWAIT)) {
+		/* It does not know that it must not wait, or refuses to know it */
+		ret = -EAGAIN;
+	} else if (run->write && IS_APPEND(file_inode(exmap->backing))) {
+		ret = -EPERM;
+	} else if (run->write) {
 		run->iocb.ki_flags |= IOCB_WRITE;
 		ret = vfs_iocb_iter_write(exmap->backing, &run->iocb, &iter);
 	} else {
@@ -188,7 +215,7 @@ static void exmap_run_start(struct exmap_run *run, int flags, bool alone)
 	}
 	if (ret == -EIOCBQUEUED)
 		return;
-	run->res = ret;
+	run->res = exmap_run_result(ret);
 	/* The caller of exmap_io_submit() is not through: it will not be zero */
 	atomic_dec(&io->pending);
 }
@@ -222,12 +249,31 @@ bool exmap_io_submit(struct exmap_io *io, int flags)
 	return atomic_dec_and_test(&io->pending);
 }
 
+/*
+ * A request has failed. It may be one sector of it: find out which page that is
+ * in, and go on with the pages of other vectors.
+ */
+static void exmap_run_failed(struct exmap_run *run, int err)
+{
+	struct exmap_io_page *pages = run->io->pages + run->first;
+	unsigned int i = run->done >> PAGE_SHIFT;
+	const u32 vec = pages[i].vec;
+
+	if (!run->single && i + 1 < run->nr) {
+		run->single = true;
+		return;
+	}
+	while (i < run->nr && pages[i].vec == vec)
+		pages[i++].err = err;
+	run->done = (size_t)i << PAGE_SHIFT;
+}
+
 /**
  * exmap_io_settle() - See what has come of the requests.
  * @io: the transfers, none in flight
  *
- * In a transfer that is over, @done says how much was transferred, and if that is
- * not all, @res why: -ENODATA at the end of the file, or the file's error.
+ * In a transfer that is over, @done says how much was transferred or has failed,
+ * and if that is not all, @res is -ENODATA at the end of the file.
  *
  * Return: true if there are requests to make again, which must wait this time.
  */
@@ -239,20 +285,22 @@ bool exmap_io_settle(struct exmap_io *io)
 		struct exmap_run *run = &io->runs[i];
 		const size_t size = run->nr * PAGE_SIZE;
 
-		if (run->done == size || run->ended)
+		if (run->done == size || run->res == -ENODATA)
 			continue;
+		if (!run->res && !run->write) {
+			run->res = -ENODATA;
+			continue;
+		}
 		if (run->res > 0) {
 			run->done += run->res;
-			run->todo = run->done < size;
-		} else if (!run->res) {
-			run->ended = true;
-			run->res = run->write ? -EIO : -ENODATA;
-		} else if (run->res == -ENODATA) {
-			/* What a bad medium says; here it means the end of the file */
-			run->res = -EIO;
-		} else if (run->res == -EAGAIN && run->iocb.ki_flags & IOCB_NOWAIT) {
-			run->todo = true;
+		} else if (run->iocb.ki_flags & IOCB_NOWAIT &&
+			   (run->res == -EAGAIN || run->res == -EOPNOTSUPP)) {
+			/* The latter is what files say that never write without waiting */
+			run->res = -EAGAIN;
+		} else {
+			exmap_run_failed(run, run->res ?: -EIO);
 		}
+		run->todo = run->done < size;
 		again |= run->todo;
 	}
 	return again;

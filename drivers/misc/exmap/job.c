@@ -110,7 +110,9 @@ static bool exmap_job_read(struct exmap_job *job, struct exmap_call *call,
 
 	while (job->next_slot < vec->len) {
 		const unsigned long slot = vec->page + job->next_slot;
-		struct exmap_io_page info = { .vec = job->next };
+		struct exmap_io_page info = {
+			.vec = job->next, .zero = vec->flags & EXMAP_VEC_ZERO,
+		};
 		struct page *page;
 		int err = 0;
 
@@ -280,19 +282,23 @@ static int exmap_job_collect(struct exmap_job *job)
 }
 
 /* The file has ended: fill up what was asked to be filled up */
-static void exmap_run_zero(struct exmap_job *job, struct exmap_run *run)
+static void exmap_run_zero(struct exmap_io *io, struct exmap_run *run)
 {
-	struct exmap_io *io = job->io;
-
+	if (!io->pages[run->first].zero)
+		return;
 	while (run->done < run->nr * PAGE_SIZE) {
 		const unsigned int i = run->first + (run->done >> PAGE_SHIFT);
 		const unsigned int offset = offset_in_page(run->done);
 
-		if (!(job->vecs[io->pages[i].vec].flags & EXMAP_VEC_ZERO))
-			break;
 		memzero_page(io->bvecs[i].bv_page, offset, PAGE_SIZE - offset);
 		run->done += PAGE_SIZE - offset;
 	}
+}
+
+/* Was page number @i of a transfer transferred? */
+static bool exmap_run_page_ok(const struct exmap_run *run, unsigned int i)
+{
+	return i < run->done >> PAGE_SHIFT && !run->io->pages[run->first + i].err;
 }
 
 /*
@@ -302,7 +308,6 @@ static void exmap_run_zero(struct exmap_job *job, struct exmap_run *run)
 static void exmap_run_place(struct exmap_job *job, struct exmap_run *run,
 			    struct vm_area_struct *vma, struct vma_batch *vb)
 {
-	const unsigned int complete = run->done >> PAGE_SHIFT;
 	struct exmap *exmap = job->exmap;
 	struct exmap_io *io = job->io;
 
@@ -312,12 +317,13 @@ static void exmap_run_place(struct exmap_job *job, struct exmap_run *run,
 		const unsigned long slot = run->slot + i;
 		const unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
 		const u64 epoch = READ_ONCE(exmap->pool.epoch);
-		const bool ended = exmap_job_is_behind(job, info->vec, slot);
 		int err = 0;
 
-		if (ended || i >= complete) {
+		if (!exmap_run_page_ok(run, i) || exmap_job_is_behind(job, info->vec, slot)) {
+			err = info->err;
 			/* What is neither an error nor the end had to wait */
-			err = run->res < 0 ? run->res : -EAGAIN;
+			if (!err)
+				err = run->res == -ENODATA ? -ENODATA : -EAGAIN;
 			if (!info->mapped && !IS_ERR(vma))
 				vma_batch_unreserve(vb, addr);
 		} else if (info->mapped) {
@@ -357,7 +363,7 @@ static void exmap_run_release(struct exmap_job *job, struct exmap_run *run)
 	for (unsigned int i = 0; i < run->nr; i++) {
 		const struct exmap_io_page *info = &io->pages[run->first + i];
 		struct page *page = io->bvecs[run->first + i].bv_page;
-		const bool complete = i < run->done >> PAGE_SHIFT;
+		const bool complete = exmap_run_page_ok(run, i);
 
 		if (!page)
 			continue;
@@ -399,8 +405,8 @@ static void exmap_job_place(struct exmap_job *job)
 		vma_batch_map_clean(&vb);
 	}
 	for (unsigned int i = 0; i < io->nr_runs; i++) {
-		if (io->runs[i].ended && !io->runs[i].write)
-			exmap_run_zero(job, &io->runs[i]);
+		if (io->runs[i].res == -ENODATA)
+			exmap_run_zero(io, &io->runs[i]);
 		exmap_run_place(job, &io->runs[i], vma, &vb);
 	}
 	if (!IS_ERR(vma)) {
@@ -435,7 +441,7 @@ int exmap_job_prepare(struct exmap_job *job)
 		return 0;
 	pages = min(pages, EXMAP_IO_PAGES);
 	/* The slots of a vector need not all be without a page */
-	vecs = min(pages, vecs + 8);
+	vecs = min(pages, vecs + pages / 8 + 8);
 	job->io = exmap_io_alloc(job->exmap, pages, vecs);
 	return job->io ? 0 : -ENOMEM;
 }

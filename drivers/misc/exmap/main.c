@@ -274,18 +274,27 @@ static int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg
 	return exmap_do_setup(file, &setup);
 }
 
-static long exmap_ioctl_action(struct file *file,
-			       const struct exmap_action_params __user *arg)
+static __always_inline long exmap_ioctl_action(struct file *file,
+					       const struct exmap_action_params __user *arg)
 {
-	struct exmap_action_params params;
+	union {
+		u64 first;
+		struct exmap_action_params params;
+	} copy __uninitialized;
 	struct exmap *exmap;
 
-	if (copy_from_user(&params, arg, sizeof(params)))
-		return -EFAULT;
+	static_assert(offsetof(typeof(copy.params), flags) == sizeof(copy.first));
+	/* A call for one page is too short for copy_from_user() */
+	scoped_user_read_access(arg, fault) {
+		unsafe_get_user(copy.first, (const u64 __user *)arg, fault);
+		unsafe_get_user(copy.params.flags, &arg->flags, fault);
+	}
 	exmap = exmap_of_ready(file);
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
-	return exmap_action(exmap, &params);
+	return exmap_action(exmap, &copy.params);
+fault:
+	return -EFAULT;
 }
 
 static long exmap_ioctl_vectors(struct file *file,
@@ -341,15 +350,14 @@ static int exmap_stats(struct file *file, struct exmap_ioctl_stats __user *arg)
 	return copy_to_user(arg, &stats, sizeof(stats)) ? -EFAULT : 0;
 }
 
-static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long parm)
+static noinline long exmap_ioctl_other(struct file *file, unsigned int cmd,
+				       unsigned long parm)
 {
 	void __user *arg = (void __user *)parm;
 
 	switch (cmd) {
 	case EXMAP_IOCTL_SETUP:
 		return exmap_setup(file, arg);
-	case EXMAP_IOCTL_ACTION:
-		return exmap_ioctl_action(file, arg);
 	case EXMAP_IOCTL_CLONE:
 		return exmap_clone(file, parm);
 	case EXMAP_IOCTL_STATS:
@@ -363,6 +371,13 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long parm)
 	default:
 		return -ENOTTY;
 	}
+}
+
+static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long parm)
+{
+	if (likely(cmd == EXMAP_IOCTL_ACTION))
+		return exmap_ioctl_action(file, (void __user *)parm);
+	return exmap_ioctl_other(file, cmd, parm);
 }
 
 static int exmap_mmap_prepare(struct vm_area_desc *desc)

@@ -58,8 +58,10 @@ static struct exmap_bundle *exmap_bundle_alloc(void)
 
 	bundle = kmem_cache_alloc(exmap_bundle_cache,
 				  GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
-	if (bundle)
+	if (bundle) {
 		bundle->nr = 0;
+		bundle->epoch = 0;
+	}
 	return bundle;
 }
 
@@ -491,26 +493,49 @@ static bool exmap_pool_take_full(struct exmap_pool *pool,
 	return true;
 }
 
-/*
- * Pages that were unmapped and that no CPU can reach any more: keep in the
- * bundle those that are free, park those that somebody else holds, and let
- * poisoned ones leave the pool.
- */
-static void exmap_pool_sort(struct exmap_pool *pool, struct exmap_bundle *bundle)
+/* Is a page free that was unmapped, and that no CPU can reach any more? */
+static bool exmap_page_is_free(struct page *page)
 {
-	unsigned int nr = 0;
+	return page_ref_count(page) == 2 && !PageHWPoison(page);
+}
 
-	for (unsigned int i = 0; i < bundle->nr; i++) {
-		struct page *page = bundle->pages[i];
+/* It is not: poisoned pages leave the pool, others are parked */
+static noinline void exmap_pool_reject(struct exmap_pool *pool, struct page *page)
+{
+	if (PageHWPoison(page))
+		exmap_pool_release(pool, page);
+	else
+		exmap_pool_park(pool, page);
+}
 
-		if (likely(page_ref_count(page) == 2 && !PageHWPoison(page)))
-			bundle->pages[nr++] = page;
-		else if (PageHWPoison(page))
-			exmap_pool_release(pool, page);
+/*
+ * Give pages that were unmapped and that no CPU can reach any more to an
+ * interface, under its lock, as far as they are free. Returns a bundle that is
+ * empty now, or NULL.
+ */
+static struct exmap_bundle *exmap_pool_sort(struct exmap_pool *pool,
+					    struct exmap_interface *iface,
+					    struct exmap_bundle *bundle)
+{
+	struct exmap_bundle *to = iface->local;
+	struct page **end = bundle->pages + bundle->nr, **p;
+	unsigned int nr;
+
+	/* There is room in most cases */
+	if (unlikely(!to || bundle->nr > EXMAP_BUNDLE_PAGES - to->nr))
+		to = bundle;
+	bundle->nr = 0;
+	nr = to->nr;
+	for (p = bundle->pages; p != end; p++) {
+		struct page *page = *p;
+
+		if (likely(exmap_page_is_free(page)))
+			to->pages[nr++] = page;
 		else
-			exmap_pool_park(pool, page);
+			exmap_pool_reject(pool, page);
 	}
-	bundle->nr = nr;
+	to->nr = nr;
+	return to == bundle ? exmap_pool_merge(pool, iface, bundle) : bundle;
 }
 
 /* Are the frees of an epoch flushed? */
@@ -533,8 +558,7 @@ static bool exmap_pool_reap(struct exmap_pool *pool, struct exmap_interface *ifa
 		if (!exmap_pool_is_flushed(pool, bundle->epoch))
 			break;
 		list_del(&bundle->list);
-		exmap_pool_sort(pool, bundle);
-		exmap_pool_keep_spare(iface, exmap_pool_merge(pool, iface, bundle));
+		exmap_pool_keep_spare(iface, exmap_pool_sort(pool, iface, bundle));
 		reaped = true;
 	}
 	if (reaped)
@@ -753,10 +777,12 @@ struct exmap_bundle *exmap_pool_collect(struct exmap_pool *pool,
 		if (bundle && bundle->nr < EXMAP_BUNDLE_PAGES)
 			goto out;
 	}
-	if (!iface->spare)
+	if (unlikely(!iface->spare))
 		iface->spare = exmap_bundle_alloc();
 	bundle = iface->spare;
-	if (bundle && pool->deferred) {
+	if (!pool->deferred)
+		return bundle;
+	if (bundle) {
 		iface->spare = NULL;
 		list_add_tail(&bundle->list, &iface->quarantine);
 	}
@@ -783,10 +809,26 @@ out:
  */
 void exmap_pool_recycle(struct exmap_pool *pool, struct exmap_interface *iface)
 {
-	if (!pool->deferred) {
-		exmap_pool_sort(pool, iface->spare);
-		iface->spare = exmap_pool_merge(pool, iface, iface->spare);
-	}
+	if (!pool->deferred)
+		iface->spare = exmap_pool_sort(pool, iface, iface->spare);
+	exmap_pool_moved(pool);
+}
+
+/**
+ * exmap_pool_free() - Take one page that was unmapped.
+ * @pool: the pool, which is not deferred
+ * @iface: the interface; its local bundle is there and not full
+ * @page: the page, with the reference of its entry; no CPU can reach it any more
+ *
+ * Context: Process context. @iface->lock is held.
+ */
+void exmap_pool_free(struct exmap_pool *pool, struct exmap_interface *iface,
+		     struct page *page)
+{
+	if (likely(exmap_page_is_free(page)))
+		iface->local->pages[iface->local->nr++] = page;
+	else
+		exmap_pool_reject(pool, page);
 	exmap_pool_moved(pool);
 }
 

@@ -74,7 +74,7 @@ static vm_fault_t exmap_region_fault(struct vm_fault *vmf)
 	return VM_FAULT_SIGSEGV;
 }
 
-static const struct vm_operations_struct exmap_region_ops = {
+const struct vm_operations_struct exmap_region_ops = {
 	.mapped		= exmap_region_mapped,
 	.open		= exmap_region_open,
 	.close		= exmap_region_close,
@@ -101,12 +101,6 @@ int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc)
 			   VMA_DONTCOPY_BIT, VMA_DONTDUMP_BIT);
 	desc->vm_ops = &exmap_region_ops;
 	return 0;
-}
-
-static bool exmap_region_is(const struct exmap *exmap,
-			    const struct vm_area_struct *vma)
-{
-	return vma->vm_ops == &exmap_region_ops && vma->vm_private_data == exmap;
 }
 
 /**

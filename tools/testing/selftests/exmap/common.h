@@ -29,8 +29,14 @@
 #include <unistd.h>
 
 #include <linux/exmap.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
 
 #include "kselftest_harness.h"
+
+#ifndef __aligned
+#define __aligned(x)	__attribute__((__aligned__(x)))
+#endif
 
 #define DEVICE		"/dev/exmap"
 #define PG		4096UL
@@ -154,6 +160,29 @@ static inline ssize_t ex_preadv(int fd, int iface, int opcode,
 	return ret < 0 ? -errno : ret;
 }
 
+static inline ssize_t ex_preadv2(int fd, int iface, int opcode, const struct iovec *iov,
+				 int count, int flags)
+{
+	ssize_t ret = preadv2(fd, iov, count, ex_pos(iface, opcode), flags);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static inline ssize_t ex_pwrite(int fd, int iface, int opcode, const void *buf, size_t len)
+{
+	ssize_t ret = pwrite(fd, buf, len, ex_pos(iface, opcode));
+
+	return ret < 0 ? -errno : ret;
+}
+
+static inline ssize_t ex_pwritev2(int fd, int iface, int opcode, const struct iovec *iov,
+				  int count, int flags)
+{
+	ssize_t ret = pwritev2(fd, iov, count, ex_pos(iface, opcode), flags);
+
+	return ret < 0 ? -errno : ret;
+}
+
 /* An exmap that is ready for use */
 struct exmap {
 	int fd;
@@ -184,6 +213,30 @@ static inline void exmap_create(struct __test_metadata *_metadata, struct exmap 
 	ex->buffer = buffer;
 	ex->pages = pages;
 	ASSERT_EQ(0, ex_setup(ex->fd, backing, ifaces, buffer));
+	ex->region = ex_map_region(ex->fd, pages);
+	ASSERT_NE(MAP_FAILED, ex->region);
+	for (i = 0; i < ifaces; i++) {
+		ex->iface[i] = ex_map_iface(ex->fd, i);
+		ASSERT_NE(MAP_FAILED, ex->iface[i]);
+	}
+}
+
+/* The same, with more options; some of them are filled in */
+static inline void exmap_create2(struct __test_metadata *_metadata, struct exmap *ex,
+				 struct exmap_setup2 setup, int ifaces, int buffer,
+				 int pages)
+{
+	int i;
+
+	ASSERT_GE(MAX_IFACES, ifaces);
+	setup.size = sizeof(setup);
+	setup.max_interfaces = ifaces;
+	setup.buffer_size = buffer;
+	ex->fd = exmap_open(_metadata);
+	ex->ifaces = ifaces;
+	ex->buffer = buffer;
+	ex->pages = pages;
+	ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_SETUP2, &setup));
 	ex->region = ex_map_region(ex->fd, pages);
 	ASSERT_NE(MAP_FAILED, ex->region);
 	for (i = 0; i < ifaces; i++) {
@@ -239,6 +292,38 @@ static inline int ex_alloc(struct exmap *ex, int iface, __u64 page, int len)
 static inline int ex_free(struct exmap *ex, int iface, __u64 page, int len)
 {
 	return ex_one(ex, iface, EXMAP_OP_FREE, page, len);
+}
+
+static inline int ex_vectors(struct exmap *ex, int iface, const struct exmap_vec *vecs,
+			     struct exmap_result *results, unsigned int nr)
+{
+	struct exmap_vectors params = {
+		.size = sizeof(params),
+		.interface = iface,
+		.nr = nr,
+		.vecs = (unsigned long)vecs,
+		.results = (unsigned long)results,
+	};
+
+	return ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &params);
+}
+
+static inline struct exmap_vec ex_vec(int opcode, __u64 page, int len, int flags)
+{
+	return (struct exmap_vec) {
+		.page = page, .len = len, .opcode = opcode, .flags = flags,
+	};
+}
+
+/* As ex_one(), through EXMAP_IOCTL_VECTORS */
+static inline int ex_vec_one(struct exmap *ex, int iface, int opcode, __u64 page,
+			     int len, int flags)
+{
+	struct exmap_vec vec = ex_vec(opcode, page, len, flags);
+	struct exmap_result result = { .res = -1, .pages = -1 };
+	int ret = ex_vectors(ex, iface, &vec, &result, 1);
+
+	return ret < 0 ? ret : ret ? result.res : (int)result.pages;
 }
 
 /*
@@ -299,6 +384,167 @@ static inline bool stamp_intact(const void *page, __u64 stamp)
 	const __u64 *word = page;
 
 	return word[0] == stamp && word[WORDS / 2] == ~stamp && word[WORDS - 1] == stamp;
+}
+
+/* Files to be the backing of an exmap, with pages of words that tell the same */
+
+enum backing {
+	MEMFD, FILE_BUFFERED, FILE_DIRECT, BLOCK_BUFFERED, BLOCK_DIRECT, LOOP_DIRECT,
+};
+
+static inline __u64 word_of(long page, int word)
+{
+	return ((__u64)page << 16) | word | 1ULL << 60;
+}
+
+static inline void make_page(__u64 *words, long page)
+{
+	int i;
+
+	for (i = 0; i < (int)WORDS; i++)
+		words[i] = word_of(page, i);
+}
+
+static inline bool page_is(const void *addr, long page)
+{
+	const __u64 *words = addr;
+	int i;
+
+	for (i = 0; i < (int)WORDS; i++)
+		if (words[i] != word_of(page, i))
+			return false;
+	return true;
+}
+
+static inline int fill_file(int fd, int pages)
+{
+	int i, j;
+	__u64 *buf;
+
+	if (posix_memalign((void **)&buf, PG, 64 * PG))
+		return -ENOMEM;
+	for (i = 0; i < pages; i += 64) {
+		for (j = 0; j < 64; j++)
+			make_page(buf + j * WORDS, i + j);
+		if (pwrite(fd, buf, 64 * PG, i * PG) != (ssize_t)(64 * PG))
+			break;
+	}
+	free(buf);
+	if (i < pages)
+		return -EIO;
+	return fsync(fd) ? -errno : 0;
+}
+
+/* A nameless file in the directory that the tests are given */
+static inline int open_file(void)
+{
+	const char *dir = getenv("EXMAP_TEST_DIR");
+	char path[256];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/exmap-test-XXXXXX", dir ? dir : "/tmp");
+	fd = mkstemp(path);
+	if (fd >= 0)
+		unlink(path);
+	return fd;
+}
+
+static inline int reopen(int fd, int flags)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_CLOEXEC);
+}
+
+/* What tests write: pages that are none of the file's */
+#define NEW(page)	((page) + 5000L)
+
+static inline void renew(struct exmap *ex, long page)
+{
+	make_page((__u64 *)page_at(ex, page), NEW(page));
+}
+
+/* Whether the file has that page of words at page @at */
+static inline bool file_has(int fd, long at, long page)
+{
+	static __u64 words[WORDS] __aligned(4096);
+
+	return pread(fd, words, PG, at * PG) == (ssize_t)PG && page_is(words, page);
+}
+
+static inline bool all_zero(const void *addr, size_t bytes)
+{
+	const char *byte = addr;
+
+	return !bytes || (!byte[0] && !memcmp(byte, byte + 1, bytes - 1));
+}
+
+static inline bool backing_is_block(enum backing backing)
+{
+	return backing >= BLOCK_BUFFERED;
+}
+
+static inline bool backing_is_direct(enum backing backing)
+{
+	return backing == FILE_DIRECT || backing == BLOCK_DIRECT || backing == LOOP_DIRECT;
+}
+
+/* A loop device, which lasts as long as somebody has it open */
+static inline int open_loop(long pages)
+{
+	struct loop_config config = { .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	int file = open_file(), control, nr, fd = -1;
+	char path[32];
+
+	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	if (control < 0 || file < 0 || ftruncate(file, pages * PG))
+		goto out;
+	nr = ioctl(control, LOOP_CTL_GET_FREE);
+	if (nr < 0)
+		goto out;
+	snprintf(path, sizeof(path), "/dev/loop%d", nr);
+	fd = open(path, O_RDWR | O_CLOEXEC | O_DIRECT);
+	if (fd < 0)
+		goto out;
+	config.fd = file;
+	if (ioctl(fd, LOOP_CONFIGURE, &config)) {
+		close(fd);
+		fd = -1;
+	}
+out:
+	close(control);
+	close(file);
+	return fd;
+}
+
+/*
+ * A file of that kind for reading and writing; -1 if there is none here. *pages
+ * is how long it shall be; a block device says itself.
+ */
+static inline int open_backing(enum backing backing, long *pages)
+{
+	__u64 bytes;
+	int fd;
+
+	if (backing == LOOP_DIRECT)
+		return open_loop(*pages);
+	if (!backing_is_block(backing)) {
+		fd = backing == MEMFD ? memfd_create("backing", MFD_CLOEXEC) : open_file();
+		if (fd >= 0 && !ftruncate(fd, *pages * PG))
+			return fd;
+	} else {
+		fd = open("/dev/nullb0", O_RDWR | O_CLOEXEC | O_DIRECT);
+		if (fd < 0)
+			return -1;
+		if (!ioctl(fd, BLKGETSIZE64, &bytes) && bytes >= *pages * PG) {
+			*pages = bytes / PG;
+			return fd;
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	return -1;
 }
 
 /* Accesses that may fault */

@@ -5,76 +5,7 @@
  */
 #include "common.h"
 
-#include <linux/fs.h>
-
 #define FILE_PAGES	1024
-
-enum backing { MEMFD, FILE_BUFFERED, FILE_DIRECT, BLOCK_BUFFERED, BLOCK_DIRECT };
-
-static __u64 word_of(long page, int word)
-{
-	return ((__u64)page << 16) | word | 1ULL << 60;
-}
-
-static void make_page(__u64 *words, long page)
-{
-	int i;
-
-	for (i = 0; i < (int)WORDS; i++)
-		words[i] = word_of(page, i);
-}
-
-static bool page_is(const void *addr, long page)
-{
-	const __u64 *words = addr;
-	int i;
-
-	for (i = 0; i < (int)WORDS; i++)
-		if (words[i] != word_of(page, i))
-			return false;
-	return true;
-}
-
-static int fill_file(int fd, int pages)
-{
-	int i, j;
-	__u64 *buf;
-
-	if (posix_memalign((void **)&buf, PG, 64 * PG))
-		return -ENOMEM;
-	for (i = 0; i < pages; i += 64) {
-		for (j = 0; j < 64; j++)
-			make_page(buf + j * WORDS, i + j);
-		if (pwrite(fd, buf, 64 * PG, i * PG) != (ssize_t)(64 * PG))
-			break;
-	}
-	free(buf);
-	if (i < pages)
-		return -EIO;
-	return fsync(fd) ? -errno : 0;
-}
-
-/* A nameless file in the directory that the tests are given */
-static int open_file(void)
-{
-	const char *dir = getenv("EXMAP_TEST_DIR");
-	char path[256];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/exmap-test-XXXXXX", dir ? dir : "/tmp");
-	fd = mkstemp(path);
-	if (fd >= 0)
-		unlink(path);
-	return fd;
-}
-
-static int reopen(int fd, int flags)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return open(path, flags | O_CLOEXEC);
-}
 
 FIXTURE(file) {
 	struct exmap ex;

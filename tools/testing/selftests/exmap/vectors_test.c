@@ -2,20 +2,6 @@
 /* The call with an opcode in each vector: every opcode, flag and error of it */
 #include "common.h"
 
-static int ex_vectors(struct exmap *ex, int iface, const struct exmap_vec *vecs,
-		      struct exmap_result *results, unsigned int nr)
-{
-	struct exmap_vectors params = {
-		.size = sizeof(params),
-		.interface = iface,
-		.nr = nr,
-		.vecs = (unsigned long)vecs,
-		.results = (unsigned long)results,
-	};
-
-	return ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &params);
-}
-
 #define ALLOC(PAGE, LEN, FLAGS)	\
 	{ .page = PAGE, .len = LEN, .opcode = EXMAP_OP_ALLOC, .flags = FLAGS }
 #define FREE(PAGE, LEN)		\

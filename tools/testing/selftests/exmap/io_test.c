@@ -1,0 +1,1341 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * READ and WRITE: in the vectors of an interface, in calls with an opcode in
+ * each vector, and as preadv() and pwritev() of the exmap; all opcodes, flags
+ * and errors, on every kind of backing file.
+ */
+#include "common.h"
+
+#include "nullb.h"
+
+#define FILE_PAGES	1024
+#define BUFFER		600
+#define CLEAN_AREA	100	/* pages that no test writes to */
+
+FIXTURE(io) {
+	struct exmap ex;
+	int fd;			/* the file, opened for something else */
+	int backing;
+	long end;		/* first page that is not in the file */
+};
+
+FIXTURE_VARIANT(io) {
+	enum backing backing;
+	__u64 flags;		/* of SETUP2 */
+};
+
+FIXTURE_VARIANT_ADD(io, memfd) { .backing = MEMFD };
+FIXTURE_VARIANT_ADD(io, buffered) { .backing = FILE_BUFFERED };
+FIXTURE_VARIANT_ADD(io, direct) { .backing = FILE_DIRECT };
+FIXTURE_VARIANT_ADD(io, block_buffered) { .backing = BLOCK_BUFFERED };
+FIXTURE_VARIANT_ADD(io, block_direct) { .backing = BLOCK_DIRECT };
+FIXTURE_VARIANT_ADD(io, loop_direct) { .backing = LOOP_DIRECT };
+
+FIXTURE_VARIANT_ADD(io, deferred_memfd) {
+	.backing = MEMFD,
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_VARIANT_ADD(io, deferred_direct) {
+	.backing = FILE_DIRECT,
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_SETUP(io)
+{
+	struct exmap_setup2 setup = { .flags = variant->flags };
+
+	catch_faults();
+	self->end = FILE_PAGES;
+	self->fd = open_backing(variant->backing, &self->end);
+	if (self->fd < 0)
+		SKIP(return, "no such file here");
+	ASSERT_EQ(0, fill_file(self->fd, FILE_PAGES));
+	self->backing = reopen(self->fd, O_RDWR |
+			       (backing_is_direct(variant->backing) ? O_DIRECT : 0));
+	if (self->backing < 0 && errno == EINVAL)
+		SKIP(return, "no O_DIRECT here");
+	ASSERT_LE(0, self->backing);
+	setup.fd = self->backing;
+	exmap_create2(_metadata, &self->ex, setup, 4, BUFFER, self->end + 64);
+}
+
+FIXTURE_TEARDOWN(io)
+{
+	struct exmap *ex = &self->ex;
+
+	/* Nothing read, written, failed or raced has cost the pool a page */
+	EXPECT_LE(0, ex_drain(ex, 0, 0, FILE_PAGES));
+	EXPECT_LE(0, ex_drain(ex, 0, self->end - 64, 128));
+	EXPECT_EQ(BUFFER, ex_fill(ex, 1, 0));
+	exmap_destroy(ex);
+	close(self->fd);
+	close(self->backing);
+}
+
+/* Every page of the pool has something in it */
+static void soil(struct __test_metadata *_metadata, struct exmap *ex)
+{
+	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
+	memset(ex->region, 0xee, BUFFER * PG);
+	ASSERT_EQ(BUFFER, ex_drain(ex, 0, 0, BUFFER));
+}
+
+/* Vectors of an interface */
+
+TEST_F(io, action_read)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_iov *iov = ex->iface[1]->iov;
+	int i, j;
+
+	soil(_metadata, ex);
+	/* Resident pages are left alone, and not counted */
+	for (i = 0; i < 20; i++) {
+		ASSERT_EQ(1, ex_alloc(ex, 0, i * 30 + 1, 1));
+		stamp_page(page_at(ex, i * 30 + 1), i);
+	}
+	for (i = 0; i < 100; i++)
+		set_vec(ex, 1, i, i * 6, 1 + i % 4);
+	ASSERT_EQ(0, ex_action(ex->fd, 1, EXMAP_OP_READ, 100));
+	for (i = 0; i < 100; i++) {
+		EXPECT_EQ(0, iov[i].res);
+		EXPECT_EQ(1 + i % 4 - (i % 5 == 0 && i % 4), iov[i].pages);
+		for (j = i * 6; j < i * 6 + 1 + i % 4; j++) {
+			void *page = page_at(ex, j);
+
+			EXPECT_TRUE(j % 30 == 1 ? stamp_intact(page, j / 30) : page_is(page, j));
+		}
+		EXPECT_FALSE(j % 30 != 1 && present(page_at(ex, j)));
+	}
+	/* Once more: all is there */
+	EXPECT_EQ(0, ex_one(ex, 1, EXMAP_OP_READ, 0, 3 - 1 - 1));
+	EXPECT_EQ(0, ex_one(ex, 2, EXMAP_OP_READ, 42, 4));
+}
+
+TEST_F(io, action_write)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_iov *iov = ex->iface[2]->iov;
+	int i;
+
+	ASSERT_EQ(200, ex_one(ex, 0, EXMAP_OP_READ, 200, 200));
+	for (i = 200; i < 400; i++)
+		renew(ex, i);
+	for (i = 0; i < 50; i++)
+		set_vec(ex, 2, i, 200 + i * 4, i % 4);
+	ASSERT_EQ(0, ex_action(ex->fd, 2, EXMAP_OP_WRITE, 50));
+	for (i = 0; i < 200; i++) {
+		EXPECT_EQ(i / 4 % 4, iov[i / 4].pages);
+		EXPECT_EQ(0, iov[i / 4].res);
+		/* It stays mapped, as it is */
+		EXPECT_TRUE(page_is(page_at(ex, 200 + i), NEW(200 + i)));
+		EXPECT_TRUE(file_has(self->fd, 200 + i,
+				     i % 4 < i / 4 % 4 ? NEW(200 + i) : 200 + i));
+	}
+	/* Comes back as it was written */
+	ASSERT_EQ(200, ex_free(ex, 0, 200, 200));
+	ASSERT_EQ(200, ex_one(ex, 0, EXMAP_OP_READ, 200, 200));
+	for (i = 0; i < 200; i++)
+		EXPECT_TRUE(page_is(page_at(ex, 200 + i),
+				    i % 4 < i / 4 % 4 ? NEW(200 + i) : 200 + i));
+}
+
+TEST_F(io, action_errors)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_iov *iov = ex->iface[0]->iov;
+	static const __u64 pages[] = { 1ULL << 51, ~0ULL >> 12, 3, 0 };
+	int i;
+
+	ASSERT_EQ(3, ex_alloc(ex, 1, 10, 3));
+	for (i = 10; i < 13; i++)
+		renew(ex, i);
+	set_vec(ex, 0, 0, 9, 2);		/* the first slot has no page */
+	set_vec(ex, 0, 1, 10, 5);		/* the fourth has none */
+	set_vec(ex, 0, 2, ex->pages, 1);
+	set_vec(ex, 0, 3, ex->pages - 1, 2);
+	set_vec(ex, 0, 4, ex->pages, 0);
+	set_vec(ex, 0, 5, ex->pages + 5, 0);
+	set_vec(ex, 0, 6, 12, 1);
+	ASSERT_EQ(4, ex_action(ex->fd, 0, EXMAP_OP_WRITE, 7));
+	EXPECT_EQ(-EFAULT, iov[0].res);
+	EXPECT_EQ(0, iov[0].pages);
+	EXPECT_EQ(-EFAULT, iov[1].res);
+	EXPECT_EQ(3, iov[1].pages);
+	EXPECT_EQ(-ERANGE, iov[2].res);
+	EXPECT_EQ(-ERANGE, iov[3].res);
+	EXPECT_EQ(0, iov[4].res);
+	EXPECT_EQ(0, iov[5].res);
+	EXPECT_EQ(0, iov[6].res);
+	EXPECT_EQ(1, iov[6].pages);
+	EXPECT_EQ(3, count_present(ex, 0, 30));
+	for (i = 9; i < 14; i++)
+		EXPECT_TRUE(file_has(self->fd, i, i > 9 && i < 13 ? NEW(i) : i));
+
+	for (i = 0; i < 3; i++)
+		set_vec(ex, 0, i, pages[i], 1 + (i == 0) * 4094);
+	set_vec(ex, 0, 3, self->end - 1, 4);
+	ASSERT_EQ(3, ex_action(ex->fd, 0, EXMAP_OP_READ, 4));
+	EXPECT_EQ(-ERANGE, iov[0].res);
+	EXPECT_EQ(-ERANGE, iov[1].res);
+	EXPECT_EQ(1, iov[2].pages);
+	EXPECT_EQ(-ENODATA, iov[3].res);
+	EXPECT_EQ(1, iov[3].pages);
+	EXPECT_FALSE(present(page_at(ex, self->end)));
+	EXPECT_EQ(-EINVAL, ex_action(ex->fd, 0, EXMAP_OP_READ, 513));
+	EXPECT_EQ(-EINVAL, ex_action(ex->fd, 4, EXMAP_OP_WRITE, 1));
+	EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_WRITE, 0));
+	EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_READ, 0));
+}
+
+TEST_F(io, action_read_from_an_empty_pool)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_iov *iov = ex->iface[1]->iov;
+
+	ASSERT_EQ(BUFFER - 2, ex_alloc(ex, 0, 0, BUFFER - 2));
+	stamp_page(page_at(ex, 5), 5);
+	set_vec(ex, 1, 0, 5, 1);
+	set_vec(ex, 1, 1, 700, 5);
+	set_vec(ex, 1, 2, 6, 1);
+	set_vec(ex, 1, 3, 800, 1);
+	ASSERT_EQ(2, ex_action(ex->fd, 1, EXMAP_OP_READ, 4));
+	EXPECT_EQ(0, iov[0].res);
+	EXPECT_EQ(-ENOMEM, iov[1].res);
+	EXPECT_EQ(2, iov[1].pages);
+	EXPECT_EQ(0, iov[2].res);
+	EXPECT_EQ(-ENOMEM, iov[3].res);
+	EXPECT_TRUE(stamp_intact(page_at(ex, 5), 5));
+	EXPECT_TRUE(page_is(page_at(ex, 701), 701));
+	EXPECT_EQ(2, count_present(ex, 600, 300));
+
+	/* Nothing done: the vectors are still the program's */
+	set_vec(ex, 1, 0, 5, 1);
+	set_vec(ex, 1, 1, 700, 5);
+	EXPECT_EQ(-ENOMEM, ex_action(ex->fd, 1, EXMAP_OP_READ, 2));
+	EXPECT_EQ(5, (long)iov[0].page);
+	EXPECT_EQ(1, (int)iov[0].len);
+	EXPECT_EQ(700, (long)iov[1].page);
+	EXPECT_EQ(5, (int)iov[1].len);
+}
+
+/* More than goes in one round, of pages that are not neighbours, and resident */
+
+TEST_F(io, read_in_many_rounds)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[2];
+	struct exmap_result r[2];
+	int i;
+
+	soil(_metadata, ex);
+	for (i = 0; i < 100; i += 2) {
+		ASSERT_EQ(1, ex_alloc(ex, 0, i, 1));
+		stamp_page(page_at(ex, i), i);
+	}
+	/* As long as the call lasts, a slot that two vectors want takes two pages */
+	vecs[0] = ex_vec(EXMAP_OP_READ, 0, 530, 0);
+	vecs[1] = ex_vec(EXMAP_OP_READ, 500, 40, 0);
+	ASSERT_EQ(0, ex_vectors(ex, 1, vecs, r, 2));
+	EXPECT_EQ(490, (int)(r[0].pages + r[1].pages));
+	EXPECT_LE(480, (int)r[0].pages + 30);
+	vecs[0] = ex_vec(EXMAP_OP_READ, 530, 100, 0);
+	vecs[1] = ex_vec(EXMAP_OP_READ, 700, 100, 0);
+	ASSERT_EQ(2, ex_vectors(ex, 1, vecs, r, 2));
+	EXPECT_EQ(-ENOMEM, r[0].res);
+	EXPECT_EQ(60, (int)r[0].pages);
+	EXPECT_EQ(-ENOMEM, r[1].res);
+	EXPECT_EQ(0, (int)r[1].pages);
+	for (i = 0; i < 600; i++) {
+		void *page = page_at(ex, i);
+
+		EXPECT_TRUE(i < 100 && i % 2 == 0 ? stamp_intact(page, i) : page_is(page, i));
+	}
+	EXPECT_EQ(0, count_present(ex, 600, 100));
+}
+
+TEST_F(io, write_in_many_rounds)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[2];
+	struct exmap_result r[2];
+	int i;
+
+	ASSERT_EQ(BUFFER, ex_vec_one(ex, 0, EXMAP_OP_READ, 0, BUFFER, 0));
+	for (i = 0; i < 200; i += 2)
+		renew(ex, i);
+	vecs[0] = ex_vec(EXMAP_OP_WRITE, 0, BUFFER, EXMAP_VEC_DIRTY);
+	vecs[1] = ex_vec(EXMAP_OP_WRITE, 300, BUFFER, 0);
+	ASSERT_EQ(1, ex_vectors(ex, 1, vecs, r, 2));
+	EXPECT_EQ(0, r[0].res);
+	EXPECT_EQ(100, r[0].pages);
+	EXPECT_EQ(-EFAULT, r[1].res);
+	EXPECT_EQ(300, r[1].pages);
+	for (i = 0; i < BUFFER; i++)
+		EXPECT_TRUE(file_has(self->fd, i, i < 200 && i % 2 == 0 ? NEW(i) : i));
+}
+
+TEST_F(io, many_scattered_vectors)
+{
+	struct exmap_vec vecs[590];
+	struct exmap_result r[590];
+	struct exmap *ex = &self->ex;
+	int i, round;
+
+	for (round = 0; round < 2; round++) {
+		for (i = 0; i < 590; i++) {
+			/* A permutation of some pages */
+			int page = i * 7 % 1021;
+
+			vecs[i] = ex_vec(EXMAP_OP_READ, page, 1, 0);
+		}
+		ASSERT_EQ(0, ex_vectors(ex, round, vecs, r, 590));
+		for (i = 0; i < 590; i++) {
+			int page = vecs[i].page;
+
+			EXPECT_EQ(1, r[i].pages);
+			EXPECT_TRUE(page_is(page_at(ex, page), round ? NEW(page) : page));
+			if (!round)
+				renew(ex, page);
+			vecs[i].opcode = round ? EXMAP_OP_FREE : EXMAP_OP_WRITE;
+		}
+		ASSERT_EQ(0, ex_vectors(ex, round, vecs, r, 590));
+		for (i = 0; i < 590; i++) {
+			EXPECT_EQ(1, r[i].pages);
+			vecs[i].opcode = EXMAP_OP_FREE;
+		}
+		ASSERT_EQ(0, ex_vectors(ex, round, vecs, r, 590));
+	}
+}
+
+/* Flags */
+
+TEST_F(io, read_replaces)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	for (i = 100; i < 150; i += 3) {
+		ASSERT_EQ(1, ex_alloc(ex, 0, i, 1));
+		memset(page_at(ex, i), 0xee, PG);
+	}
+	EXPECT_EQ(50, ex_vec_one(ex, 1, EXMAP_OP_READ, 100, 50, EXMAP_VEC_REPLACE));
+	for (i = 100; i < 150; i++)
+		EXPECT_TRUE(page_is(page_at(ex, i), i));
+	/* In place: it does not take a page of the pool */
+	EXPECT_EQ(BUFFER - 50, ex_alloc(ex, 0, 150, BUFFER - 50));
+	memset(page_at(ex, 101), 0xee, PG);
+	EXPECT_EQ(50, ex_vec_one(ex, 1, EXMAP_OP_READ, 100, 50, EXMAP_VEC_REPLACE));
+	EXPECT_TRUE(page_is(page_at(ex, 101), 101));
+	/* It is over, and so is EBUSY */
+	EXPECT_EQ(50, ex_free(ex, 2, 100, 50));
+}
+
+TEST_F(io, read_past_the_end)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[4];
+	struct exmap_result r[4];
+	int end = self->end;
+
+	soil(_metadata, ex);
+	EXPECT_EQ(-ENODATA, ex_vec_one(ex, 0, EXMAP_OP_READ, end, 1, 0));
+	EXPECT_EQ(-ENODATA, ex_vec_one(ex, 0, EXMAP_OP_READ, end, 64, 0));
+	EXPECT_EQ(0, count_present(ex, end, 64));
+	EXPECT_EQ(30, ex_vec_one(ex, 0, EXMAP_OP_READ, end - 10, 30, EXMAP_VEC_ZERO));
+	EXPECT_TRUE(all_zero(page_at(ex, end), 20 * PG));
+	EXPECT_EQ(30, ex_drain(ex, 0, end - 10, 30));
+
+	/* In place as well */
+	ASSERT_EQ(2, ex_alloc(ex, 0, end, 2));
+	memset(page_at(ex, end), 0xee, 2 * PG);
+	EXPECT_EQ(-ENODATA, ex_vec_one(ex, 0, EXMAP_OP_READ, end, 2, EXMAP_VEC_REPLACE));
+	EXPECT_FALSE(all_zero(page_at(ex, end), 2 * PG));
+	EXPECT_EQ(2, ex_vec_one(ex, 0, EXMAP_OP_READ, end, 2,
+				EXMAP_VEC_REPLACE | EXMAP_VEC_ZERO));
+	EXPECT_TRUE(all_zero(page_at(ex, end), 2 * PG));
+
+	/* Neighbours, of which only some want zeroes */
+	EXPECT_EQ(2, ex_drain(ex, 0, end, 2));
+	vecs[0] = ex_vec(EXMAP_OP_READ, end - 1, 1, EXMAP_VEC_ZERO);
+	vecs[1] = ex_vec(EXMAP_OP_READ, end, 1, 0);
+	vecs[2] = ex_vec(EXMAP_OP_READ, end + 1, 2, EXMAP_VEC_ZERO);
+	vecs[3] = ex_vec(EXMAP_OP_READ, end + 3, 1, 0);
+	EXPECT_EQ(2, ex_vectors(ex, 0, vecs, r, 4));
+	EXPECT_EQ(0, r[0].res);
+	EXPECT_EQ(-ENODATA, r[1].res);
+	EXPECT_EQ(0, r[2].res);
+	EXPECT_EQ(2, r[2].pages);
+	EXPECT_EQ(-ENODATA, r[3].res);
+	EXPECT_FALSE(present(page_at(ex, end)));
+	EXPECT_EQ(2, count_present(ex, end, 10));
+}
+
+TEST_F(io, length_that_is_no_multiple)
+{
+	static const int lengths[] = { 1, 511, 512, 100, 4095 };
+	struct exmap *ex = &self->ex;
+	char *page = page_at(ex, 100);
+	int i;
+
+	if (backing_is_block(variant->backing))
+		SKIP(return, "a block device has whole pages");
+	soil(_metadata, ex);
+	for (i = 0; i < (int)ARRAY_SIZE(lengths); i++) {
+		ASSERT_EQ(0, ftruncate(self->fd, 100 * PG));
+		make_page((__u64 *)ex->iface[3], 100);
+		ASSERT_EQ(lengths[i], pwrite(self->fd, ex->iface[3], lengths[i], 100 * PG));
+		ASSERT_EQ(0, fsync(self->fd));
+		EXPECT_EQ(-ENODATA, ex_vec_one(ex, 0, EXMAP_OP_READ, 100, 1, 0));
+		EXPECT_FALSE(present(page));
+		EXPECT_EQ(2, ex_vec_one(ex, 0, EXMAP_OP_READ, 100, 2, EXMAP_VEC_ZERO));
+		EXPECT_EQ(0, memcmp(page, ex->iface[3], lengths[i]));
+		EXPECT_TRUE(all_zero(page + lengths[i], 2 * PG - lengths[i]));
+		EXPECT_EQ(2, ex_free(ex, 0, 100, 2));
+		EXPECT_EQ(1, ex_one(ex, 0, EXMAP_OP_READ, 99, 1));
+		EXPECT_EQ((ssize_t)PG, ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(ex, 99), 2 * PG));
+		EXPECT_EQ(1, ex_free(ex, 0, 99, 2));
+	}
+}
+
+TEST_F(io, files_grow_by_writes)
+{
+	struct exmap *ex = &self->ex;
+	struct stat stat;
+	int i;
+
+	if (backing_is_block(variant->backing))
+		SKIP(return, "a block device does not grow");
+	ASSERT_EQ(0, ftruncate(self->fd, 100 * PG + 512));
+	ASSERT_EQ(60, ex_alloc(ex, 0, 90, 60));
+	for (i = 90; i < 150; i++)
+		renew(ex, i);
+	/* Whole pages, also where the file ends, and beyond */
+	EXPECT_EQ(5, ex_one(ex, 0, EXMAP_OP_WRITE, 100, 5));
+	ASSERT_EQ(0, fstat(self->fd, &stat));
+	EXPECT_EQ(105 * PG, (unsigned long)stat.st_size);
+	EXPECT_EQ(1, ex_one(ex, 0, EXMAP_OP_WRITE, 120, 1));
+	ASSERT_EQ(0, fstat(self->fd, &stat));
+	EXPECT_EQ(121 * PG, (unsigned long)stat.st_size);
+	for (i = 100; i < 105; i++)
+		EXPECT_TRUE(file_has(self->fd, i, NEW(i)));
+	EXPECT_TRUE(file_has(self->fd, 120, NEW(120)));
+	ASSERT_EQ(60, ex_free(ex, 0, 90, 60));
+	EXPECT_EQ(21, ex_one(ex, 0, EXMAP_OP_READ, 100, 21));
+	EXPECT_TRUE(all_zero(page_at(ex, 105), 15 * PG));
+	EXPECT_TRUE(page_is(page_at(ex, 120), NEW(120)));
+}
+
+TEST_F(io, flags_that_are_not_for_it)
+{
+	static const struct {
+		int opcode, flags;
+	} good[] = {
+		{ EXMAP_OP_READ, EXMAP_VEC_ZERO }, { EXMAP_OP_READ, EXMAP_VEC_REPLACE },
+		{ EXMAP_OP_WRITE, EXMAP_VEC_DIRTY }, { EXMAP_OP_WRITE, EXMAP_VEC_DSYNC },
+	};
+	struct exmap *ex = &self->ex;
+	int opcode, flag, i, expected;
+
+	ASSERT_EQ(1, ex_one(ex, 0, EXMAP_OP_READ, 5, 1));
+	for (opcode = EXMAP_OP_READ; opcode <= EXMAP_OP_WRITE; opcode += EXMAP_OP_WRITE)
+		for (flag = 1; flag < 1 << 16; flag <<= 1) {
+			renew(ex, 5);
+			expected = -EINVAL;
+			for (i = 0; i < 4; i++)
+				if (good[i].opcode == opcode && good[i].flags == flag)
+					expected = opcode == EXMAP_OP_WRITE ||
+						   flag == EXMAP_VEC_REPLACE;
+			EXPECT_EQ(expected, ex_vec_one(ex, 0, opcode, 5, 1, flag));
+			/* Refused even where there is nothing to do */
+			if (expected < 0)
+				EXPECT_EQ(expected, ex_vec_one(ex, 0, opcode, 5, 0, flag));
+		}
+	EXPECT_EQ(1, ex_vec_one(ex, 0, EXMAP_OP_READ, 5, 1, EXMAP_VEC_ZERO | EXMAP_VEC_REPLACE));
+	EXPECT_EQ(1, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 5, 1, EXMAP_VEC_DSYNC));
+}
+
+TEST_F(io, dirty)
+{
+	const int flags[] = { EXMAP_VEC_DIRTY, EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC };
+	struct exmap *ex = &self->ex;
+	int i;
+
+	/* What was read is clean, what was allocated is not */
+	ASSERT_EQ(20, ex_one(ex, 0, EXMAP_OP_READ, 0, 20));
+	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 20, EXMAP_VEC_DIRTY));
+	ASSERT_EQ(1, ex_alloc(ex, 0, 20, 1));
+	renew(ex, 20);
+	EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
+	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
+	EXPECT_EQ(-EFAULT, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 22, EXMAP_VEC_DIRTY));
+	for (i = 0; i < 50; i++) {
+		int page = i * 7 % 21;
+
+		make_page((__u64 *)page_at(ex, page), 2000 + i);
+		EXPECT_EQ(1, ex_vec_one(ex, i % 4, EXMAP_OP_WRITE, 0, 21, flags[i % 2]));
+		EXPECT_TRUE(file_has(self->fd, page, 2000 + i));
+	}
+	/* Reads of the program do not make it dirty, nor does looking */
+	EXPECT_EQ(21, count_present(ex, 0, 21));
+	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
+
+	/* Without the flag all is written, and stays as dirty as it was */
+	renew(ex, 3);
+	EXPECT_EQ(21, ex_one(ex, 0, EXMAP_OP_WRITE, 0, 21));
+	EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
+
+	/* What system calls and devices put there counts */
+	ASSERT_EQ((ssize_t)PG, pread(self->fd, page_at(ex, 7), PG, 300 * PG));
+	EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
+	EXPECT_TRUE(file_has(self->fd, 7, 300));
+	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
+	EXPECT_EQ(21, ex_drain(ex, 0, 0, 21));
+	ASSERT_EQ(21, ex_one(ex, 0, EXMAP_OP_READ, 0, 21));
+	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
+}
+
+/* Dirty by another CPU at any moment: the last thing that it wrote is written */
+#define DIRTIERS	3
+
+static void *keep_dirtying(void *arg)
+{
+	struct worker *w = arg;
+	__u64 *word = (__u64 *)page_at(w->ex, w->index - 1) + 5;
+	__u64 i;
+
+	if (!w->index) {
+		int *stop = w->arg;
+
+		for (i = 0; i < (__u64)scaled(32); i++)
+			if (BROKE(w, ex_vec_one(w->ex, 0, EXMAP_OP_WRITE, 0, DIRTIERS,
+						EXMAP_VEC_DIRTY) < 0, i))
+				break;
+		__atomic_store_n(stop, 1, __ATOMIC_SEQ_CST);
+		return NULL;
+	}
+	for (i = 1; !__atomic_load_n((int *)w->arg, __ATOMIC_SEQ_CST); i++)
+		__atomic_store_n(word, i, __ATOMIC_RELAXED);
+	w->value = i - 1;
+	return NULL;
+}
+
+TEST_F_TIMEOUT(io, dirty_by_others_meanwhile, SLOW)
+{
+	struct worker w[DIRTIERS + 1];
+	struct exmap *ex = &self->ex;
+	__u64 words[WORDS] __aligned(4096);
+	int stop = 0, i;
+
+	ASSERT_EQ(DIRTIERS, ex_one(ex, 0, EXMAP_OP_READ, 0, DIRTIERS));
+	run_workers(_metadata, w, DIRTIERS + 1, keep_dirtying, ex, &stop);
+	EXPECT_LE(0, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 0, DIRTIERS, EXMAP_VEC_DIRTY));
+	for (i = 0; i < DIRTIERS; i++) {
+		ASSERT_EQ((ssize_t)PG, pread(self->fd, words, PG, i * PG));
+		if (w[i + 1].value)
+			EXPECT_EQ(w[i + 1].value, (long)words[5]);
+	}
+}
+
+/* Many things in one call */
+
+TEST_F(io, free_then_read_in_one_call)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[128];
+	struct exmap_result r[128];
+	int i, round;
+
+	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
+	for (i = 0; i < BUFFER; i++)
+		stamp_page(page_at(ex, i), i);
+	for (round = 0; round < 10; round++) {
+		int from = round % 2 ? 640 : 0, to = 640 - from;
+
+		for (i = 0; i < 64; i++) {
+			/* In turns, and all of one before all of the other */
+			int f = round % 4 < 2 ? 2 * i : i, n = round % 4 < 2 ? f + 1 : i + 64;
+
+			vecs[f] = ex_vec(EXMAP_OP_FREE, from + i * 5, 1, 0);
+			vecs[n] = ex_vec(EXMAP_OP_READ, to + i * 5, 1, 0);
+		}
+		ASSERT_EQ(0, ex_vectors(ex, 1 + round % 3, vecs, r, 128));
+		for (i = 0; i < 128; i++)
+			EXPECT_EQ(1, r[i].pages);
+		for (i = 0; i < 64; i++)
+			EXPECT_TRUE(page_is(page_at(ex, to + i * 5), to + i * 5));
+		for (i = 1; i < BUFFER; i++)
+			if (i % 5 || i / 5 >= 64)
+				EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
+	}
+}
+
+TEST_F(io, all_opcodes_in_one_call)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[8];
+	struct exmap_result r[8];
+
+	ASSERT_EQ(BUFFER, ex_alloc(ex, 0, 0, BUFFER));
+	renew(ex, 0);
+	renew(ex, 1);
+	renew(ex, 2);
+	/* What is written may be freed in the same call */
+	vecs[0] = ex_vec(EXMAP_OP_WRITE, 0, 2, 0);
+	vecs[1] = ex_vec(EXMAP_OP_FREE, 0, 2, 0);
+	/* A page under WRITE comes back when that is over: take another */
+	vecs[2] = ex_vec(EXMAP_OP_FREE, 10, 5, 0);
+	vecs[3] = ex_vec(EXMAP_OP_READ, 700, 3, 0);
+	vecs[4] = ex_vec(EXMAP_OP_ALLOC, 800, 1, 0);
+	vecs[5] = ex_vec(EXMAP_OP_FREE, 701, 1, 0);
+	vecs[6] = ex_vec(EXMAP_OP_WRITE, 2, 1, EXMAP_VEC_DSYNC);
+	vecs[7] = ex_vec(EXMAP_OP_READ, 10, 1, 0);
+	ASSERT_EQ(1, ex_vectors(ex, 0, vecs, r, 8));
+	EXPECT_EQ(2, r[0].pages);
+	EXPECT_EQ(2, r[1].pages);
+	EXPECT_EQ(5, r[2].pages);
+	EXPECT_EQ(3, r[3].pages);
+	EXPECT_EQ(1, r[4].pages);
+	/* Everything that reads is in flight together */
+	EXPECT_EQ(-EBUSY, r[5].res);
+	EXPECT_EQ(0, r[5].pages);
+	EXPECT_EQ(1, r[6].pages);
+	EXPECT_EQ(1, r[7].pages);
+	EXPECT_TRUE(file_has(self->fd, 0, NEW(0)));
+	EXPECT_TRUE(file_has(self->fd, 1, NEW(1)));
+	EXPECT_TRUE(file_has(self->fd, 2, NEW(2)));
+	EXPECT_TRUE(page_is(page_at(ex, 701), 701));
+	EXPECT_TRUE(page_is(page_at(ex, 10), 10));
+	EXPECT_EQ(1, ex_free(ex, 0, 701, 1));
+}
+
+TEST_F(io, same_slot_twice_in_one_call)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[4];
+	struct exmap_result r[4];
+	int i, total;
+
+	soil(_metadata, ex);
+	for (i = 0; i < 4; i++)
+		vecs[i] = ex_vec(EXMAP_OP_READ, 10 + i / 2, 3, 0);
+	ASSERT_EQ(0, ex_vectors(ex, 0, vecs, r, 4));
+	for (total = i = 0; i < 4; i++)
+		total += r[i].pages;
+	EXPECT_EQ(4, total);
+	for (i = 10; i < 14; i++)
+		EXPECT_TRUE(page_is(page_at(ex, i), i));
+	/* In place, from two vectors */
+	memset(page_at(ex, 10), 0xee, 4 * PG);
+	for (i = 0; i < 4; i++)
+		vecs[i].flags = EXMAP_VEC_REPLACE;
+	ASSERT_EQ(0, ex_vectors(ex, 0, vecs, r, 4));
+	for (i = 10; i < 14; i++)
+		EXPECT_TRUE(page_is(page_at(ex, i), i));
+	for (i = 0; i < 4; i++)
+		EXPECT_EQ(3, r[i].pages);
+	EXPECT_EQ(4, ex_free(ex, 1, 10, 4));
+
+	/* A page that comes first stays, and nothing is read into it */
+	vecs[0] = ex_vec(EXMAP_OP_READ, 20, 1, 0);
+	vecs[1] = ex_vec(EXMAP_OP_ALLOC, 20, 1, EXMAP_VEC_ZERO);
+	ASSERT_EQ(0, ex_vectors(ex, 0, vecs, r, 2));
+	EXPECT_EQ(0, r[0].pages);
+	EXPECT_EQ(1, r[1].pages);
+	EXPECT_TRUE(all_zero(page_at(ex, 20), PG));
+	/* Writes of one page, the same content */
+	vecs[0] = ex_vec(EXMAP_OP_WRITE, 20, 1, 0);
+	vecs[1] = ex_vec(EXMAP_OP_WRITE, 20, 1, 0);
+	renew(ex, 20);
+	ASSERT_EQ(0, ex_vectors(ex, 0, vecs, r, 2));
+	EXPECT_TRUE(file_has(self->fd, 20, NEW(20)));
+}
+
+TEST_F(io, a_page_is_there_once)
+{
+	struct exmap *ex = &self->ex;
+	int i, round;
+
+	/* The pool is exactly as large as what is read, through all interfaces */
+	for (round = 0; round < 8; round++) {
+		for (i = 0; i < 4; i++)
+			ASSERT_EQ(150, ex_one(ex, (i + round) % 4, EXMAP_OP_READ, i * 150, 150));
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, round % 4, 1000, 1));
+		for (i = 0; i < 600; i++)
+			EXPECT_TRUE(page_is(page_at(ex, i), i));
+		/* Each has memory of its own */
+		for (i = 0; i < 600; i++)
+			stamp_page(page_at(ex, i), i);
+		for (i = 0; i < 600; i++)
+			EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
+		for (i = 0; i < 4; i++)
+			ASSERT_EQ(150, ex_free(ex, (i * 3) % 4, i * 150, 150));
+	}
+}
+
+/* preadv() and pwritev() */
+
+TEST_F(io, pwritev)
+{
+	struct exmap *ex = &self->ex;
+	struct iovec iov[5] = {
+		{ page_at(ex, 20), 3 * PG }, { page_at(ex, 5), PG }, { page_at(ex, 40), 0 },
+		{ page_at(ex, 50), 2 * PG }, { page_at(ex, 90), PG },
+	};
+	int i;
+
+	ASSERT_EQ(100, ex_alloc(ex, 0, 0, 100));
+	for (i = 0; i < 100; i++)
+		renew(ex, i);
+	ASSERT_EQ((ssize_t)PG, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0), PG));
+	ASSERT_EQ((ssize_t)PG, ex_pwrite(ex->fd, 3, 0, page_at(ex, 1), PG));
+	ASSERT_EQ((ssize_t)(7 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, 0));
+	for (i = 0; i < 100; i++)
+		EXPECT_TRUE(file_has(self->fd, i, i < 2 || (i >= 20 && i < 23) || i == 5 ||
+				     i == 50 || i == 51 || i == 90 ? NEW(i) : i));
+	make_page((__u64 *)page_at(ex, 20), 9);
+	ASSERT_EQ((ssize_t)(7 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, RWF_DSYNC));
+	ASSERT_EQ((ssize_t)(7 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, RWF_SYNC));
+	EXPECT_TRUE(file_has(self->fd, 20, 9));
+	/* write() is pwrite() at position 0, which stays */
+	make_page((__u64 *)page_at(ex, 30), 19);
+	make_page((__u64 *)page_at(ex, 31), 20);
+	ASSERT_EQ((ssize_t)PG, write(ex->fd, page_at(ex, 30), PG));
+	ASSERT_EQ((ssize_t)PG, write(ex->fd, page_at(ex, 31), PG));
+	EXPECT_TRUE(file_has(self->fd, 30, 19));
+	EXPECT_TRUE(file_has(self->fd, 31, 20));
+
+	/* A prefix, or why there is none */
+	ASSERT_EQ(1, ex_free(ex, 0, 21, 1));
+	ASSERT_EQ(1, ex_free(ex, 0, 51, 1));
+	EXPECT_EQ((ssize_t)PG, ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, 0));
+	EXPECT_EQ((ssize_t)(2 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov + 1, 4, 0));
+	iov[0].iov_base = page_at(ex, 21);
+	EXPECT_EQ(-EFAULT, ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, 0));
+	EXPECT_EQ(-EFAULT, ex_pwrite(ex->fd, 1, EXMAP_OP_WRITE, page_at(ex, 21), PG));
+	EXPECT_EQ(-EFAULT, ex_pwrite(ex->fd, 1, EXMAP_OP_WRITE, page_at(ex, 200), PG));
+
+	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 1, EXMAP_OP_ALLOC, page_at(ex, 0), PG));
+	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 1, EXMAP_OP_FREE, page_at(ex, 0), PG));
+	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 1, 4, page_at(ex, 0), PG));
+	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 4, EXMAP_OP_WRITE, page_at(ex, 0), PG));
+	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0) + 8, PG));
+	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0), 512));
+	EXPECT_EQ(-ERANGE, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, iov, 0) ?: -ERANGE);
+	EXPECT_EQ(-ERANGE, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, ex->pages - 1),
+				     2 * PG));
+	/* A process that opened it for reading only must not write */
+	EXPECT_EQ(-EINVAL, ex_pread(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0), PG));
+}
+
+TEST_F(io, long_pwrite_and_pread)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	ASSERT_EQ(BUFFER, ex_alloc(ex, 0, 0, BUFFER));
+	for (i = 0; i < BUFFER; i++)
+		renew(ex, i);
+	ASSERT_EQ((ssize_t)(BUFFER * PG),
+		  ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, ex->region, BUFFER * PG));
+	for (i = 0; i < BUFFER; i++)
+		EXPECT_TRUE(file_has(self->fd, i, NEW(i)));
+	/* A page that is missing at the end of a long one, and the pool too small */
+	EXPECT_EQ((ssize_t)(BUFFER * PG),
+		  ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, ex->region, (BUFFER + 1) * PG));
+	EXPECT_EQ(1, ex_free(ex, 0, 580, 1));
+	memset(ex->region, 0xee, 580 * PG);
+	EXPECT_EQ((ssize_t)(BUFFER * PG),
+		  ex_pread(ex->fd, 0, EXMAP_OP_READ, ex->region, (BUFFER + 1) * PG));
+	for (i = 0; i < BUFFER; i++)
+		EXPECT_TRUE(page_is(page_at(ex, i), NEW(i)));
+}
+
+TEST_F(io, without_waiting)
+{
+	struct exmap *ex = &self->ex;
+	struct iovec iov[2] = { { page_at(ex, 300), 2 * PG }, { page_at(ex, 700), 2 * PG } };
+	ssize_t ret;
+	int i;
+
+	fdatasync(self->fd);
+	posix_fadvise(self->backing, 0, 0, POSIX_FADV_DONTNEED);
+	for (i = 0; i < 20; i++) {
+		ret = ex_preadv2(ex->fd, 0, EXMAP_OP_READ, iov, 2, RWF_NOWAIT);
+		if (ret == -EAGAIN) {
+			/* What was not read is not there */
+			EXPECT_EQ(0, count_present(ex, 0, 1000));
+			usleep(1000);
+			continue;
+		}
+		ASSERT_TRUE(ret > 0 && ret <= (ssize_t)(4 * PG) && ret % PG == 0);
+		break;
+	}
+	ASSERT_EQ((ssize_t)(4 * PG), ex_preadv2(ex->fd, 0, EXMAP_OP_READ, iov, 2, 0));
+	for (i = 0; i < 2; i++) {
+		EXPECT_TRUE(page_is(page_at(ex, 300 + i), 300 + i));
+		EXPECT_TRUE(page_is(page_at(ex, 700 + i), 700 + i));
+		renew(ex, 300 + i);
+		renew(ex, 700 + i);
+	}
+	/* Not all files can write without waiting: then it has to say EAGAIN */
+	ret = ex_pwritev2(ex->fd, 0, EXMAP_OP_WRITE, iov, 2, RWF_NOWAIT);
+	EXPECT_TRUE(ret == -EAGAIN || (ret > 0 && ret <= (ssize_t)(4 * PG) && ret % PG == 0))
+		TH_LOG("pwritev2: %zd", ret);
+	for (i = 0; ret > 0 && i < ret / (ssize_t)PG; i++)
+		EXPECT_TRUE(file_has(self->fd, i < 2 ? 300 + i : 698 + i,
+				     NEW(i < 2 ? 300 + i : 698 + i)));
+}
+
+/* Threads that want the same */
+
+static void *read_the_same(void *arg)
+{
+	struct worker *w = arg;
+	struct exmap *ex = w->ex;
+	struct exmap_result r[2];
+	int i, ret, *total = w->arg;
+
+	for (i = 0; i < scaled(24); i++) {
+		struct exmap_vec vecs[2] = {
+			ex_vec(EXMAP_OP_READ, 100, 20, 0),
+			ex_vec(EXMAP_OP_READ, 110 - i % 3, 20, 0),
+		};
+
+		pthread_barrier_wait(&start_line);
+		ret = ex_vectors(ex, w->index, vecs, r, 2);
+		BROKE(w, ret, ret);
+		__atomic_add_fetch(total, r[0].pages + r[1].pages, __ATOMIC_SEQ_CST);
+		for (ret = 0; ret < 20; ret++)
+			BROKE(w, !page_is(page_at(ex, 100 + ret), 100 + ret), ret);
+		if (pthread_barrier_wait(&start_line) == PTHREAD_BARRIER_SERIAL_THREAD) {
+			ret = ex_free(ex, w->index, 100, 50);
+			BROKE(w, ret != 30 - i % 3, ret);
+			/* Every page that is there was read by just one vector */
+			BROKE(w, *total != ret, *total);
+			*total = 0;
+		}
+		pthread_barrier_wait(&start_line);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(io, threads_read_the_same_slots, SLOW)
+{
+	struct worker w[4];
+	int total = 0;
+
+	run_workers(_metadata, w, 4, read_the_same, &self->ex, &total);
+}
+
+/*
+ * A buffer manager of several threads, each with pages of its own, and a pool
+ * that is too small: every page has the version in it that was written last.
+ */
+#define OWN_PAGES	60
+
+static void *manage_buffer(void *arg)
+{
+	struct worker *w = arg;
+	struct exmap *ex = w->ex;
+	__u64 version[OWN_PAGES] = {};
+	bool resident[OWN_PAGES] = {};
+	int first = CLEAN_AREA + w->index * OWN_PAGES, i, round, n, ret;
+	struct exmap_vec vecs[24];
+	struct exmap_result r[24];
+
+	for (round = 0; round < scaled(24); round++) {
+		/* Change some, write and evict some: in one call as often as not */
+		for (i = n = 0; i < OWN_PAGES && n < 22; i++) {
+			if (!resident[i] || random_below(&w->random, 3))
+				continue;
+			version[i]++;
+			stamp_page(page_at(ex, first + i), (__u64)(first + i) << 32 | version[i]);
+			vecs[n++] = ex_vec(EXMAP_OP_WRITE, first + i, 1,
+					   random_below(&w->random, 2) ? EXMAP_VEC_DIRTY : 0);
+			if (random_below(&w->random, 2)) {
+				vecs[n++] = ex_vec(EXMAP_OP_FREE, first + i, 1, 0);
+				resident[i] = false;
+			}
+		}
+		ret = ex_vectors(ex, w->index, vecs, r, n);
+		if (BROKE(w, ret, ret))
+			break;
+		for (i = 0; i < n; i++)
+			BROKE(w, r[i].pages != 1, vecs[i].opcode);
+		/* Scribble on whatever the pool gives */
+		if (ex_alloc(ex, w->index, 700 + w->index * 16, 8) > 0) {
+			for (i = 0; i < 8; i++)
+				if (present(page_at(ex, 700 + w->index * 16 + i)))
+					memset(page_at(ex, 700 + w->index * 16 + i), 0xee, PG);
+			ex_free(ex, w->index, 700 + w->index * 16, 8);
+		}
+		for (i = n = 0; i < OWN_PAGES && n < 12; i++) {
+			if (resident[i] || random_below(&w->random, 3))
+				continue;
+			vecs[n++] = ex_vec(EXMAP_OP_READ, first + i, 1, 0);
+			resident[i] = true;
+		}
+		ret = ex_vectors(ex, w->index, vecs, r, n);
+		if (BROKE(w, ret, ret))
+			break;
+		for (i = 0; i < n; i++) {
+			long page = vecs[i].page;
+			__u64 v = version[page - first];
+			void *addr = page_at(ex, page);
+
+			if (BROKE(w, v ? !stamp_intact(addr, (__u64)page << 32 | v) :
+				  !page_is(addr, page), v))
+				return NULL;
+		}
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(io, buffer_manager, SLOW)
+{
+	struct worker w[4];
+	struct exmap *ex = &self->ex;
+
+	/* Pages under WRITE that were freed are missing for a moment: some more */
+	ASSERT_EQ(250, ex_alloc(ex, 0, FILE_PAGES - 250, 250));
+	run_workers(_metadata, w, 4, manage_buffer, ex, NULL);
+}
+
+/* What does not depend on the kind of file */
+
+TEST(no_backing_file)
+{
+	struct exmap ex;
+	int opcode;
+
+	catch_faults();
+	exmap_create(_metadata, &ex, -1, 1, 8, 16);
+	ASSERT_EQ(1, ex_alloc(&ex, 0, 3, 1));
+	for (opcode = EXMAP_OP_READ; opcode <= EXMAP_OP_WRITE; opcode += EXMAP_OP_WRITE) {
+		set_vec(&ex, 0, 0, 3, 1);
+		set_vec(&ex, 0, 1, 2, 2);
+		set_vec(&ex, 0, 2, 16, 1);
+		set_vec(&ex, 0, 3, 1, 0);
+		EXPECT_EQ(3, ex_action(ex.fd, 0, opcode, 4));
+		EXPECT_EQ(-ENODEV, ex.iface[0]->iov[0].res);
+		EXPECT_EQ(-ENODEV, ex.iface[0]->iov[1].res);
+		EXPECT_EQ(-ERANGE, ex.iface[0]->iov[2].res);
+		EXPECT_EQ(0, ex.iface[0]->iov[3].res);
+		EXPECT_EQ(-ENODEV, ex_vec_one(&ex, 0, opcode, 3, 1, 0));
+	}
+	EXPECT_EQ(-ENODEV, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, page_at(&ex, 3), PG));
+	EXPECT_EQ(-ENODEV, ex_pread(ex.fd, 0, EXMAP_OP_READ, page_at(&ex, 3), PG));
+	EXPECT_EQ(1, count_present(&ex, 0, 16));
+	exmap_destroy(&ex);
+}
+
+TEST(backing_file_for_reading_only)
+{
+	int fd = open_file(), backing, i;
+	struct exmap ex;
+
+	catch_faults();
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fill_file(fd, 64));
+	backing = reopen(fd, O_RDONLY);
+	ASSERT_LE(0, backing);
+	exmap_create(_metadata, &ex, backing, 1, 16, 64);
+	ASSERT_EQ(8, ex_one(&ex, 0, EXMAP_OP_READ, 0, 8));
+	for (i = 0; i < 8; i++)
+		renew(&ex, i);
+	EXPECT_EQ(-EBADF, ex_one(&ex, 0, EXMAP_OP_WRITE, 3, 1));
+	EXPECT_EQ(-EBADF, ex_one(&ex, 0, EXMAP_OP_WRITE, 0, 8));
+	EXPECT_EQ(-EBADF, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, ex.region, PG));
+	EXPECT_EQ(-EBADF, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, ex.region, 8 * PG));
+	/* They stay as dirty as they are */
+	EXPECT_EQ(-EBADF, ex_vec_one(&ex, 0, EXMAP_OP_WRITE, 0, 8, EXMAP_VEC_DIRTY));
+	EXPECT_EQ(-EBADF, ex_vec_one(&ex, 0, EXMAP_OP_WRITE, 0, 8, EXMAP_VEC_DIRTY));
+	for (i = 0; i < 8; i++) {
+		EXPECT_TRUE(file_has(fd, i, i));
+		EXPECT_TRUE(page_is(page_at(&ex, i), NEW(i)));
+	}
+	exmap_destroy(&ex);
+	close(backing);
+	close(fd);
+}
+
+TEST(setup2_offset)
+{
+	int fd = open_file(), exmap, i;
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .max_interfaces = 1, .buffer_size = 16, .fd = fd,
+	};
+	static const __u64 bad[] = {
+		1, 512, 4095, 4097, 1ULL << 63, ~0ULL, ~0ULL << 12, (1ULL << 63) + 4096,
+	};
+	struct exmap ex;
+
+	catch_faults();
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fill_file(fd, 64));
+	exmap = exmap_open(_metadata);
+	for (i = 0; i < (int)ARRAY_SIZE(bad); i++) {
+		setup.offset = bad[i];
+		EXPECT_EQ(-EINVAL, ex_ioctl(exmap, EXMAP_IOCTL_SETUP2, &setup));
+	}
+	close(exmap);
+
+	setup.offset = 20 * PG;
+	exmap_create2(_metadata, &ex, setup, 1, 16, 64);
+	EXPECT_EQ(10, ex_one(&ex, 0, EXMAP_OP_READ, 3, 10));
+	for (i = 3; i < 13; i++)
+		EXPECT_TRUE(page_is(page_at(&ex, i), i + 20));
+	EXPECT_EQ(-ENODATA, ex_one(&ex, 0, EXMAP_OP_READ, 44, 1));
+	EXPECT_EQ((ssize_t)PG, ex_pread(ex.fd, 0, EXMAP_OP_READ, page_at(&ex, 43), 2 * PG));
+	EXPECT_TRUE(page_is(page_at(&ex, 43), 63));
+	renew(&ex, 5);
+	EXPECT_EQ(1, ex_one(&ex, 0, EXMAP_OP_WRITE, 5, 1));
+	EXPECT_TRUE(file_has(fd, 25, NEW(5)));
+	EXPECT_TRUE(file_has(fd, 5, 5));
+	exmap_destroy(&ex);
+
+	/* The end of all files, and a region that goes beyond */
+	setup.offset = (1ULL << 63) - 2 * PG;
+	exmap_create2(_metadata, &ex, setup, 1, 16, 64);
+	for (i = 0; i < 5; i++) {
+		EXPECT_GT(0, ex_one(&ex, 0, EXMAP_OP_READ, i, 1));
+		ASSERT_EQ(1, ex_alloc(&ex, 0, i, 1));
+		EXPECT_GT(0, ex_one(&ex, 0, EXMAP_OP_WRITE, i, 1));
+	}
+	exmap_destroy(&ex);
+	close(fd);
+}
+
+/* Pages have their place in the file, whatever the file's flags say */
+TEST(backing_file_for_appending)
+{
+	int fd = open_file(), backing;
+	struct stat stat;
+	struct exmap ex;
+
+	catch_faults();
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fill_file(fd, 64));
+	backing = reopen(fd, O_RDWR | O_APPEND);
+	ASSERT_LE(0, backing);
+	exmap_create(_metadata, &ex, backing, 1, 16, 64);
+	ASSERT_EQ(8, ex_one(&ex, 0, EXMAP_OP_READ, 0, 8));
+	renew(&ex, 3);
+	EXPECT_EQ(1, ex_one(&ex, 0, EXMAP_OP_WRITE, 3, 1));
+	EXPECT_TRUE(file_has(fd, 3, NEW(3)));
+	ASSERT_EQ(0, fstat(fd, &stat));
+	EXPECT_EQ(64 * PG, (unsigned long)stat.st_size);
+	exmap_destroy(&ex);
+	close(backing);
+	close(fd);
+}
+
+/* But what may only grow keeps what it has */
+TEST(append_only_file)
+{
+	int fd = open_file(), backing, flags;
+	struct exmap ex;
+
+	catch_faults();
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fill_file(fd, 64));
+	backing = reopen(fd, O_RDWR | O_APPEND);
+	ASSERT_LE(0, backing);
+	if (ioctl(fd, FS_IOC_GETFLAGS, &flags))
+		SKIP(return, "no such flags here");
+	flags |= FS_APPEND_FL;
+	if (ioctl(fd, FS_IOC_SETFLAGS, &flags))
+		SKIP(return, "it cannot be made append-only");
+	exmap_create(_metadata, &ex, backing, 1, 16, 64);
+	ASSERT_EQ(8, ex_one(&ex, 0, EXMAP_OP_READ, 0, 8));
+	renew(&ex, 3);
+	EXPECT_EQ(-EPERM, ex_one(&ex, 0, EXMAP_OP_WRITE, 3, 1));
+	EXPECT_EQ(-EPERM, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, page_at(&ex, 3), PG));
+	EXPECT_TRUE(file_has(fd, 3, 3));
+	exmap_destroy(&ex);
+	flags &= ~FS_APPEND_FL;
+	ASSERT_EQ(0, ioctl(fd, FS_IOC_SETFLAGS, &flags));
+	close(backing);
+	close(fd);
+}
+
+/* A file that others must not change any more */
+TEST(sealed_memfd)
+{
+	int fd = memfd_create("backing", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct exmap ex;
+
+	catch_faults();
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fill_file(fd, 64));
+	exmap_create(_metadata, &ex, fd, 1, 16, 64);
+	ASSERT_EQ(0, fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW));
+	ASSERT_EQ(8, ex_one(&ex, 0, EXMAP_OP_READ, 0, 8));
+	renew(&ex, 3);
+	EXPECT_EQ(-EPERM, ex_one(&ex, 0, EXMAP_OP_WRITE, 3, 1));
+	EXPECT_TRUE(file_has(fd, 3, 3));
+	exmap_destroy(&ex);
+	close(fd);
+}
+
+/*
+ * A disk that takes its time. Whoever asks for something is found out by what is
+ * in flight, not by waiting for some time.
+ */
+#define SLOW_PAGES	64
+
+FIXTURE(slow) {
+	struct nullb disk;
+	struct exmap ex;
+	int fd;
+};
+
+FIXTURE_VARIANT(slow) {
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(slow, strict) {};
+FIXTURE_VARIANT_ADD(slow, deferred) { .flags = EXMAP_SETUP_DEFERRED };
+
+FIXTURE_SETUP(slow)
+{
+	struct exmap_setup2 setup = { .flags = variant->flags };
+
+	catch_faults();
+	if (nullb_create(&self->disk, "io_test", 150000000, NULL))
+		SKIP(return, "no null_blk through configfs: %s", strerror(errno));
+	self->fd = open(self->disk.path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	ASSERT_LE(0, self->fd);
+	ASSERT_EQ(0, fill_file(self->fd, SLOW_PAGES));
+	setup.fd = self->fd;
+	exmap_create2(_metadata, &self->ex, setup, 2, SLOW_PAGES, 256);
+}
+
+FIXTURE_TEARDOWN(slow)
+{
+	struct exmap *ex = &self->ex;
+
+	EXPECT_LE(0, ex_drain(ex, 0, 0, 256));
+	EXPECT_EQ(SLOW_PAGES, ex_fill(ex, 1, 0));
+	exmap_destroy(ex);
+	close(self->fd);
+	nullb_destroy(&self->disk);
+}
+
+struct slow_call {
+	struct exmap_vec *vecs;
+	struct exmap_result *results;
+	int nr;
+	bool over;
+};
+
+static void *call_slowly(void *arg)
+{
+	struct worker *w = arg;
+	struct slow_call *call = w->arg;
+
+	w->value = ex_vectors(w->ex, 0, call->vecs, call->results, call->nr);
+	__atomic_store_n(&call->over, true, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* Begin it in another thread; returns when the disk has got the requests */
+static void begin_slowly(struct __test_metadata *_metadata, struct worker *w,
+			 struct slow_call *call, struct exmap *ex, struct nullb *disk)
+{
+	start_workers(_metadata, w, 1, call_slowly, ex, call);
+	while (!nullb_inflight(disk) && !__atomic_load_n(&call->over, __ATOMIC_SEQ_CST))
+		usleep(1000);
+}
+
+static bool still_at_it(struct slow_call *call)
+{
+	return !__atomic_load_n(&call->over, __ATOMIC_SEQ_CST);
+}
+
+TEST_F_TIMEOUT(slow, free_under_read, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[] = {
+		ex_vec(EXMAP_OP_READ, 10, 4, 0),
+		ex_vec(EXMAP_OP_READ, 20, 2, EXMAP_VEC_REPLACE),
+	};
+	struct exmap_result r[2];
+	struct slow_call call = { .vecs = vecs, .results = r, .nr = 2 };
+	struct worker w;
+	int round, i, freed, busy = 0, res, present_now;
+
+	for (round = 0; round < 20 && !busy; round++) {
+		/* 8, 9 and 14 are there, and 20, which is filled in place */
+		ASSERT_EQ(2, ex_alloc(ex, 1, 8, 2));
+		ASSERT_EQ(1, ex_alloc(ex, 1, 14, 1));
+		ASSERT_EQ(1, ex_alloc(ex, 1, 20, 1));
+		call.over = false;
+		begin_slowly(_metadata, &w, &call, ex, &self->disk);
+		set_vec(ex, 1, 0, 8, 7);
+		set_vec(ex, 1, 1, 12, 1);
+		set_vec(ex, 1, 2, 20, 1);
+		set_vec(ex, 1, 3, 21, 1);
+		set_vec(ex, 1, 4, 30, 1);
+		freed = ex_action(ex->fd, 1, EXMAP_OP_FREE, 5);
+		present_now = count_present(ex, 10, 4);
+		if (still_at_it(&call)) {
+			busy++;
+			EXPECT_EQ(4, freed);
+			EXPECT_EQ(-EBUSY, ex->iface[1]->iov[0].res);
+			EXPECT_EQ(3, ex->iface[1]->iov[0].pages);
+			for (i = 1; i < 4; i++) {
+				EXPECT_EQ(-EBUSY, ex->iface[1]->iov[i].res);
+				EXPECT_EQ(0, ex->iface[1]->iov[i].pages);
+			}
+			EXPECT_EQ(0, ex->iface[1]->iov[4].res);
+			/* Nobody sees half of it */
+			EXPECT_EQ(0, present_now);
+		}
+		join_workers(_metadata, &w, 1);
+		EXPECT_EQ(NULL, w.what);
+		if (busy) {
+			EXPECT_EQ(0, w.value);
+			EXPECT_EQ(4, r[0].pages);
+			EXPECT_EQ(2, r[1].pages);
+			for (i = 10; i < 14; i++)
+				EXPECT_TRUE(page_is(page_at(ex, i), i));
+			EXPECT_TRUE(page_is(page_at(ex, 20), 20));
+			EXPECT_TRUE(page_is(page_at(ex, 21), 21));
+		}
+		/* And now they can go */
+		res = ex_free(ex, 1, 10, 4);
+		EXPECT_TRUE(res == 4 || !busy);
+		EXPECT_LE(0, ex_free(ex, 1, 8, 20));
+	}
+	EXPECT_LT(0, busy);
+}
+
+TEST_F_TIMEOUT(slow, free_under_write, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[] = { ex_vec(EXMAP_OP_WRITE, 10, 4, 0) };
+	struct exmap_result r[1];
+	struct slow_call call = { .vecs = vecs, .results = r, .nr = 1 };
+	struct worker w;
+	int round, i, mapped, met = 0;
+
+	for (round = 0; round < 20 && !met; round++) {
+		ASSERT_EQ(SLOW_PAGES, ex_alloc(ex, 1, 0, SLOW_PAGES));
+		for (i = 0; i < SLOW_PAGES; i++)
+			renew(ex, i);
+		call.over = false;
+		begin_slowly(_metadata, &w, &call, ex, &self->disk);
+		/* Unmapped at once, but not in the pool until it is written */
+		EXPECT_EQ(8, ex_free(ex, 1, 8, 8));
+		if (variant->flags)
+			EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
+		EXPECT_EQ(0, count_present(ex, 8, 8));
+		mapped = ex_fill(ex, 1, 100);
+		for (i = 0; i < mapped; i++)
+			memset(page_at(ex, 100 + i), 0xee, PG);
+		if (still_at_it(&call)) {
+			EXPECT_EQ(4, mapped);
+			met++;
+		}
+		join_workers(_metadata, &w, 1);
+		EXPECT_EQ(0, w.value);
+		EXPECT_EQ(4, r[0].pages);
+		for (i = 10; i < 14; i++)
+			EXPECT_TRUE(file_has(self->fd, i, NEW(i)));
+		EXPECT_EQ(8 - mapped, ex_fill(ex, 0, 120));
+		EXPECT_EQ(SLOW_PAGES, ex_drain(ex, 0, 0, 256));
+	}
+	EXPECT_LT(0, met);
+}
+
+/* All requests of a call are at work at once */
+TEST_F_TIMEOUT(slow, in_flight_together, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[24];
+	struct exmap_result r[24];
+	struct slow_call call = { .vecs = vecs, .results = r, .nr = 24 };
+	struct worker w;
+	int round, i, most = 0, now;
+
+	for (i = 0; i < 24; i++)
+		vecs[i] = ex_vec(EXMAP_OP_READ, i * 2, 1, 0);
+	for (round = 0; round < 10 && most < 24; round++) {
+		call.over = false;
+		begin_slowly(_metadata, &w, &call, ex, &self->disk);
+		while (still_at_it(&call)) {
+			now = nullb_inflight(&self->disk);
+			most = now > most ? now : most;
+			usleep(1000);
+		}
+		join_workers(_metadata, &w, 1);
+		EXPECT_EQ(0, w.value);
+		EXPECT_EQ(24, ex_drain(ex, 0, 0, 64));
+	}
+	EXPECT_EQ(24, most);
+}
+
+/* The region goes while its pages are read and written */
+TEST_F_TIMEOUT(slow, munmap_meanwhile, SLOW)
+{
+	struct exmap_vec vecs[] = {
+		ex_vec(EXMAP_OP_READ, 10, 4, 0), ex_vec(EXMAP_OP_WRITE, 20, 2, 0),
+		ex_vec(EXMAP_OP_READ, 30, 2, EXMAP_VEC_REPLACE),
+	};
+	struct exmap_result r[3];
+	struct slow_call call = { .vecs = vecs, .results = r, .nr = 3 };
+	struct exmap_setup2 setup = { .flags = variant->flags, .fd = self->fd };
+	struct exmap other;
+	struct worker w;
+	int i;
+
+	exmap_create2(_metadata, &other, setup, 1, 16, 64);
+	ASSERT_EQ(2, ex_alloc(&other, 0, 20, 2));
+	ASSERT_EQ(2, ex_alloc(&other, 0, 30, 2));
+	for (i = 20; i < 22; i++)
+		renew(&other, i);
+	begin_slowly(_metadata, &w, &call, &other, &self->disk);
+	munmap(other.region, 64 * PG);
+	join_workers(_metadata, &w, 1);
+	if (w.value > 0) {
+		EXPECT_TRUE(r[0].res == -ENXIO || r[0].pages == 4);
+		EXPECT_TRUE(r[1].res == -ENXIO || r[1].pages == 2);
+	} else {
+		EXPECT_TRUE(!w.value || w.value == -ENXIO);
+	}
+	if (w.value >= 0 && !r[1].res)
+		EXPECT_TRUE(file_has(self->fd, 21, NEW(21)));
+	munmap(other.iface[0], PG);
+	close(other.fd);
+}
+
+TEST_F_TIMEOUT(slow, killed_meanwhile, SLOW)
+{
+	struct exmap_setup2 setup = { .flags = variant->flags, .fd = self->fd };
+	struct exmap other;
+	int round;
+	pid_t pid;
+
+	for (round = 0; round < 3; round++) {
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			exmap_create2(_metadata, &other, setup, 1, 16, 64);
+			ex_alloc(&other, 0, 20, 2);
+			if (round == 1)
+				ex_one(&other, 0, EXMAP_OP_WRITE, 20, 2);
+			else
+				ex_one(&other, 0, EXMAP_OP_READ, 10, 8);
+			pause();
+		}
+		while (!nullb_inflight(&self->disk))
+			usleep(1000);
+		kill(pid, SIGKILL);
+		EXPECT_EQ(128 + SIGKILL, wait_child(pid));
+	}
+}
+
+TEST_HARNESS_MAIN

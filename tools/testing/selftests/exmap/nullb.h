@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Disks in memory that are slow, or have bad sectors: null_blk through configfs */
+#ifndef EXMAP_TEST_NULLB_H
+#define EXMAP_TEST_NULLB_H
+
+#include "common.h"
+
+struct nullb {
+	char name[40];
+	char path[64];
+};
+
+/* Write an attribute; 0 or -errno. It has to be done before power, mostly. */
+static inline int nullb_set(const struct nullb *disk, const char *attribute, const char *value)
+{
+	char path[160];
+	ssize_t len = strlen(value), ret;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/kernel/config/nullb/%s/%s", disk->name, attribute);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, value, len) == len ? 0 : -errno;
+	close(fd);
+	return ret;
+}
+
+static inline void nullb_destroy(struct nullb *disk)
+{
+	char path[160];
+
+	nullb_set(disk, "power", "0");
+	snprintf(path, sizeof(path), "/sys/kernel/config/nullb/%s", disk->name);
+	rmdir(path);
+}
+
+/*
+ * A disk of 16 MiB whose requests take @nsec; @more is an array of attributes
+ * and values, up to a NULL, or NULL. Returns 0, or -1 with errno.
+ */
+static inline int nullb_create(struct nullb *disk, const char *name, long nsec,
+			       const char * const *more)
+{
+	char path[160], delay[24];
+	int i;
+
+	snprintf(disk->name, sizeof(disk->name), "%s_%d", name, getpid());
+	snprintf(disk->path, sizeof(disk->path), "/dev/%s", disk->name);
+	snprintf(path, sizeof(path), "/sys/kernel/config/nullb/%s", disk->name);
+	snprintf(delay, sizeof(delay), "%ld", nsec);
+	if (mkdir(path, 0700))
+		return -1;
+	errno = EINVAL;
+	if (nullb_set(disk, "size", "16") || nullb_set(disk, "memory_backed", "1") ||
+	    nullb_set(disk, "irqmode", nsec ? "2" : "0") ||
+	    (nsec && nullb_set(disk, "completion_nsec", delay)))
+		goto out;
+	for (i = 0; more && more[i]; i += 2)
+		if (nullb_set(disk, more[i], more[i + 1]))
+			goto out;
+	if (nullb_set(disk, "power", "1"))
+		goto out;
+	for (i = 0; i < 500; i++) {
+		if (!access(disk->path, F_OK))
+			return 0;
+		usleep(10000);
+	}
+out:
+	nullb_destroy(disk);
+	return -1;
+}
+
+/* Requests that the disk has got and not answered */
+static inline int nullb_inflight(const struct nullb *disk)
+{
+	int reads = 0, writes = 0;
+	char path[160];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/inflight", disk->name);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	if (fscanf(file, "%d %d", &reads, &writes) != 2)
+		reads = -writes;
+	fclose(file);
+	return reads + writes;
+}
+
+#endif
