@@ -24,7 +24,7 @@ run: build ## The main job: the example buffer manager on real data, in the mach
 test: setup ## All tests; ends with "N passed, N failed, N skipped"
 	@$(S)/test.sh
 
-bench: build ## Instructions and TLB shootdowns a page, peers beside them (ARGS='instructions')
+bench: build ## Instructions, TLB shootdowns and reads a page, peers beside them (ARGS='instructions')
 	@$(S)/bench.sh $(ARGS)
 
 check: build ## Static checks alone

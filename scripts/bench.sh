@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Measure what it costs to place a page and to take it away again, with exmap and
-# with what else Linux has for that. The figures hold on any machine: they are
-# numbers of instructions and of interrupts, not times.
+# Measure what it costs to place a page, to take it away again and to read or write
+# it, with exmap and with what else Linux has for that. The figures hold on any
+# machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions shootdowns
+#   bench.sh <section>...	some: instructions shootdowns io
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -22,21 +22,23 @@ trap 'rm -rf "$TMP"' EXIT
 mkdir -p "$OUT"
 
 # Runs the cases on stdin, each the arguments of the bench program, in one
-# machine. Adds a line for each to $TMP/csv.
+# machine. Adds a line for each to $TMP/csv. The arguments are a shell script that
+# goes before, if any.
 measure() {
 	local script args cases=0
 
 	# Where mappings lie decides how deep their tree is: up to 3 % of a figure
 	script="echo 0 >/proc/sys/kernel/randomize_va_space
 		run() { $BENCH --csv \$h \"\$@\" || { echo \"bench: failed: \$*\"; exit 1; }; h=--no-header; }"
+	script+=$'\n'"$*"
 	while read -r args; do
 		script+=$'\n'"run $args"
 		cases=$((cases + 1))
 	done
 	# The programs' stderr comes out of the machine as well
-	TIMEOUT=${TIMEOUT:-3600} SHARE='' DEBUG=0 DISK=0 "$TOP/scripts/vm.sh" "$script" | awk -v csv="$TMP/csv" '
+	TIMEOUT=${TIMEOUT:-3600} SHARE='' DEBUG=0 DISK=${DISK:-0} "$TOP/scripts/vm.sh" "$script" | awk -v csv="$TMP/csv" '
 		/^what,/	{ if (!header++) print >(csv ".header"); next }
-		/^[^ ,]+,[0-9]/	{ print >>csv; fflush(); next }
+		/^[^ ,]+(,[^ ,]+)+$/	{ print >>csv; fflush(); next }
 				{ if (!seen[$0]++) print >"/dev/stderr" }' ||
 		die "bench: not all cases could be measured"
 	expected=$((expected + cases))
@@ -234,11 +236,140 @@ shootdowns() {
 	EOF
 }
 
-[ $# != 0 ] || set -- instructions shootdowns
+# ---------------------------------------------------------------------- io
+
+# Devices of null_blk that take a time to answer, or, for instructions, none
+io_devices() {	# <queues> <name> <irqmode> <ns>...
+	local queues=$1
+
+	echo "device() {
+		cd /sys/kernel/config/nullb && mkdir \$1 && cd \$1 && echo 1024 >size &&
+		echo 4096 >blocksize && echo \$2 >irqmode && echo \$3 >completion_nsec &&
+		echo 512 >hw_queue_depth && echo $queues >submit_queues && echo 1 >power &&
+		ln -s /dev/\$1 /tmp/ || { echo \"bench: no device \$1\"; exit 1; }
+	}"
+	shift
+	for (( ; $#; )); do
+		echo "device $1 $2 $3"
+		shift 3
+	done
+	echo "cd"
+}
+
+# A file all of which is in the page cache
+io_file() {	# <path>
+	echo "dd if=/dev/zero of=$1 bs=1M count=80 2>/dev/null && cat $1 >/dev/null ||
+		{ echo 'bench: no file $1'; exit 1; }"
+}
+
+# Batches of reads and writes, one page, and io_uring with eviction, each beside
+# its peers. Pages in a turn: so many that one is not lost in the noise.
+io_cases() {	# <label> <device> <turns> <factor>
+	local common="--label $1 --file $2 --pairs $3" n=$4 batch
+
+	echo "--what exmap-read --peer aio-read --batch 512 $common --pages $((1024 * n))"
+	echo "--what exmap-action-read --peer aio-read --batch 512 $common --pages $((1024 * n))"
+	echo "--what exmap-read --peer pread --batch 1 $common --pages $((50 * n))"
+	echo "--what exmap-write --peer aio-write --batch 512 $common --pages $((1024 * n))"
+	echo "--what exmap-action-write --peer aio-write --batch 512 $common --pages $((1024 * n))"
+	echo "--what exmap-write --peer pwrite --batch 1 $common --pages $((50 * n))"
+	for peer in uring-fixed uring-anon; do
+		for batch in 1 8 16; do
+			echo "--what uring-exmap --peer $peer --batch $batch $common --pages $((2048 * n))"
+		done
+	done
+}
+
+cached_cases() {	# <label> <file> <turns>
+	local batch
+
+	for batch in 512 1; do
+		echo "--what exmap-read --peer pread --batch $batch --buffered --label $1 --file $2 --pairs $3 --pages 2048"
+		echo "--what exmap-write --peer pwrite --batch $batch --buffered --label $1 --file $2 --pairs $3 --pages 2048"
+	done
+}
+
+# One method alone: instructions
+io_instruction_cases() {
+	local what batch
+
+	for what in exmap-read exmap-action-read exmap-exchange exmap-write exmap-action-write \
+		    aio-read aio-write pread pwrite; do
+		for batch in 512 16 8 1; do
+			echo "--what $what --batch $batch --label instructions --file /dev/instant --pairs 3 --pages 4096"
+		done
+	done
+	for batch in 16 8 1; do
+		echo "--what uring-exmap --batch $batch --label instructions --file /dev/instant --pairs 3 --pages 4096"
+	done
+	echo "--what uring-fixed --batch 1 --label instructions --file /dev/instant --pairs 3 --pages 4096"
+	echo "--what uring-anon --batch 1 --label instructions --file /dev/instant --pairs 3 --pages 4096"
+}
+
+io() {
+	local BENCH=/selftests/exmap/bench_io
+
+	begin "reads and writes: instructions, about 1 minute"
+	# As many instructions as ns: the same devices, with no noise at all
+	CPUS=1 ACCEL=tcg,thread=single QEMU_ARGS="-icount shift=0,sleep=off" \
+		measure "$(io_devices 1 instant 0 0 counted80us 2 80000; io_file /tmp/cached)" \
+		< <(io_instruction_cases
+		    io_cases counted-80us /dev/counted80us 3 2
+		    cached_cases counted-tmpfs /tmp/cached 3)
+	say "bench: reads and writes: times, about 6 minutes"
+	CPUS=2 ACCEL='' QEMU_ARGS='' DISK=1024 \
+		measure "$(io_devices 2 clock80us 2 80000 clock5ms 2 5000000
+			   io_file /mnt/disk/cached; io_file /tmp/cached)" \
+		< <(io_cases 80us /dev/clock80us 31 4
+		    io_cases 5ms /dev/clock5ms 21 1
+		    cached_cases ext4 /mnt/disk/cached 31
+		    cached_cases tmpfs /tmp/cached 31)
+	end io
+
+	echo "Reads and writes of 4 KiB pages at random: with exmap, and with its peers"
+	setting
+	awk -F , '
+		function cell(s) { return s == "" || s == "-" ? "-" : sprintf("%.0f", s) }
+		$5 == "instructions" { ns[$1, $3] = $7; if (!seen[$1]++) name[++n] = $1; next }
+		{
+			# What there is to compare, and the most or least it should be
+			rate = $1 ~ /^uring/
+			target = $2 == "uring-fixed" ? ">= 0.9" : $2 == "uring-anon" ? ">= 1.5" :
+				$5 ~ /ext4|tmpfs/ ? ($3 > 1 && $1 == "exmap-read" ? "<= 1.2" : "") :
+				$3 > 1 ? "<= 1.2" : "<= 1.1"
+			low = rate ? 1 / $11 : $9
+			high = rate ? 1 / $9 : $11
+			middle = rate ? 1 / $10 : $10
+			met = target == "" ? "" : (rate ? middle >= substr(target, 4) : middle <= substr(target, 4)) ? "yes" : "no"
+			line[++lines] = sprintf("%-14s %-18s %-12s %5s %9.0f %9.0f   %s %6.3f (%.3f to %.3f)  %-6s  %s",
+				$5, $1, $2, $3, $7, $8, rate ? "rate" : "time", middle, low, high, target, met)
+		}
+		END {
+			print "\nInstructions a page, by pages in a call, of a device that answers at once"
+			printf "%-22s %8s %8s %8s %8s\n", "", 512, 16, 8, 1
+			for (i = 1; i <= n; i++)
+				printf "%-22s %8s %8s %8s %8s\n", name[i], cell(ns[name[i], 512]),
+					cell(ns[name[i], 16]), cell(ns[name[i], 8]), cell(ns[name[i], 1])
+			printf "\n%-14s %-18s %-12s %5s %9s %9s   %s\n", "device or file", "", "peer", "pages",
+				"ns/page", "peer", "ratio (quartiles)          target"
+			for (i = 1; i <= lines; i++)
+				print line[i]
+		}' "$TMP/csv"
+	cat <<-EOF
+
+		Ratios: median and quartiles of pairs of turns in one process, the time of exmap
+		by that of its peer, or its rate (io_uring, 128 pages in flight, as many evicted
+		as read) by that of its peer. counted-...: the clock counts instructions, 1 a ns,
+		on one CPU. 80us, 5ms: null_blk that takes so long. ext4, tmpfs: in the page cache.
+		exmap-exchange, uring-exmap: each vector READ has a FREE of another page before it.
+	EOF
+}
+
+[ $# != 0 ] || set -- instructions shootdowns io
 for section; do
 	case $section in
-	instructions|shootdowns) ;;
-	*)	die "no section of the name $section (instructions shootdowns)" ;;
+	instructions|shootdowns|io) ;;
+	*)	die "no section of the name $section (instructions shootdowns io)" ;;
 	esac
 done
 for section; do

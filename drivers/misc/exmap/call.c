@@ -270,16 +270,16 @@ int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
 }
 
 /**
- * exmap_call_reserve() - Take a free page for a slot, unless that has one.
+ * exmap_call_reserve_more() - Take a free page for a slot, if there are none at hand.
  * @call: the call, set for putting pages in
  * @slot: the slot, inside the region
- * @page: set to the page, with one reference; it may have any content, and the
- *	slot is reserved (vma_batch_reserve()). NULL if the slot has a page.
+ * @page: as exmap_call_reserve()
  *
  * Context: Process context, may sleep; drops the interface's lock at times.
  * Return: 0, or the error of exmap_call_resume().
  */
-int exmap_call_reserve(struct exmap_call *call, unsigned long slot, struct page **page)
+int exmap_call_reserve_more(struct exmap_call *call, unsigned long slot,
+			    struct page **page)
 {
 	const unsigned long addr = call->exmap->start + (slot << PAGE_SHIFT);
 	struct vma_batch *vb = &call->vb;

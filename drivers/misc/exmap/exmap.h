@@ -38,6 +38,7 @@
 #define _EXMAP_H
 
 #include <linux/atomic.h>
+#include <linux/bio.h>
 #include <linux/bvec.h>
 #include <linux/completion.h>
 #include <linux/fs.h>
@@ -236,6 +237,9 @@ struct exmap_call {
 /* Pages that one job has in flight, at most */
 #define EXMAP_IO_PAGES		512
 
+/* Pages in one request; more would need more than one bio */
+#define EXMAP_RUN_PAGES		BIO_MAX_VECS
+
 /**
  * struct exmap_io_page - what a page in flight is there for
  * @vec: the vector of the job that wants it
@@ -287,12 +291,14 @@ struct exmap_run {
  * @max_pages: room for that
  * @nr_runs: length of @runs
  * @max_runs: room for that
+ * @reserved: there are pages whose slots are reserved for them
  * @bvecs: one for each page
  * @pages: the same
  * @runs: the transfers
  * @notify: called when @pending has come down to 0, in any context
  * @owner: for @notify
  * @cred: whose rights a worker has that goes on, or NULL
+ * @embedded: it is part of something else
  * @work: for a worker that goes on
  * @waited: completed when @pending has come down to 0 if there is no @notify
  */
@@ -303,14 +309,33 @@ struct exmap_io {
 	unsigned int max_pages;
 	unsigned int nr_runs;
 	unsigned int max_runs;
+	bool reserved;
 	struct bio_vec *bvecs;
 	struct exmap_io_page *pages;
 	struct exmap_run *runs;
 	void (*notify)(struct exmap_io *io);
 	void *owner;
 	const struct cred *cred;
+	bool embedded;
 	struct work_struct work;
 	struct completion waited;
+};
+
+/* What a call has with it, so that it need not ask the system for small transfers */
+#define EXMAP_IO_FEW		16
+
+/**
+ * struct exmap_io_few - room for a few transfers
+ * @io: the transfers
+ * @runs: its, and so are
+ * @bvecs: these
+ * @pages: and these
+ */
+struct exmap_io_few {
+	struct exmap_io io;
+	struct exmap_run runs[EXMAP_IO_FEW];
+	struct bio_vec bvecs[EXMAP_IO_FEW];
+	struct exmap_io_page pages[EXMAP_IO_FEW];
 };
 
 /**
@@ -425,7 +450,8 @@ int exmap_call_alloc_more(struct exmap_call *call, unsigned long slot,
 			  unsigned long *changed);
 int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
 			 unsigned long nr, unsigned long *changed);
-int exmap_call_reserve(struct exmap_call *call, unsigned long slot, struct page **page);
+int exmap_call_reserve_more(struct exmap_call *call, unsigned long slot,
+			    struct page **page);
 bool exmap_call_hold(struct exmap_call *call, unsigned long slot, bool dirty,
 		     struct page **page);
 
@@ -477,6 +503,29 @@ static inline int exmap_call_free(struct exmap_call *call, unsigned long slot,
 	return exmap_call_free_more(call, slot + done, nr - done, changed);
 }
 
+/**
+ * exmap_call_reserve() - Take a free page for a slot, unless that has one.
+ * @call: the call, set for putting pages in
+ * @slot: the slot, inside the region
+ * @page: set to the page, with one reference; it may have any content, and the
+ *	slot is reserved (vma_batch_reserve()). NULL if the slot has a page.
+ *
+ * Context: As exmap_call_reserve_more().
+ * Return: as exmap_call_reserve_more().
+ */
+static inline int exmap_call_reserve(struct exmap_call *call, unsigned long slot,
+				     struct page **page)
+{
+	const unsigned long addr = call->exmap->start + (slot << PAGE_SHIFT);
+	struct vma_batch *vb = &call->vb;
+	const unsigned int before = vb->nr;
+
+	if (unlikely(!before || !vma_batch_reserve(vb, addr)))
+		return exmap_call_reserve_more(call, slot, page);
+	*page = vb->nr < before ? vb->pages[vb->nr] : NULL;
+	return 0;
+}
+
 /* interface.c: the shared vectors, and the calls on them */
 int exmap_interface_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);
 void exmap_interface_destroy(struct exmap_interface *iface);
@@ -485,13 +534,12 @@ long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
 /* io.c: transfers between pages and the backing file */
 int exmap_io_module_init(void);
 void exmap_io_module_exit(void);
+void exmap_io_init(struct exmap_io_few *few, struct exmap *exmap);
 struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 				unsigned int max_runs);
 void exmap_io_free(struct exmap_io *io);
 void exmap_io_set_notify(struct exmap_io *io, void (*notify)(struct exmap_io *io),
 			 void *owner);
-void exmap_io_add(struct exmap_io *io, unsigned long slot, struct page *page,
-		  struct exmap_io_page info, bool write, int flags);
 bool exmap_io_submit(struct exmap_io *io, int flags);
 bool exmap_io_settle(struct exmap_io *io);
 void exmap_io_wait(struct exmap_io *io, bool nowait);
@@ -520,8 +568,51 @@ static inline bool exmap_io_may_wait(const struct exmap *exmap)
 	return exmap->backing && !(exmap->backing->f_mode & FMODE_NOWAIT);
 }
 
+/**
+ * exmap_io_add() - Add a page to what is to be transferred.
+ * @io: the transfers, none in flight, and exmap_io_full() not true
+ * @slot: the slot whose content it is
+ * @page: the page; @io has the caller's reference from now on
+ * @info: what to remember with it
+ * @write: to the file, rather than from it
+ * @flags: IOCB_DSYNC, IOCB_SYNC or 0
+ *
+ * Context: Any.
+ */
+static inline void exmap_io_add(struct exmap_io *io, unsigned long slot,
+				struct page *page, struct exmap_io_page info,
+				bool write, int flags)
+{
+	const unsigned int i = io->nr_pages++;
+	struct exmap_run *run;
+
+	bvec_set_page(&io->bvecs[i], page, PAGE_SIZE, 0);
+	io->pages[i] = info;
+	io->reserved |= !info.mapped;
+	if (io->nr_runs) {
+		run = &io->runs[io->nr_runs - 1];
+		if (slot == run->slot + run->nr && write == run->write &&
+		    flags == run->flags && info.zero == io->pages[run->first].zero &&
+		    run->nr < EXMAP_RUN_PAGES) {
+			run->nr++;
+			return;
+		}
+	}
+	run = &io->runs[io->nr_runs++];
+	run->io = io;
+	run->first = i;
+	run->nr = 1;
+	run->slot = slot;
+	run->write = write;
+	run->flags = flags;
+	run->single = false;
+	run->todo = true;
+	run->res = 0;
+	run->done = 0;
+}
+
 /* job.c: arrays of vectors, in any mixture */
-int exmap_job_prepare(struct exmap_job *job);
+int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few);
 int exmap_job_run(struct exmap_job *job, bool arrived);
 
 /* Does it need the backing file? */

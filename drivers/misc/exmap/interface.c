@@ -342,7 +342,7 @@ static noinline long exmap_do_io(struct exmap *exmap, struct exmap_interface *if
 			.page = vec.page, .len = vec.len, .opcode = opcode,
 		};
 	}
-	ret = exmap_job_prepare(&job);
+	ret = exmap_job_prepare(&job, NULL);
 	if (!ret)
 		ret = exmap_job_run(&job, false);
 	/* As exmap_do_vectors(): failed before any change, it has not happened */

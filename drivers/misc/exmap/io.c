@@ -18,9 +18,6 @@
 
 #include "exmap.h"
 
-/* Pages in one request; more would need more than one bio */
-#define EXMAP_RUN_PAGES	BIO_MAX_VECS
-
 static struct workqueue_struct *exmap_io_wq;
 
 /**
@@ -68,11 +65,12 @@ struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 	io->max_pages = max_pages;
 	io->notify = NULL;
 	io->cred = NULL;
+	io->embedded = false;
 	return io;
 }
 
 /**
- * exmap_io_free() - Undo exmap_io_alloc().
+ * exmap_io_free() - Undo exmap_io_alloc() or exmap_io_init().
  * @io: the transfers, none in flight; NULL is fine
  */
 void exmap_io_free(struct exmap_io *io)
@@ -80,12 +78,13 @@ void exmap_io_free(struct exmap_io *io)
 	if (!io)
 		return;
 	put_cred(io->cred);
-	kvfree(io);
+	if (!io->embedded)
+		kvfree(io);
 }
 
 /**
  * exmap_io_set_notify() - Do not wait for transfers, be called.
- * @io: the transfers, from exmap_io_alloc()
+ * @io: the transfers
  * @notify: called when none is in flight any more, in any context
  * @owner: for @notify
  *
@@ -101,44 +100,21 @@ void exmap_io_set_notify(struct exmap_io *io, void (*notify)(struct exmap_io *io
 }
 
 /**
- * exmap_io_add() - Add a page to what is to be transferred.
- * @io: the transfers, none in flight, and exmap_io_full() not true
- * @slot: the slot whose content it is
- * @page: the page; @io has the caller's reference from now on
- * @info: what to remember with it
- * @write: to the file, rather than from it
- * @flags: IOCB_DSYNC, IOCB_SYNC or 0
- *
- * Context: Any.
+ * exmap_io_init() - Make use of room for a few transfers.
+ * @few: the room, uninitialised memory
+ * @exmap: the exmap
  */
-void exmap_io_add(struct exmap_io *io, unsigned long slot, struct page *page,
-		  struct exmap_io_page info, bool write, int flags)
+void exmap_io_init(struct exmap_io_few *few, struct exmap *exmap)
 {
-	const unsigned int i = io->nr_pages++;
-	struct exmap_run *run;
-
-	bvec_set_page(&io->bvecs[i], page, PAGE_SIZE, 0);
-	io->pages[i] = info;
-	if (io->nr_runs) {
-		run = &io->runs[io->nr_runs - 1];
-		if (slot == run->slot + run->nr && write == run->write &&
-		    flags == run->flags && info.zero == io->pages[run->first].zero &&
-		    run->nr < EXMAP_RUN_PAGES) {
-			run->nr++;
-			return;
-		}
-	}
-	run = &io->runs[io->nr_runs++];
-	run->io = io;
-	run->first = i;
-	run->nr = 1;
-	run->slot = slot;
-	run->write = write;
-	run->flags = flags;
-	run->single = false;
-	run->todo = true;
-	run->res = 0;
-	run->done = 0;
+	few->io.exmap = exmap;
+	few->io.runs = few->runs;
+	few->io.bvecs = few->bvecs;
+	few->io.pages = few->pages;
+	few->io.max_runs = EXMAP_IO_FEW;
+	few->io.max_pages = EXMAP_IO_FEW;
+	few->io.notify = NULL;
+	few->io.cred = NULL;
+	few->io.embedded = true;
 }
 
 static void exmap_io_notify(struct exmap_io *io)
@@ -178,40 +154,34 @@ static void exmap_run_complete(struct kiocb *iocb, long res)
 		exmap_io_notify(run->io);
 }
 
-/* Request what is left of a transfer */
-static void exmap_run_start(struct exmap_run *run, int flags, bool alone)
+/* Request what is left of a transfer; @proto is what all requests have in common */
+static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 {
 	struct exmap_io *io = run->io;
-	const struct exmap *exmap = io->exmap;
+	struct kiocb *iocb = &run->iocb;
 	struct iov_iter iter;
 	ssize_t ret;
 
 	iov_iter_bvec(&iter, run->write ? ITER_SOURCE : ITER_DEST,
 		      io->bvecs + run->first, run->nr, run->nr * PAGE_SIZE);
-	if (run->done)
+	if (unlikely(run->done))
 		iov_iter_advance(&iter, run->done);
 	if (run->single)
 		iov_iter_truncate(&iter, PAGE_SIZE - offset_in_page(run->done));
 	run->todo = false;
-	run->iocb = (struct kiocb) {
-		.ki_filp	= exmap->backing,
-		.ki_pos		= exmap->offset + (run->slot << PAGE_SHIFT) + run->done,
-		.ki_complete	= alone ? NULL : exmap_run_complete,
-		/* Every page has its place */
-		.ki_flags	= (exmap->backing->f_iocb_flags & ~IOCB_APPEND) |
-				  run->flags | flags,
-		.ki_ioprio	= get_current_ioprio(),
-	};
-	if (flags & IOCB_NOWAIT && !(exmap->backing->f_mode & FMODE_NOWAIT)) {
+	*iocb = *proto;
+	iocb->ki_pos += (run->slot << PAGE_SHIFT) + run->done;
+	iocb->ki_flags |= run->flags;
+	if (iocb->ki_flags & IOCB_NOWAIT && !(iocb->ki_filp->f_mode & FMODE_NOWAIT)) {
 		/* It does not know that it must not wait, or refuses to know it */
 		ret = -EAGAIN;
-	} else if (run->write && IS_APPEND(file_inode(exmap->backing))) {
+	} else if (run->write && IS_APPEND(file_inode(iocb->ki_filp))) {
 		ret = -EPERM;
 	} else if (run->write) {
-		run->iocb.ki_flags |= IOCB_WRITE;
-		ret = vfs_iocb_iter_write(exmap->backing, &run->iocb, &iter);
+		iocb->ki_flags |= IOCB_WRITE;
+		ret = vfs_iocb_iter_write(iocb->ki_filp, iocb, &iter);
 	} else {
-		ret = vfs_iocb_iter_read(exmap->backing, &run->iocb, &iter);
+		ret = vfs_iocb_iter_read(iocb->ki_filp, iocb, &iter);
 	}
 	if (ret == -EIOCBQUEUED)
 		return;
@@ -231,21 +201,38 @@ static void exmap_run_start(struct exmap_run *run, int flags, bool alone)
  */
 bool exmap_io_submit(struct exmap_io *io, int flags)
 {
+	struct file *file = io->exmap->backing;
 	/* It can be left to the file to wait for it */
 	const bool alone = io->nr_runs == 1 && !io->notify && !flags;
+	/*
+	 * A plug holds requests back until it is finished, or the task sleeps; then
+	 * they go out through a worker. So there is none where the file waits.
+	 */
+	const bool plugged = io->nr_runs > 1 &&
+			     (file->f_iocb_flags & IOCB_DIRECT || flags & IOCB_NOWAIT);
+	const struct kiocb proto = {
+		.ki_filp	= file,
+		.ki_pos		= io->exmap->offset,
+		.ki_complete	= alone ? NULL : exmap_run_complete,
+		/* Every page has its place */
+		.ki_flags	= (file->f_iocb_flags & ~IOCB_APPEND) | flags,
+		.ki_ioprio	= get_current_ioprio(),
+	};
 	struct blk_plug plug;
 
 	if (!io->notify)
 		init_completion(&io->waited);
 	atomic_set(&io->pending, io->nr_runs + 1);
-	blk_start_plug(&plug);
+	if (plugged)
+		blk_start_plug(&plug);
 	for (unsigned int i = 0; i < io->nr_runs; i++) {
 		if (io->runs[i].todo)
-			exmap_run_start(&io->runs[i], flags, alone);
+			exmap_run_start(&io->runs[i], &proto);
 		else
 			atomic_dec(&io->pending);
 	}
-	blk_finish_plug(&plug);
+	if (plugged)
+		blk_finish_plug(&plug);
 	return atomic_dec_and_test(&io->pending);
 }
 
@@ -285,6 +272,10 @@ bool exmap_io_settle(struct exmap_io *io)
 		struct exmap_run *run = &io->runs[i];
 		const size_t size = run->nr * PAGE_SIZE;
 
+		if (likely(run->res == size)) {
+			run->done = size;
+			continue;
+		}
 		if (run->done == size || run->res == -ENODATA)
 			continue;
 		if (!run->res && !run->write) {

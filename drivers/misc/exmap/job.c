@@ -41,8 +41,9 @@ static bool exmap_job_is_behind(const struct exmap_job *job, unsigned int i,
  * ALLOC slot by slot, for those who need to know something of each page. The
  * slots that got one are marked in @fresh, if that is there.
  */
-static int exmap_alloc_each(struct exmap_call *call, const struct exmap_vec *vec,
-			    unsigned long *fresh, unsigned long *changed)
+static noinline int exmap_alloc_each(struct exmap_call *call,
+				     const struct exmap_vec *vec,
+				     unsigned long *fresh, unsigned long *changed)
 {
 	const unsigned long start = call->exmap->start + (vec->page << PAGE_SHIFT);
 	struct vma_batch *vb = &call->vb;
@@ -78,9 +79,9 @@ static int exmap_alloc_each(struct exmap_call *call, const struct exmap_vec *vec
 }
 
 /* ALLOC for a vector that wants all of its pages, or none */
-static int exmap_alloc_all_or_nothing(struct exmap_call *call,
-				      const struct exmap_vec *vec,
-				      unsigned long *changed)
+static noinline int exmap_alloc_all_or_nothing(struct exmap_call *call,
+					       const struct exmap_vec *vec,
+					       unsigned long *changed)
 {
 	DECLARE_BITMAP(fresh, EXMAP_VEC_ALL_OR_NOTHING_MAX);
 	unsigned long freed;
@@ -114,25 +115,26 @@ static bool exmap_job_read(struct exmap_job *job, struct exmap_call *call,
 			.vec = job->next, .zero = vec->flags & EXMAP_VEC_ZERO,
 		};
 		struct page *page;
-		int err = 0;
+		int err;
 
 		if (exmap_io_full(job->io))
 			return false;
-		if (replace && exmap_call_hold(call, slot, false, &page)) {
-			/* As a read into any memory that is write protected */
-			if (!(call->vma->vm_flags & VM_WRITE)) {
-				put_page(page);
-				err = -EFAULT;
-			} else {
+		err = exmap_call_reserve(call, slot, &page);
+		if (!page && !err && replace) {
+			if (!exmap_call_hold(call, slot, false, &page))
+				continue;
+			if (call->vma->vm_flags & VM_WRITE) {
 				/* FREE shall leave it alone meanwhile */
 				folio_set_owner_2(page_folio(page));
 				info.mapped = true;
+			} else {
+				/* As a read into any memory that is write protected */
+				put_page(page);
+				err = -EFAULT;
 			}
-		} else {
-			err = exmap_call_reserve(call, slot, &page);
+		} else if (page && PageDirty(page)) {
 			/* From a former life; it will be what the file has */
-			if (page && PageDirty(page))
-				ClearPageDirty(page);
+			ClearPageDirty(page);
 		}
 		if (err) {
 			exmap_job_fail(job, job->next, job->next_slot, err);
@@ -140,9 +142,7 @@ static bool exmap_job_read(struct exmap_job *job, struct exmap_call *call,
 		}
 		if (page)
 			exmap_io_add(job->io, slot, page, info, false, 0);
-		/* If it has got a page this very moment, that is to be replaced */
-		if (page || !replace)
-			job->next_slot++;
+		job->next_slot++;
 	}
 	return true;
 }
@@ -179,11 +179,11 @@ static int exmap_vec_check(const struct exmap_job *job, const struct exmap_vec *
 		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
 	};
 
-	if (vec->opcode >= ARRAY_SIZE(flags) || vec->flags & ~flags[vec->opcode] ||
-	    vec->order || vec->node)
+	if (vec->opcode >= ARRAY_SIZE(flags) || vec->order || vec->node)
 		return -EINVAL;
-	if (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
-	    vec->len > EXMAP_VEC_ALL_OR_NOTHING_MAX)
+	if (vec->flags & ~flags[vec->opcode] ||
+	    (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
+	     vec->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
 		return -EINVAL;
 	if (!vec->len)
 		return 0;
@@ -267,6 +267,7 @@ static int exmap_job_collect(struct exmap_job *job)
 	if (job->io) {
 		job->io->nr_pages = 0;
 		job->io->nr_runs = 0;
+		job->io->reserved = false;
 	}
 	err = exmap_call_begin(&call, job->exmap, job->iface);
 	if (err && !job->next && !job->next_slot)
@@ -303,13 +304,15 @@ static bool exmap_run_page_ok(const struct exmap_run *run, unsigned int i)
 
 /*
  * Map what was read, and tell the vectors. A slot that was filled meanwhile keeps
- * what it has. Pages that are not needed any more stay in io->bvecs.
+ * what it has. Pages that are not needed any more stay in io->bvecs: returns how
+ * many.
  */
-static void exmap_run_place(struct exmap_job *job, struct exmap_run *run,
-			    struct vm_area_struct *vma, struct vma_batch *vb)
+static unsigned int exmap_run_place(struct exmap_job *job, struct exmap_run *run,
+				    struct vm_area_struct *vma, struct vma_batch *vb)
 {
 	struct exmap *exmap = job->exmap;
 	struct exmap_io *io = job->io;
+	unsigned int left = run->nr;
 
 	for (unsigned int i = 0; i < run->nr; ) {
 		const struct exmap_io_page *info = &io->pages[run->first + i];
@@ -317,26 +320,19 @@ static void exmap_run_place(struct exmap_job *job, struct exmap_run *run,
 		const unsigned long slot = run->slot + i;
 		const unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
 		const u64 epoch = READ_ONCE(exmap->pool.epoch);
+		const bool ok = exmap_run_page_ok(run, i) &&
+				!exmap_job_is_behind(job, info->vec, slot);
 		int err = 0;
 
-		if (!exmap_run_page_ok(run, i) || exmap_job_is_behind(job, info->vec, slot)) {
-			err = info->err;
-			/* What is neither an error nor the end had to wait */
-			if (!err)
-				err = run->res == -ENODATA ? -ENODATA : -EAGAIN;
-			if (!info->mapped && !IS_ERR(vma))
-				vma_batch_unreserve(vb, addr);
-		} else if (info->mapped) {
-			job->results[info->vec].pages++;
-		} else if (IS_ERR(vma)) {
-			err = PTR_ERR(vma);
-		} else {
+		if (likely(ok && !info->mapped && !IS_ERR(vma))) {
 			vb->pages = page;
 			vb->nr = 1;
-			if (vma_batch_map(vb, addr, 1)) {
-				job->results[info->vec].pages += !vb->nr;
-				if (!vb->nr)
+			if (likely(vma_batch_map(vb, addr, 1))) {
+				if (likely(!vb->nr)) {
+					job->results[info->vec].pages++;
 					*page = NULL;
+					left--;
+				}
 			} else if (vb->stop == VMA_BATCH_UNFLUSHED) {
 				/* The slot lost another page a moment ago */
 				vma_batch_end(vb);
@@ -346,12 +342,24 @@ static void exmap_run_place(struct exmap_job *job, struct exmap_run *run,
 				err = -ENOMEM;
 				vma_batch_unreserve(vb, addr);
 			}
+		} else if (!ok) {
+			err = info->err;
+			/* What is neither an error nor the end had to wait */
+			if (!err)
+				err = run->res == -ENODATA ? -ENODATA : -EAGAIN;
+			if (!info->mapped && !IS_ERR(vma))
+				vma_batch_unreserve(vb, addr);
+		} else if (info->mapped) {
+			job->results[info->vec].pages++;
+		} else {
+			err = PTR_ERR(vma);
 		}
-		if (err)
+		if (unlikely(err))
 			exmap_job_fail(job, info->vec,
 				       slot - job->vecs[info->vec].page, err);
 		i++;
 	}
+	return left;
 }
 
 /* Let go of the pages of a transfer that are not mapped now because of it */
@@ -391,10 +399,12 @@ static void exmap_job_place(struct exmap_job *job)
 	const bool foreign = current->mm != exmap->mm;
 	struct vm_area_struct *vma = ERR_PTR(-ENXIO);
 	struct exmap_io *io = job->io;
+	unsigned int left = 0;
 	struct vma_batch vb;
 	bool mmap_locked;
 
-	if (!foreign || mmget_not_zero(exmap->mm)) {
+	/* Pages that are mapped stay so, whatever has become of the region */
+	if (io->reserved && (!foreign || mmget_not_zero(exmap->mm))) {
 		vma = exmap_region_lock(exmap, &mmap_locked);
 		if (foreign && IS_ERR(vma))
 			mmput_async(exmap->mm);
@@ -407,7 +417,7 @@ static void exmap_job_place(struct exmap_job *job)
 	for (unsigned int i = 0; i < io->nr_runs; i++) {
 		if (io->runs[i].res == -ENODATA)
 			exmap_run_zero(io, &io->runs[i]);
-		exmap_run_place(job, &io->runs[i], vma, &vb);
+		left += exmap_run_place(job, &io->runs[i], vma, &vb);
 	}
 	if (!IS_ERR(vma)) {
 		vma_batch_end(&vb);
@@ -415,18 +425,19 @@ static void exmap_job_place(struct exmap_job *job)
 		if (foreign)
 			mmput_async(exmap->mm);
 	}
-	for (unsigned int i = 0; i < io->nr_runs; i++)
+	for (unsigned int i = 0; left && i < io->nr_runs; i++)
 		exmap_run_release(job, &io->runs[i]);
 }
 
 /**
  * exmap_job_prepare() - Make room for transfers, if there may be any.
  * @job: the job, not begun
+ * @few: room for a few, to be used if they are no more; or NULL
  *
  * Context: Process context, may sleep.
  * Return: 0, or -ENOMEM.
  */
-int exmap_job_prepare(struct exmap_job *job)
+int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 {
 	unsigned int vecs = 0;
 	u64 pages = 0;
@@ -439,6 +450,11 @@ int exmap_job_prepare(struct exmap_job *job)
 	}
 	if (!pages || !job->exmap->backing)
 		return 0;
+	if (few && pages <= EXMAP_IO_FEW) {
+		exmap_io_init(few, job->exmap);
+		job->io = &few->io;
+		return 0;
+	}
 	pages = min(pages, EXMAP_IO_PAGES);
 	/* The slots of a vector need not all be without a page */
 	vecs = min(pages, vecs + pages / 8 + 8);

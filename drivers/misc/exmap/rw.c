@@ -26,32 +26,51 @@ static u64 exmap_pos_interface(u64 pos)
 	return (pos & 0xff) | (pos >> 16 << 8);
 }
 
-/* Make a job of the next segments. What cannot be right has to be the first. */
+/*
+ * Make a job of the next segments, and advance the iterator by them. What cannot
+ * be right has to be the first.
+ */
 static int exmap_rw_vecs(struct exmap_job *job, struct iov_iter *iter, u8 opcode,
 			 unsigned int max)
 {
-	struct iov_iter rest = *iter;
+	const u16 flags = opcode == EXMAP_OP_READ ? EXMAP_VEC_REPLACE : 0;
+	const size_t count = iov_iter_count(iter);
+	const unsigned long start = job->exmap->start;
+	const struct iovec *iov = iter_iov(iter);
+	void __user *addr = iter_iov_addr(iter);
+	size_t segment = iter_iov_len(iter);
+	size_t rest = count;
+	unsigned int nr = 0;
+	int err = 0;
 
-	job->nr = 0;
-	while (job->nr < max && iov_iter_count(&rest)) {
-		const unsigned long addr =
-			untagged_addr((unsigned long)iter_iov_addr(&rest));
-		size_t len = min(iter_iov_len(&rest), iov_iter_count(&rest));
-		struct exmap_vec *vec = &job->vecs[job->nr];
+	while (nr < max && rest) {
+		const unsigned long at = (unsigned long)untagged_addr(addr);
+		size_t len = min(segment, rest);
 
-		if (!PAGE_ALIGNED(addr) || !PAGE_ALIGNED(len))
-			return job->nr ? 0 : -EINVAL;
+		if (!PAGE_ALIGNED(at | len)) {
+			err = nr ? 0 : -EINVAL;
+			break;
+		}
 		len = min(len, (size_t)U16_MAX << PAGE_SHIFT);
-		*vec = (struct exmap_vec) {
-			.page	= (addr - job->exmap->start) >> PAGE_SHIFT,
+		job->vecs[nr] = (struct exmap_vec) {
+			.page	= (at - start) >> PAGE_SHIFT,
 			.len	= len >> PAGE_SHIFT,
 			.opcode	= opcode,
-			.flags	= opcode == EXMAP_OP_READ ? EXMAP_VEC_REPLACE : 0,
+			.flags	= flags,
 		};
-		job->nr += vec->len != 0;
-		iov_iter_advance(&rest, len);
+		nr += len != 0;
+		rest -= len;
+		segment -= len;
+		addr += len;
+		if (!segment && rest) {
+			iov++;
+			addr = iov->iov_base;
+			segment = iov->iov_len;
+		}
 	}
-	return 0;
+	job->nr = nr;
+	iov_iter_advance(iter, count - rest);
+	return err;
 }
 
 /* Bytes that are done, without a gap, and the error that ended that */
@@ -157,7 +176,7 @@ static ssize_t exmap_rw_wait(struct exmap_job *job, struct iov_iter *iter, u8 op
 	struct exmap_io few_io __uninitialized;
 	const bool few = iov_iter_count(iter) == PAGE_SIZE;
 	void *many = NULL;
-	size_t done, bytes = 0;
+	size_t bytes = 0;
 	int err = 0;
 
 	if (few) {
@@ -186,14 +205,12 @@ static ssize_t exmap_rw_wait(struct exmap_job *job, struct iov_iter *iter, u8 op
 		job->failed = 0;
 		err = exmap_rw_vecs(job, iter, opcode, few ? EXMAP_RW_FEW : EXMAP_RW_MANY);
 		if (!err && !few && !job->io)
-			err = exmap_job_prepare(job);
+			err = exmap_job_prepare(job, NULL);
 		if (!err)
 			err = exmap_job_run(job, false);
 		if (err)
 			break;
-		done = exmap_rw_done(job, &err);
-		bytes += done;
-		iov_iter_advance(iter, done);
+		bytes += exmap_rw_done(job, &err);
 	}
 	if (!few)
 		exmap_io_free(job->io);

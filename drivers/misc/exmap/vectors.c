@@ -38,7 +38,7 @@ static int exmap_vectors_params(struct exmap *exmap, struct exmap_vectors *param
 
 /* Fill in a job of all zeroes, but for where vectors and results go */
 static int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
-			     struct exmap_job *job)
+			     struct exmap_job *job, struct exmap_io_few *few)
 {
 	void __user *answer = u64_to_user_ptr(params->results);
 
@@ -50,7 +50,7 @@ static int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *pa
 			   job->nr * sizeof(*job->vecs)) ||
 	    fault_in_writeable(answer, job->nr * sizeof(*job->results)))
 		return -EFAULT;
-	return exmap_job_prepare(job);
+	return exmap_job_prepare(job, few);
 }
 
 static long exmap_vectors_answer(const struct exmap_job *job, void __user *answer)
@@ -96,7 +96,7 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 		job.vecs = many;
 		job.results = (void *)(job.vecs + params.nr);
 	}
-	ret = exmap_vectors_job(exmap, &params, &job);
+	ret = exmap_vectors_job(exmap, &params, &job, NULL);
 	if (!ret)
 		ret = exmap_job_run(&job, false);
 	if (!ret)
@@ -111,6 +111,7 @@ struct exmap_uring_call {
 	struct exmap_job job;
 	struct io_uring_cmd *cmd;
 	void __user *answer;
+	struct exmap_io_few few;
 	struct exmap_vec vecs[];
 };
 
@@ -188,16 +189,16 @@ int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags)
 			params.nr * sizeof(struct exmap_result), GFP_KERNEL_ACCOUNT);
 	if (!call)
 		return -ENOMEM;
-	*call = (struct exmap_uring_call) {
-		.job.vecs	= call->vecs,
-		.job.results	= (void *)(call->vecs + params.nr),
-		.job.nowait	= issue_flags & IO_URING_F_NONBLOCK,
-		.cmd		= cmd,
-		.answer		= u64_to_user_ptr(params.results),
+	call->job = (struct exmap_job) {
+		.vecs		= call->vecs,
+		.results	= (void *)(call->vecs + params.nr),
+		.nowait		= issue_flags & IO_URING_F_NONBLOCK,
 	};
+	call->cmd = cmd;
+	call->answer = u64_to_user_ptr(params.results);
 	*io_uring_cmd_to_pdu(cmd, struct exmap_uring_call *) = call;
 
-	ret = exmap_vectors_job(exmap, &params, &call->job);
+	ret = exmap_vectors_job(exmap, &params, &call->job, &call->few);
 	/* io_uring has workers with all that makes up the task */
 	if (!ret && call->job.io && call->job.nowait && exmap_io_may_wait(exmap))
 		ret = -EAGAIN;

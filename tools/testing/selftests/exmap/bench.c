@@ -18,8 +18,6 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <pthread.h>
-#include <sched.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,16 +26,13 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <linux/exmap.h>
 #include <linux/userfaultfd.h>
 
-#include "kselftest.h"
+#include "bench.h"
 
-#define DEVICE		"/dev/exmap"
-#define PG		4096UL
 #define MAX_BATCH	EXMAP_USER_INTERFACE_PAGES
 
 /* Pages in one vector of an interface */
@@ -127,38 +122,6 @@ static struct {
 static struct worker *workers[CPU_SETSIZE];
 static char *region;
 static int device = -1, pidfd = -1, uffd = -1;
-
-static void __noreturn __printf(1, 2) die(const char *format, ...)
-{
-	va_list args;
-
-	fprintf(stderr, "bench: ");
-	va_start(args, format);
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fprintf(stderr, "\n");
-	exit(1);
-}
-
-static __u64 next_random(__u64 *state)
-{
-	__u64 x = *state;
-
-	x ^= x << 13;
-	x ^= x >> 7;
-	x ^= x << 17;
-	*state = x;
-	return x;
-}
-
-static void *allocate(size_t count, size_t size)
-{
-	void *p = calloc(count ? count : 1, size);
-
-	if (!p)
-		die("no memory");
-	return p;
-}
 
 /* What a call of exmap returned, if not 0 */
 static void __noreturn call_failed(int ret)
@@ -496,54 +459,6 @@ static void read_counters(struct counters *c)
 	c->page_flushes = sum_of_line(text, "nr_tlb_local_flush_one ");
 }
 
-/*
- * Tell scripts/plugin/exmap-trace.c where the timed part begins and ends: an
- * instruction that does nothing, with a number that nobody else uses.
- */
-static inline void trace_start(void)
-{
-#if defined(__x86_64__)
-	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x45584d31" ::: "memory");
-#endif
-}
-
-static inline void trace_stop(void)
-{
-#if defined(__x86_64__)
-	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x45584d30" ::: "memory");
-#endif
-}
-
-static __u64 now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ULL + t.tv_nsec;
-}
-
-/*
- * In the first seconds after boot, the clock ticks a few hundred times a second
- * only. Wait without sleeping: a clock that counts instructions jumps then.
- */
-static void wait_for_fine_clock(void)
-{
-	const __u64 start = now();
-	unsigned int i, fine;
-	__u64 step, before;
-
-	do {
-		for (i = fine = 0; i < 1000; i++) {
-			before = now();
-			step = now() - before;
-			fine += step > 0 && step < 1000;
-		}
-		if (fine > 900)
-			return;
-	} while (now() - start < 30000000000ULL);
-	die("the clock is too coarse, even half a minute after the start");
-}
-
 #define COLUMNS	18
 
 static void print_row(const char *const *cell)
@@ -760,16 +675,6 @@ static void choose(struct worker *w)
 }
 
 /* ---------------------------------------------------------- from the start */
-
-static void pin(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	if (sched_setaffinity(0, sizeof(set), &set))
-		die("cannot use CPU %d: %s", cpu, strerror(errno));
-}
 
 static void exmap_begin(void)
 {
@@ -992,16 +897,6 @@ static void print_help(void)
 	       "interrupts received, the sum of all CPUs; ../oth.CPU: a page and other CPU.\n"
 	       "With CONFIG_DEBUG_TLBFLUSH: remote: flushes that asked other CPUs; of what the\n"
 	       "CPUs flushed for themselves, full: all at once, by page: single pages.\n");
-}
-
-static unsigned long parse_number(const char *text, unsigned long min, unsigned long max)
-{
-	char *end;
-	unsigned long n = strtoul(text, &end, 0);
-
-	if (end == text || *end || n < min || n > max)
-		die("%s: not a number from %lu to %lu", text, min, max);
-	return n;
 }
 
 static const struct method *find_method(const char *name)
