@@ -15,6 +15,7 @@
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
+#include <linux/pagemap.h>
 #include <linux/pgtable.h>
 #include <linux/rmap.h>
 #include <linux/sched.h>
@@ -522,15 +523,22 @@ void vma_batch_unreserve(struct vma_batch *vb, unsigned long addr)
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unreserve, "exmap");
 
-/* May the page of this slot be taken out, if it has one? Else @vb->stop says why. */
+/*
+ * May the page of this slot be taken out, if it has one? Else @vb->stop says why.
+ * *page is that page, or NULL.
+ */
 static __always_inline bool vma_batch_may_unmap(struct vma_batch *vb, pte_t pte,
-						unsigned int nr)
+						unsigned int nr, struct page **page)
 {
-	if (!pte_present(pte)) {
+	if (unlikely(!pte_present(pte))) {
+		*page = NULL;
 		if (likely(!vma_batch_is_reserved(pte)))
 			return true;
 		vb->stop = VMA_BATCH_BUSY;
-	} else if (unlikely(test_bit(PG_owner_2, &pte_page(pte)->flags.f))) {
+		return false;
+	}
+	*page = pte_page(pte);
+	if (unlikely(test_bit(PG_owner_2, &(*page)->flags.f))) {
 		vb->stop = VMA_BATCH_BUSY;
 	} else if (unlikely(nr == vb->max)) {
 		vb->stop = VMA_BATCH_FULL;
@@ -540,18 +548,21 @@ static __always_inline bool vma_batch_may_unmap(struct vma_batch *vb, pte_t pte,
 	return false;
 }
 
-/* Take the page out of a present entry */
-static __always_inline struct page *vma_batch_unmap_one(struct vma_batch *vb,
-							unsigned long addr, pte_t *ptep,
-							bool deferred)
+/* Take the page out of its entry */
+static __always_inline void vma_batch_unmap_one(struct vma_batch *vb,
+						unsigned long addr, pte_t *ptep,
+						struct page *page, bool deferred)
 {
 	struct vm_area_struct *vma = vb->vma;
 	/* Hardware may set bits until now: only the swap is final */
 	const pte_t pte = ptep_get_and_clear(vma->vm_mm, addr, ptep);
-	struct page *page = pte_page(pte);
 
-	if (deferred)
+	if (deferred) {
 		set_pte_at(vma->vm_mm, addr, ptep, vma_batch_marker(vb->stamp));
+		/* For vma_batch_map_back() */
+		page_folio(page)->index = linear_page_index(vma, addr);
+		set_page_private(page, vb->stamp);
+	}
 	/* All it does is to check */
 	if (IS_ENABLED(CONFIG_DEBUG_VM))
 		arch_check_zapped_pte(vma, pte);
@@ -562,7 +573,6 @@ static __always_inline struct page *vma_batch_unmap_one(struct vma_batch *vb,
 		vma_batch_mapped(vb, page, -1);
 	else
 		vb->rss--;
-	return page;
 }
 
 /* What vma_batch_end() shall flush */
@@ -591,13 +601,14 @@ static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
 
 		lazy_mmu_mode_enable();
 		for (; addr != next; addr += PAGE_SIZE, ptep++) {
-			const pte_t pte = ptep_get(ptep);
+			struct page *page;
 
-			if (!vma_batch_may_unmap(vb, pte, nr))
+			if (!vma_batch_may_unmap(vb, ptep_get(ptep), nr, &page))
 				break;
-			if (!pte_present(pte))
+			if (!page)
 				continue;
-			vb->pages[nr++] = vma_batch_unmap_one(vb, addr, ptep, deferred);
+			vma_batch_unmap_one(vb, addr, ptep, page, deferred);
+			vb->pages[nr++] = page;
 			if (!first)
 				first = addr;
 			last = addr;
@@ -635,17 +646,18 @@ static __always_inline bool vma_batch_unmap_slot(struct vma_batch *vb, unsigned 
 						 bool deferred, bool *unmapped)
 {
 	const unsigned int nr = vb->nr;
-	pte_t *ptep, pte;
+	struct page *page;
+	pte_t *ptep;
 
 	*unmapped = false;
 	if (unlikely(!vma_batch_lock(vb, addr, 1, false, &ptep)))
 		return true;
-	pte = ptep_get(ptep);
-	if (!vma_batch_may_unmap(vb, pte, nr))
+	if (unlikely(!vma_batch_may_unmap(vb, ptep_get(ptep), nr, &page)))
 		return false;
-	if (unlikely(!pte_present(pte)))
+	if (unlikely(!page))
 		return true;
-	vb->pages[nr] = vma_batch_unmap_one(vb, addr, ptep, deferred);
+	vma_batch_unmap_one(vb, addr, ptep, page, deferred);
+	vb->pages[nr] = page;
 	vb->nr = nr + 1;
 	if (!deferred)
 		vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
@@ -728,6 +740,35 @@ unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 	return i;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_each, "exmap");
+
+/**
+ * vma_batch_map_back - give a slot the page back that it lost
+ * @vb: the cursor, with the same VMA
+ * @addr: the address of the slot
+ * @page: a page that was unmapped with @vb->deferred, and not used since
+ *
+ * There is no need for a flush: a CPU that still sees the old entry sees the
+ * right page.
+ *
+ * Context: As vma_batch_map(), but does not allocate, nor sleep.
+ *
+ * Return: true if it was from this slot that the page was unmapped, and the slot
+ * has been left alone since. It has the page again, with its reference.
+ */
+bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *page)
+{
+	pte_t *ptep;
+
+	vma_batch_check(vb, addr, 1);
+	if (PageHWPoison(page) ||
+	    page_folio(page)->index != linear_page_index(vb->vma, addr) ||
+	    !vma_batch_lock(vb, addr, 1, false, &ptep) ||
+	    !pte_same(ptep_get(ptep), vma_batch_marker(page_private(page))))
+		return false;
+	vma_batch_map_one(vb, addr, ptep, page);
+	return true;
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_back, "exmap");
 
 /**
  * vma_batch_get - hold the pages of a range
@@ -924,7 +965,7 @@ struct page *vma_batch_unmap_page(struct vm_area_struct *vma, unsigned long addr
 {
 	struct vma_batch vb __uninitialized;
 	struct page *page;
-	pte_t *ptep, pte;
+	pte_t *ptep;
 
 	/* See vma_batch_unmap() */
 	if (unlikely(mm_has_notifiers(vma->vm_mm)))
@@ -934,12 +975,11 @@ struct page *vma_batch_unmap_page(struct vm_area_struct *vma, unsigned long addr
 	flush_cache_range(vma, addr, addr + PAGE_SIZE);
 	if (unlikely(!vma_batch_lock_fast(&vb, addr, &ptep)))
 		return NULL;
-	pte = ptep_get(ptep);
-	if (unlikely(!vma_batch_may_unmap(&vb, pte, 0) || !pte_present(pte))) {
+	if (unlikely(!vma_batch_may_unmap(&vb, ptep_get(ptep), 0, &page) || !page)) {
 		vma_batch_unlock(&vb);
 		return NULL;
 	}
-	page = vma_batch_unmap_one(&vb, addr, ptep, false);
+	vma_batch_unmap_one(&vb, addr, ptep, page, false);
 	vma_batch_to_flush(&vb, addr, addr + PAGE_SIZE);
 	vma_batch_finish(&vb);
 	return page;

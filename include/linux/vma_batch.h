@@ -61,7 +61,9 @@ enum vma_batch_stop {
  * (vma_batch_flush()), once all who unmap with the number before have ended
  * their batch. At most the two numbers that follow @flushed may be in use and
  * not flushed. Until a slot is mapped again, touching it raises SIGSEGV, like
- * an empty one.
+ * an empty one. The page that it lost may come back to it at any time, with
+ * vma_batch_map_back(): until it is used otherwise, its index and its private
+ * field are what tells that it is the one.
  */
 struct vma_batch {
 	struct vm_area_struct *vma;
@@ -139,6 +141,7 @@ unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots);
 unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 				  unsigned int nr_addrs);
+bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *page);
 unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots);
 unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr);

@@ -192,6 +192,22 @@ int exmap_call_resume(struct exmap_call *call, unsigned long want)
 	return err;
 }
 
+/* Spare a flush: the page that a slot has lost may still be in our own hands */
+static bool exmap_call_rescue(struct exmap_call *call, unsigned long addr)
+{
+	struct exmap_bundle *bundle;
+	struct page **page;
+
+	if (call->vb.stop != VMA_BATCH_UNFLUSHED)
+		return false;
+	page = exmap_pool_find_waiting(&call->exmap->pool, call->iface,
+				       (addr - call->exmap->start) >> PAGE_SHIFT, &bundle);
+	if (!page || !vma_batch_map_back(&call->vb, addr, *page))
+		return false;
+	*page = bundle->pages[--bundle->nr];
+	return true;
+}
+
 /**
  * exmap_call_alloc_more() - Put pages into a range for which some are missing.
  * @call: the call, set for putting pages in
@@ -214,9 +230,14 @@ int exmap_call_alloc_more(struct exmap_call *call, unsigned long slot,
 		unsigned int before;
 		int err;
 
-		err = exmap_call_resume(call, nr - *done);
-		if (err)
-			return err;
+		if (exmap_call_rescue(call, start + (*done << PAGE_SHIFT))) {
+			++*done;
+			++*changed;
+		} else {
+			err = exmap_call_resume(call, nr - *done);
+			if (err)
+				return err;
+		}
 		before = call->vb.nr;
 		*done += vma_batch_map(&call->vb, start + (*done << PAGE_SHIFT),
 				       nr - *done);

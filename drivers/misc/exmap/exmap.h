@@ -427,6 +427,9 @@ int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 		      unsigned long want);
 struct exmap_bundle *exmap_pool_collect(struct exmap_pool *pool,
 					struct exmap_interface *iface);
+struct page **exmap_pool_find_waiting(struct exmap_pool *pool,
+				      struct exmap_interface *iface, pgoff_t index,
+				      struct exmap_bundle **bundle);
 void exmap_pool_recycle(struct exmap_pool *pool, struct exmap_interface *iface);
 void exmap_pool_free(struct exmap_pool *pool, struct exmap_interface *iface,
 		     struct page *page);

@@ -200,9 +200,10 @@ static __always_inline long exmap_do_vectors(struct exmap_call *call,
 		if (unlikely(!before) && any)
 			exmap_put_held_back(vecs, i, out_of_range);
 		for (unsigned int j = 0; any && j < nr; j++) {
-			const long result = addrs[j];
-
-			exmap_put_result(&vecs[i + j], min(result, 0L), max(result, 0L));
+			if (unlikely((long)addrs[j] < 0))
+				exmap_put_result(&vecs[i + j], addrs[j], 0);
+			else
+				exmap_put_result(&vecs[i + j], 0, addrs[j]);
 		}
 		i += nr;
 		if (likely(nr == some))
@@ -380,7 +381,14 @@ static noinline long exmap_do_io(struct exmap *exmap, struct exmap_interface *if
 long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
 {
 	const bool alloc = params->opcode == EXMAP_OP_ALLOC;
-	struct exmap_interface *iface;
+	const bool known = params->interface < exmap->pool.nr_interfaces && !params->flags;
+	struct exmap_interface *iface = &exmap->pool.interfaces[params->interface];
+
+	/* It finds nothing to do where there is no region */
+	if (likely(known && params->iov_len == 1) && !exmap->pool.deferred &&
+	    (alloc || params->opcode == EXMAP_OP_FREE) &&
+	    likely(exmap_do_single(exmap, iface, alloc)))
+		return 0;
 
 	/*
 	 * No region is what it fails with first, whatever else is wrong. Pairs with
@@ -388,15 +396,9 @@ long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
 	 */
 	if (unlikely(smp_load_acquire(&exmap->state) != EXMAP_MAPPED))
 		return -ENXIO;
-	if (params->interface >= exmap->pool.nr_interfaces ||
-	    params->iov_len > EXMAP_USER_INTERFACE_PAGES || params->flags ||
+	if (!known || params->iov_len > EXMAP_USER_INTERFACE_PAGES ||
 	    params->opcode > EXMAP_OP_WRITE)
 		return -EINVAL;
-
-	iface = &exmap->pool.interfaces[params->interface];
-	if (params->iov_len == 1 && !exmap->pool.deferred &&
-	    !exmap_opcode_is_io(params->opcode) && likely(exmap_do_single(exmap, iface, alloc)))
-		return 0;
 	if (exmap_opcode_is_io(params->opcode) && params->iov_len)
 		return exmap_do_io(exmap, iface, params->iov_len, params->opcode);
 	return exmap_do_action(exmap, iface, params->iov_len, alloc);

@@ -31,6 +31,9 @@
 /* Parked pages that a refill looks at before it asks for new ones */
 #define EXMAP_SWEEP_SOME	128
 
+/* Pages in quarantine among which a slot's own is searched */
+#define EXMAP_RESCUE_LOOK	1024
+
 /* Bundles are a little larger than a page: kmalloc() would waste half of it */
 static struct kmem_cache *exmap_bundle_cache;
 
@@ -792,6 +795,41 @@ out:
 	if (bundle)
 		bundle->epoch = READ_ONCE(pool->epoch);
 	return bundle;
+}
+
+/**
+ * exmap_pool_find_waiting() - Look for the page that a slot has lost.
+ * @pool: a deferred pool
+ * @iface: the interface in whose quarantine to look
+ * @index: the number of the slot
+ * @bundle: set to the bundle that has the page
+ *
+ * Looks only at the youngest pages, since that must be cheaper than a flush.
+ *
+ * Context: Process context. @iface->lock is held.
+ * Return: where the page is in the bundle; NULL if it was not found.
+ */
+struct page **exmap_pool_find_waiting(struct exmap_pool *pool,
+				      struct exmap_interface *iface, pgoff_t index,
+				      struct exmap_bundle **bundle)
+{
+	unsigned int budget = EXMAP_RESCUE_LOOK;
+	struct exmap_bundle *b;
+
+	list_for_each_entry_reverse(b, &iface->quarantine, list) {
+		/* Pages this old may be from another life of the slot */
+		if (exmap_pool_is_flushed(pool, b->epoch))
+			break;
+		for (unsigned int i = b->nr; i--; ) {
+			if (page_folio(b->pages[i])->index == index) {
+				*bundle = b;
+				return &b->pages[i];
+			}
+			if (!--budget)
+				return NULL;
+		}
+	}
+	return NULL;
 }
 
 /**

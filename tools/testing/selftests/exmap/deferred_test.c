@@ -9,20 +9,6 @@
 
 #define NO_LIMIT	0x10000000000ULL	/* only a shortage of pages flushes */
 
-static int setup2(int fd, __u64 buffer, __u64 quarantine, int ifaces)
-{
-	struct exmap_setup2 setup = {
-		.size = sizeof(setup),
-		.max_interfaces = ifaces,
-		.flags = EXMAP_SETUP_DEFERRED,
-		.buffer_size = buffer,
-		.quarantine = quarantine,
-		.fd = -1,
-	};
-
-	return ex_ioctl(fd, EXMAP_IOCTL_SETUP2, &setup);
-}
-
 static int ex_flush(int fd)
 {
 	return ex_ioctl(fd, EXMAP_IOCTL_FLUSH, NULL);
@@ -31,19 +17,11 @@ static int ex_flush(int fd)
 static void create(struct __test_metadata *_metadata, struct exmap *ex, int ifaces,
 		   int buffer, int pages, __u64 quarantine)
 {
-	int i;
+	struct exmap_setup2 setup = {
+		.flags = EXMAP_SETUP_DEFERRED, .quarantine = quarantine, .fd = -1,
+	};
 
-	ex->fd = exmap_open(_metadata);
-	ex->ifaces = ifaces;
-	ex->buffer = buffer;
-	ex->pages = pages;
-	ASSERT_EQ(0, setup2(ex->fd, buffer, quarantine, ifaces));
-	ex->region = ex_map_region(ex->fd, pages);
-	ASSERT_NE(MAP_FAILED, ex->region);
-	for (i = 0; i < ifaces; i++) {
-		ex->iface[i] = ex_map_iface(ex->fd, i);
-		ASSERT_NE(MAP_FAILED, ex->iface[i]);
-	}
+	exmap_create2(_metadata, ex, setup, ifaces, buffer, pages);
 }
 
 /* The arguments of SETUP2 */
@@ -139,7 +117,7 @@ TEST_F(deferred, freed_slots_are_empty)
 	EXPECT_EQ(0, try_read_byte(page_at(ex, 115)));
 }
 
-/* The same slots again at once: the call flushes by itself */
+/* The same slots again at once: they get their own pages back, or it flushes */
 TEST_F(deferred, same_slots_again)
 {
 	struct exmap *ex = &self->ex;
@@ -153,6 +131,37 @@ TEST_F(deferred, same_slots_again)
 		EXPECT_TRUE(stamp_intact(page_at(ex, 29), i));
 		ASSERT_EQ(20, ex_free(ex, i % 2, 10, 20));
 	}
+}
+
+/*
+ * Who freed a page and wants the slot again has the very same page, whichever
+ * others wait there. Somebody else has to flush, and gets one of his own.
+ */
+TEST_F(deferred, own_pages_come_back)
+{
+	struct exmap *ex = &self->ex;
+	int round, i;
+
+	create(_metadata, ex, 2, 1000, 2048, NO_LIMIT);
+	ASSERT_EQ(700, ex_alloc(ex, 0, 0, 700));
+	for (i = 0; i < 700; i++)
+		stamp_page(page_at(ex, i), i);
+	for (round = 0; round < 5; round++) {
+		/* More than a bundle holds, in another order than they come back */
+		ASSERT_EQ(350, ex_free(ex, 0, 350, 350));
+		ASSERT_EQ(350, ex_free(ex, 0, 0, 350));
+		ASSERT_EQ(100, ex_alloc(ex, 0, 600, 100));
+		ASSERT_EQ(50, ex_free(ex, 0, 650, 50));
+		ASSERT_EQ(650, ex_alloc(ex, 0, 0, 700));
+		for (i = 0; i < 700; i++)
+			EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
+	}
+
+	ASSERT_EQ(10, ex_free(ex, 0, 0, 10));
+	ASSERT_EQ(10, ex_alloc(ex, 1, 0, 10));
+	EXPECT_EQ(10, count_present(ex, 0, 10));
+	for (i = 10; i < 700; i++)
+		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
 }
 
 /* Pages that wait are not lost: everyone who needs them has them flushed */
@@ -323,7 +332,11 @@ static void *own_slots(struct worker *w, struct hunt *hunt)
 	bool mapped[SLOTS] = {};
 	__u64 version = 0;
 
-	for (round = 0; round < scaled(400); round++) {
+	/* Until the readers have been overtaken, which takes long if few calls flush */
+	for (round = 0; round < scaled(400) ||
+	     (atomic_load(&hunt->changed) < scaled(40) && round < 1000000); round++) {
+		/* Pages that wait at the other interface can only come back by a flush */
+		int iface = w->index + (random_below(&w->random, 2) ? HUNTERS : 0);
 		int list[SLOTS];
 
 		/* Evict some: the word first, as a buffer manager locks a page */
@@ -333,11 +346,11 @@ static void *own_slots(struct worker *w, struct hunt *hunt)
 			if (n && random_below(&w->random, 2))
 				continue;
 			atomic_store(&hunt->word[first + i], 0);
-			set_vec(ex, w->index, n++, first + i, 1);
+			set_vec(ex, iface, n++, first + i, 1);
 			mapped[i] = false;
 			count--;
 		}
-		if (n && BROKE(w, ex_action(ex->fd, w->index, EXMAP_OP_FREE, n), n))
+		if (n && BROKE(w, ex_action(ex->fd, iface, EXMAP_OP_FREE, n), n))
 			break;
 		/* And fill some, often the same */
 		for (i = n = 0; i < SLOTS && count < RESIDENT; i++) {
@@ -370,7 +383,7 @@ static void *hunt_stale(void *arg)
 	struct worker *w = arg;
 	struct exmap *ex = w->ex;
 	struct hunt *hunt = w->arg;
-	long checked = 0, segv = 0, changed = 0;
+	long checked = 0, segv = 0;
 
 	pin_to_cpu(w->index % sysconf(_SC_NPROCESSORS_ONLN));
 	pthread_barrier_wait(&start_line);
@@ -385,7 +398,7 @@ static void *hunt_stale(void *arg)
 			continue;
 		sig = try_read(page_at(ex, slot) + PG / 2, &value);
 		if (atomic_load(&hunt->word[slot]) != before) {
-			changed++;
+			atomic_fetch_add(&hunt->changed, 1);
 			segv += !!sig;
 			continue;
 		}
@@ -397,7 +410,6 @@ static void *hunt_stale(void *arg)
 	}
 	atomic_fetch_add(&hunt->checked, checked);
 	atomic_fetch_add(&hunt->segv, segv);
-	atomic_fetch_add(&hunt->changed, changed);
 	return NULL;
 }
 
@@ -418,14 +430,14 @@ static void do_hunt(struct __test_metadata *_metadata, struct exmap *ex)
 
 TEST_F_TIMEOUT(deferred, hunt_by_shortage, SLOW)
 {
-	create(_metadata, &self->ex, HUNTERS, HUNTERS * RESIDENT + 10,
+	create(_metadata, &self->ex, 2 * HUNTERS, HUNTERS * RESIDENT + 10,
 	       HUNTERS * SLOTS + 300, NO_LIMIT);
 	do_hunt(_metadata, &self->ex);
 }
 
 TEST_F_TIMEOUT(deferred, hunt_by_high_water, SLOW)
 {
-	create(_metadata, &self->ex, HUNTERS, 2000, 4000, 40);
+	create(_metadata, &self->ex, 2 * HUNTERS, 2000, 4000, 40);
 	do_hunt(_metadata, &self->ex);
 }
 
@@ -446,7 +458,7 @@ TEST_F_TIMEOUT(deferred, hunt_with_flushes, SLOW)
 {
 	struct worker w = { .ex = &self->ex };
 
-	create(_metadata, &self->ex, HUNTERS, HUNTERS * RESIDENT + 100,
+	create(_metadata, &self->ex, 2 * HUNTERS, HUNTERS * RESIDENT + 100,
 	       HUNTERS * SLOTS + 400, NO_LIMIT);
 	atomic_store(&flushing, true);
 	ASSERT_EQ(0, pthread_create(&w.thread, NULL, keep_flushing, &w));

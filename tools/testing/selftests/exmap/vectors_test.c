@@ -22,25 +22,10 @@ FIXTURE_VARIANT_ADD(vectors, deferred) { .deferred = 1 };
 
 FIXTURE_SETUP(vectors)
 {
-	struct exmap_setup2 setup = {
-		.size = sizeof(setup), .max_interfaces = 2, .buffer_size = 512,
-		.flags = setups[variant->deferred], .fd = -1,
-	};
-	struct exmap *ex = &self->ex;
-	int i;
+	struct exmap_setup2 setup = { .flags = setups[variant->deferred], .fd = -1 };
 
 	catch_faults();
-	ex->fd = exmap_open(_metadata);
-	ex->ifaces = 2;
-	ex->buffer = 512;
-	ex->pages = 4096;
-	ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_SETUP2, &setup));
-	ex->region = ex_map_region(ex->fd, ex->pages);
-	ASSERT_NE(MAP_FAILED, ex->region);
-	for (i = 0; i < 2; i++) {
-		ex->iface[i] = ex_map_iface(ex->fd, i);
-		ASSERT_NE(MAP_FAILED, ex->iface[i]);
-	}
+	exmap_create2(_metadata, &self->ex, setup, 2, 512, 4096);
 }
 
 FIXTURE_TEARDOWN(vectors)
