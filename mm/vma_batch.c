@@ -316,12 +316,12 @@ static __always_inline void vma_batch_map_one(struct vma_batch *vb, unsigned lon
 	update_mmu_cache(vma, addr, ptep);
 }
 
-/*
- * Who sees the entry of a page must see what the caller has put into it, as
- * __folio_mark_uptodate() makes sure elsewhere.
- */
 static __always_inline void vma_batch_publish(void)
 {
+	/*
+	 * Who sees the entry of a page must see what the caller has put into it,
+	 * as __folio_mark_uptodate() makes sure elsewhere.
+	 */
 	smp_wmb();
 }
 
@@ -538,13 +538,12 @@ static __always_inline bool vma_batch_may_unmap(struct vma_batch *vb, pte_t pte,
 		return false;
 	}
 	*page = pte_page(pte);
-	if (unlikely(test_bit(PG_owner_2, &(*page)->flags.f))) {
+	if (unlikely(test_bit(PG_owner_2, &(*page)->flags.f)))
 		vb->stop = VMA_BATCH_BUSY;
-	} else if (unlikely(nr == vb->max)) {
+	else if (unlikely(nr == vb->max))
 		vb->stop = VMA_BATCH_FULL;
-	} else {
+	else
 		return true;
-	}
 	return false;
 }
 

@@ -187,6 +187,9 @@ int exmap_call_resume(struct exmap_call *call, unsigned long want)
 			err = exmap_call_flush(call, epoch);
 		call->nomem |= err == -ENOMEM;
 		break;
+	default:
+		/* Nothing else stops vma_batch_map() */
+		break;
 	}
 	exmap_call_load(call);
 	return err;

@@ -499,11 +499,10 @@ int exmap_job_run(struct exmap_job *job, bool arrived)
 		if (!io || !io->nr_runs)
 			return 0;
 
-		if (!io->notify) {
+		if (!io->notify)
 			exmap_io_wait(io, job->nowait);
-		} else if (!exmap_io_submit(io, job->nowait ? IOCB_NOWAIT : 0)) {
+		else if (!exmap_io_submit(io, job->nowait ? IOCB_NOWAIT : 0))
 			return -EIOCBQUEUED;
-		}
 		arrived = true;
 	}
 }

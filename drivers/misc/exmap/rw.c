@@ -140,7 +140,7 @@ static ssize_t exmap_rw_begin_async(const struct exmap_job *job, struct kiocb *i
 
 	if (iter->nr_segs > EXMAP_RW_MANY || iov_iter_count(iter) > EXMAP_IO_PAGES * PAGE_SIZE)
 		return 0;
-	call = kvmalloc(sizeof(*call), GFP_KERNEL_ACCOUNT);
+	call = kvmalloc_obj(*call, GFP_KERNEL_ACCOUNT);
 	if (!call)
 		return -ENOMEM;
 	call->job = *job;

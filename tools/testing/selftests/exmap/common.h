@@ -34,10 +34,6 @@
 
 #include "kselftest_harness.h"
 
-#ifndef __aligned
-#define __aligned(x)	__attribute__((__aligned__(x)))
-#endif
-
 #define DEVICE		"/dev/exmap"
 #define PG		4096UL
 #define WORDS		(PG / sizeof(__u64))
@@ -468,7 +464,7 @@ static inline void renew(struct exmap *ex, long page)
 /* Whether the file has that page of words at page @at */
 static inline bool file_has(int fd, long at, long page)
 {
-	static __u64 words[WORDS] __aligned(4096);
+	static _Alignas(4096) __u64 words[WORDS];
 
 	return pread(fd, words, PG, at * PG) == (ssize_t)PG && page_is(words, page);
 }

@@ -525,7 +525,7 @@ TEST_F_TIMEOUT(io, dirty_by_others_meanwhile, SLOW)
 {
 	struct worker w[DIRTIERS + 1];
 	struct exmap *ex = &self->ex;
-	__u64 words[WORDS] __aligned(4096);
+	_Alignas(4096) __u64 words[WORDS];
 	int stop = 0, i;
 
 	ASSERT_EQ(DIRTIERS, ex_one(ex, 0, EXMAP_OP_READ, 0, DIRTIERS));
