@@ -15,6 +15,7 @@
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdalign.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -464,7 +465,7 @@ static inline void renew(struct exmap *ex, long page)
 /* Whether the file has that page of words at page @at */
 static inline bool file_has(int fd, long at, long page)
 {
-	static _Alignas(4096) __u64 words[WORDS];
+	static alignas(4096) __u64 words[WORDS];
 
 	return pread(fd, words, PG, at * PG) == (ssize_t)PG && page_is(words, page);
 }

@@ -523,9 +523,9 @@ static void *keep_dirtying(void *arg)
 
 TEST_F_TIMEOUT(io, dirty_by_others_meanwhile, SLOW)
 {
+	static alignas(4096) __u64 words[WORDS];
 	struct worker w[DIRTIERS + 1];
 	struct exmap *ex = &self->ex;
-	_Alignas(4096) __u64 words[WORDS];
 	int stop = 0, i;
 
 	ASSERT_EQ(DIRTIERS, ex_one(ex, 0, EXMAP_OP_READ, 0, DIRTIERS));

@@ -624,7 +624,7 @@ TEST_F_TIMEOUT(uring, many_in_flight, SLOW)
 	}
 	/* And the file has the end of it all */
 	for (index = 0; index < JOBS * JOB_PAGES; index++) {
-		_Alignas(4096) __u64 words[WORDS];
+		static alignas(4096) __u64 words[WORDS];
 		__u64 version = jobs[index / JOB_PAGES].version[index % JOB_PAGES];
 
 		ASSERT_EQ((ssize_t)PG, pread(self->fd, words, PG, index * PG));
