@@ -114,9 +114,9 @@ compile() {
 # example stores is what the machine has: large files, which are read ahead.
 guest() {	# lean|debug
 	local config=$1 log=$LOGS/$1 code=0
-	# Stress loops a quarter as long where everything takes many times as long
+	# Shorter stress loops where everything takes many times as long
 	local scale=100
-	[ "$config" = lean ] || { export DEBUG=1; scale=25; }
+	[ "$config" = lean ] || { export DEBUG=1; scale=15; }
 	TIMEOUT=1500 LOG=$LOGS/$config.console "$TOP/scripts/vm.sh" "export EXMAP_TEST_SCALE=$scale"'
 		for f in /sys/kernel/debug/kunit/*/results; do
 			[ ! -e "$f" ] || { echo "# kunit"; cat "$f"; }
