@@ -298,7 +298,7 @@ struct exmap_run {
  * @notify: called when @pending has come down to 0, in any context
  * @owner: for @notify
  * @cred: whose rights a worker has that goes on, or NULL
- * @embedded: it is part of something else
+ * @allocated: it is memory of its own
  * @work: for a worker that goes on
  * @waited: completed when @pending has come down to 0 if there is no @notify
  */
@@ -316,7 +316,7 @@ struct exmap_io {
 	void (*notify)(struct exmap_io *io);
 	void *owner;
 	const struct cred *cred;
-	bool embedded;
+	bool allocated;
 	struct work_struct work;
 	struct completion waited;
 };
@@ -537,7 +537,9 @@ long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
 /* io.c: transfers between pages and the backing file */
 int exmap_io_module_init(void);
 void exmap_io_module_exit(void);
-void exmap_io_init(struct exmap_io_few *few, struct exmap *exmap);
+void exmap_io_init(struct exmap_io *io, struct exmap *exmap, struct exmap_run *runs,
+		   unsigned int max_runs, struct bio_vec *bvecs,
+		   struct exmap_io_page *pages, unsigned int max_pages);
 struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 				unsigned int max_runs);
 void exmap_io_free(struct exmap_io *io);

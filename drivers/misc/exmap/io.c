@@ -39,6 +39,31 @@ void exmap_io_module_exit(void)
 }
 
 /**
+ * exmap_io_init() - Make use of room for transfers.
+ * @io: uninitialised memory
+ * @exmap: the exmap
+ * @runs: room for the transfers
+ * @max_runs: how many
+ * @bvecs: room for the pages
+ * @pages: the same
+ * @max_pages: how many
+ */
+void exmap_io_init(struct exmap_io *io, struct exmap *exmap, struct exmap_run *runs,
+		   unsigned int max_runs, struct bio_vec *bvecs,
+		   struct exmap_io_page *pages, unsigned int max_pages)
+{
+	io->exmap = exmap;
+	io->runs = runs;
+	io->max_runs = max_runs;
+	io->bvecs = bvecs;
+	io->pages = pages;
+	io->max_pages = max_pages;
+	io->notify = NULL;
+	io->cred = NULL;
+	io->allocated = false;
+}
+
+/**
  * exmap_io_alloc() - Room for transfers.
  * @exmap: the exmap
  * @max_pages: pages, at least 1
@@ -50,22 +75,21 @@ void exmap_io_module_exit(void)
 struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 				unsigned int max_runs)
 {
+	struct exmap_io_page *pages;
+	struct bio_vec *bvecs;
+	struct exmap_run *runs;
 	struct exmap_io *io;
 
-	io = kvmalloc(sizeof(*io) + max_runs * sizeof(*io->runs) +
-		      max_pages * (sizeof(*io->bvecs) + sizeof(*io->pages)),
+	io = kvmalloc(sizeof(*io) + max_runs * sizeof(*runs) +
+		      max_pages * (sizeof(*bvecs) + sizeof(*pages)),
 		      GFP_KERNEL_ACCOUNT);
 	if (!io)
 		return NULL;
-	io->exmap = exmap;
-	io->runs = (void *)(io + 1);
-	io->bvecs = (void *)(io->runs + max_runs);
-	io->pages = (void *)(io->bvecs + max_pages);
-	io->max_runs = max_runs;
-	io->max_pages = max_pages;
-	io->notify = NULL;
-	io->cred = NULL;
-	io->embedded = false;
+	runs = (void *)(io + 1);
+	bvecs = (void *)(runs + max_runs);
+	pages = (void *)(bvecs + max_pages);
+	exmap_io_init(io, exmap, runs, max_runs, bvecs, pages, max_pages);
+	io->allocated = true;
 	return io;
 }
 
@@ -78,7 +102,7 @@ void exmap_io_free(struct exmap_io *io)
 	if (!io)
 		return;
 	put_cred(io->cred);
-	if (!io->embedded)
+	if (io->allocated)
 		kvfree(io);
 }
 
@@ -97,24 +121,6 @@ void exmap_io_set_notify(struct exmap_io *io, void (*notify)(struct exmap_io *io
 	io->owner = owner;
 	/* A worker that writes must not be mistaken for somebody with its rights */
 	io->cred = get_current_cred();
-}
-
-/**
- * exmap_io_init() - Make use of room for a few transfers.
- * @few: the room, uninitialised memory
- * @exmap: the exmap
- */
-void exmap_io_init(struct exmap_io_few *few, struct exmap *exmap)
-{
-	few->io.exmap = exmap;
-	few->io.runs = few->runs;
-	few->io.bvecs = few->bvecs;
-	few->io.pages = few->pages;
-	few->io.max_runs = EXMAP_IO_FEW;
-	few->io.max_pages = EXMAP_IO_FEW;
-	few->io.notify = NULL;
-	few->io.cred = NULL;
-	few->io.embedded = true;
 }
 
 static void exmap_io_notify(struct exmap_io *io)
@@ -172,10 +178,7 @@ static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 	*iocb = *proto;
 	iocb->ki_pos += (run->slot << PAGE_SHIFT) + run->done;
 	iocb->ki_flags |= run->flags;
-	if (iocb->ki_flags & IOCB_NOWAIT && !(iocb->ki_filp->f_mode & FMODE_NOWAIT)) {
-		/* It does not know that it must not wait, or refuses to know it */
-		ret = -EAGAIN;
-	} else if (run->write && IS_APPEND(file_inode(iocb->ki_filp))) {
+	if (run->write && IS_APPEND(file_inode(iocb->ki_filp))) {
 		ret = -EPERM;
 	} else if (run->write) {
 		iocb->ki_flags |= IOCB_WRITE;
@@ -193,7 +196,8 @@ static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 /**
  * exmap_io_submit() - Request all that is still to be transferred.
  * @io: the transfers, none in flight, of an exmap with a backing file
- * @flags: IOCB_NOWAIT: where the file would have to wait, leave it for later; or 0
+ * @flags: IOCB_NOWAIT: where the file, which can tell, would have to wait, leave it
+ *	for later; or 0
  *
  * Context: Process context, may sleep.
  * Return: true if no request is in flight. If it is false, io->notify will be
@@ -309,7 +313,8 @@ void exmap_io_wait(struct exmap_io *io, bool nowait)
 	const struct file *file = io->exmap->backing;
 	const bool direct = file->f_iocb_flags & IOCB_DIRECT;
 	/* Reads of cached files begin with the first round, and wait in the second */
-	bool first = nowait || (!direct && io->nr_runs > 1 && file->f_mode & FMODE_NOWAIT);
+	bool first = nowait || (!direct && io->nr_runs > 1 && !io->runs[0].write &&
+				file->f_mode & FMODE_NOWAIT);
 
 	do {
 		if (!exmap_io_submit(io, first ? IOCB_NOWAIT : 0))

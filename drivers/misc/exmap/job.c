@@ -451,7 +451,8 @@ int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 	if (!pages || !job->exmap->backing)
 		return 0;
 	if (few && pages <= EXMAP_IO_FEW) {
-		exmap_io_init(few, job->exmap);
+		exmap_io_init(&few->io, job->exmap, few->runs, EXMAP_IO_FEW,
+			      few->bvecs, few->pages, EXMAP_IO_FEW);
 		job->io = &few->io;
 		return 0;
 	}

@@ -11,8 +11,7 @@
 
 #include "exmap.h"
 
-/* Vectors that are made of a call at once, without and with memory for them */
-#define EXMAP_RW_FEW	4
+/* Vectors that are made of a call at once */
 #define EXMAP_RW_MANY	EXMAP_IO_PAGES
 
 /* What the file position of a call says */
@@ -168,29 +167,23 @@ static ssize_t exmap_rw_begin_async(const struct exmap_job *job, struct kiocb *i
 /* The same, and wait for it */
 static ssize_t exmap_rw_wait(struct exmap_job *job, struct iov_iter *iter, u8 opcode)
 {
-	struct exmap_vec few_vecs[EXMAP_RW_FEW] __uninitialized;
-	struct exmap_result few_results[EXMAP_RW_FEW] __uninitialized;
-	struct exmap_run few_runs[1] __uninitialized;
-	struct bio_vec few_bvecs[EXMAP_RW_FEW] __uninitialized;
-	struct exmap_io_page few_pages[EXMAP_RW_FEW] __uninitialized;
-	struct exmap_io few_io __uninitialized;
-	const bool few = iov_iter_count(iter) == PAGE_SIZE;
+	const bool one = iov_iter_count(iter) == PAGE_SIZE;
+	struct exmap_result result __uninitialized;
+	struct exmap_io_page page __uninitialized;
+	struct exmap_vec vec __uninitialized;
+	struct exmap_run run __uninitialized;
+	struct exmap_io io __uninitialized;
+	struct bio_vec bvec __uninitialized;
 	void *many = NULL;
 	size_t bytes = 0;
 	int err = 0;
 
-	if (few) {
-		/* A page without anything that is made for more */
-		job->vecs = few_vecs;
-		job->results = few_results;
-		few_io.exmap = job->exmap;
-		few_io.notify = NULL;
-		few_io.runs = few_runs;
-		few_io.bvecs = few_bvecs;
-		few_io.pages = few_pages;
-		few_io.max_runs = ARRAY_SIZE(few_runs);
-		few_io.max_pages = ARRAY_SIZE(few_pages);
-		job->io = &few_io;
+	if (one) {
+		/* Without anything that is made for more */
+		job->vecs = &vec;
+		job->results = &result;
+		exmap_io_init(&io, job->exmap, &run, 1, &bvec, &page, 1);
+		job->io = &io;
 	} else {
 		many = kvmalloc_array(EXMAP_RW_MANY, sizeof(*job->vecs) +
 				      sizeof(*job->results), GFP_KERNEL_ACCOUNT);
@@ -203,8 +196,8 @@ static ssize_t exmap_rw_wait(struct exmap_job *job, struct iov_iter *iter, u8 op
 		job->next = 0;
 		job->next_slot = 0;
 		job->failed = 0;
-		err = exmap_rw_vecs(job, iter, opcode, few ? EXMAP_RW_FEW : EXMAP_RW_MANY);
-		if (!err && !few && !job->io)
+		err = exmap_rw_vecs(job, iter, opcode, one ? 1 : EXMAP_RW_MANY);
+		if (!err && !job->io)
 			err = exmap_job_prepare(job, NULL);
 		if (!err)
 			err = exmap_job_run(job, false);
@@ -212,8 +205,7 @@ static ssize_t exmap_rw_wait(struct exmap_job *job, struct iov_iter *iter, u8 op
 			break;
 		bytes += exmap_rw_done(job, &err);
 	}
-	if (!few)
-		exmap_io_free(job->io);
+	exmap_io_free(job->io);
 	kvfree(many);
 	return bytes ?: err;
 }
@@ -287,7 +279,6 @@ ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *to)
 ssize_t exmap_write_iter(struct kiocb *iocb, struct iov_iter *from)
 {
 	const unsigned int opcode = exmap_pos_opcode(iocb->ki_pos);
-
 	const bool known = !opcode || opcode == EXMAP_OP_WRITE;
 
 	return exmap_rw(iocb, from, known ? EXMAP_OP_WRITE : -1);

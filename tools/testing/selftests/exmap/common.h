@@ -544,6 +544,28 @@ static inline int open_backing(enum backing backing, long *pages)
 	return -1;
 }
 
+/*
+ * The same with @pages pages of words, in *fd for the test to look at, *end of
+ * them in all. Returns it opened once more, as the backing file of an exmap, or -1
+ * where there is no file of the kind.
+ */
+static inline int make_backing(struct __test_metadata *_metadata, enum backing kind,
+			       int pages, int *fd, long *end)
+{
+	int backing;
+
+	*end = pages;
+	*fd = open_backing(kind, end);
+	if (*fd < 0)
+		return -1;
+	ASSERT_EQ(0, fill_file(*fd, pages));
+	backing = reopen(*fd, O_RDWR | (backing_is_direct(kind) ? O_DIRECT : 0));
+	if (backing < 0 && errno == EINVAL)
+		return -1;
+	ASSERT_LE(0, backing);
+	return backing;
+}
+
 /* Accesses that may fault */
 
 static __thread sigjmp_buf fault_jump;

@@ -152,16 +152,10 @@ FIXTURE_SETUP(uring)
 	int ret;
 
 	catch_faults();
-	self->end = FILE_PAGES;
-	self->fd = open_backing(variant->backing, &self->end);
-	if (self->fd < 0)
+	self->backing = make_backing(_metadata, variant->backing, FILE_PAGES, &self->fd,
+				     &self->end);
+	if (self->backing < 0)
 		SKIP(return, "no such file here");
-	ASSERT_EQ(0, fill_file(self->fd, FILE_PAGES));
-	self->backing = reopen(self->fd, O_RDWR |
-			       (backing_is_direct(variant->backing) ? O_DIRECT : 0));
-	if (self->backing < 0 && errno == EINVAL)
-		SKIP(return, "no O_DIRECT here");
-	ASSERT_LE(0, self->backing);
 	setup.fd = self->backing;
 	exmap_create2(_metadata, &self->ex, setup, 4, BUFFER, self->end + 64);
 	ret = io_uring_queue_init_params(ENTRIES, &self->ring, &params);
