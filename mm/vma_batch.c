@@ -863,6 +863,61 @@ bool vma_batch_clean(struct vma_batch *vb, unsigned long addr)
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_clean, "exmap");
 
+/* enum vma_batch_slot of a slot */
+static u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
+			       bool age)
+{
+	struct vm_area_struct *vma = vb->vma;
+	const pte_t pte = ptep_get(ptep);
+	u8 slot = VMA_BATCH_SLOT_PAGE;
+	struct page *page;
+
+	if (!pte_present(pte))
+		return vma_batch_is_reserved(pte) ? VMA_BATCH_SLOT_BUSY : 0;
+	page = pte_page(pte);
+	if (pte_dirty(pte) || PageDirty(page))
+		slot |= VMA_BATCH_SLOT_DIRTY;
+	if (test_bit(PG_owner_2, &page->flags.f))
+		slot |= VMA_BATCH_SLOT_BUSY;
+	if (age ? test_and_clear_young_ptes_notify(vma, addr, ptep, 1) :
+		  pte_young(pte) || mmu_notifier_test_young(vma->vm_mm, addr))
+		slot |= VMA_BATCH_SLOT_YOUNG;
+	return slot;
+}
+
+/**
+ * vma_batch_query - tell what is in the slots of a range
+ * @vb: the cursor
+ * @addr: first address of the range, page aligned
+ * @nr_slots: length of the range in pages
+ * @slots: set, for each slot, to bits of enum vma_batch_slot
+ * @age: the pages count as not used from now on. There is no flush: a CPU that
+ *	has the entry in its TLB may use the page for some time without saying so.
+ *
+ * Context: See vma_batch_begin(). Holds the page table lock on return.
+ */
+void vma_batch_query(struct vma_batch *vb, unsigned long addr,
+		     unsigned long nr_slots, u8 *slots, bool age)
+{
+	const unsigned long end = addr + nr_slots * PAGE_SIZE;
+	unsigned long next;
+
+	vma_batch_check(vb, addr, nr_slots);
+	for (; addr != end; addr = next) {
+		pte_t *ptep;
+
+		next = pmd_addr_end(addr, end);
+		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false, &ptep)) {
+			memset(slots, 0, (next - addr) >> PAGE_SHIFT);
+			slots += (next - addr) >> PAGE_SHIFT;
+			continue;
+		}
+		for (; addr != next; addr += PAGE_SIZE, ptep++)
+			*slots++ = vma_batch_query_slot(vb, addr, ptep, age);
+	}
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_query, "exmap");
+
 static __always_inline void vma_batch_finish(struct vma_batch *vb)
 {
 	struct mm_struct *mm = vb->vma->vm_mm;

@@ -26,6 +26,21 @@ enum vma_batch_stop {
 };
 
 /**
+ * enum vma_batch_slot - bits of what vma_batch_query() says of a slot
+ * @VMA_BATCH_SLOT_PAGE: it has a page
+ * @VMA_BATCH_SLOT_DIRTY: which may have been written to since it was mapped clean
+ *	or cleaned
+ * @VMA_BATCH_SLOT_YOUNG: which may have been used since it was mapped or aged
+ * @VMA_BATCH_SLOT_BUSY: it is reserved, or its page has folio_test_owner_2()
+ */
+enum vma_batch_slot {
+	VMA_BATCH_SLOT_PAGE	= 1,
+	VMA_BATCH_SLOT_DIRTY	= 2,
+	VMA_BATCH_SLOT_YOUNG	= 4,
+	VMA_BATCH_SLOT_BUSY	= 8,
+};
+
+/**
  * struct vma_batch - a cursor that maps, unmaps or holds pages all over a VMA
  * @vma: the VMA; its lock, or mmap_lock, is held from vma_batch_begin() to the
  *	last vma_batch_end()
@@ -148,6 +163,8 @@ unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr);
 void vma_batch_unreserve(struct vma_batch *vb, unsigned long addr);
 void vma_batch_map_clean(struct vma_batch *vb);
 bool vma_batch_clean(struct vma_batch *vb, unsigned long addr);
+void vma_batch_query(struct vma_batch *vb, unsigned long addr,
+		     unsigned long nr_slots, u8 *slots, bool age);
 void vma_batch_end(struct vma_batch *vb);
 bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
 			struct page *page);

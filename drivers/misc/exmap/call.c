@@ -9,6 +9,7 @@
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/smp.h>
 
 #include "exmap.h"
 
@@ -44,6 +45,26 @@ static void exmap_call_settle(struct exmap_call *call)
 	}
 }
 
+static __always_inline void exmap_call_begin_locked(struct exmap_call *call,
+						    struct exmap *exmap,
+						    struct exmap_interface *iface,
+						    struct vm_area_struct *vma)
+{
+	call->exmap = exmap;
+	call->iface = iface;
+	call->vma = vma;
+	call->into = NULL;
+	call->fresh = NULL;
+	call->freed = 0;
+	call->freeing = false;
+	call->nomem = false;
+	mutex_lock(&iface->lock);
+	vma_batch_begin(&call->vb, vma, NULL, 0, EXMAP_BUNDLE_PAGES);
+	call->vb.deferred = exmap->pool.deferred;
+	call->vb.flushed = &exmap->pool.flushed;
+	exmap_call_load(call);
+}
+
 /**
  * exmap_call_begin() - Begin to change what is mapped.
  * @call: the call, uninitialised memory
@@ -60,22 +81,32 @@ static void exmap_call_settle(struct exmap_call *call)
 int exmap_call_begin(struct exmap_call *call, struct exmap *exmap,
 		     struct exmap_interface *iface)
 {
-	call->vma = exmap_region_lock(exmap, &call->mmap_locked);
-	if (IS_ERR(call->vma))
-		return PTR_ERR(call->vma);
-	call->exmap = exmap;
-	call->iface = iface;
-	call->into = NULL;
-	call->fresh = NULL;
-	call->freed = 0;
-	call->freeing = false;
-	call->nomem = false;
-	mutex_lock(&iface->lock);
-	vma_batch_begin(&call->vb, call->vma, NULL, 0, EXMAP_BUNDLE_PAGES);
-	call->vb.deferred = exmap->pool.deferred;
-	call->vb.flushed = &exmap->pool.flushed;
-	exmap_call_load(call);
+	struct vm_area_struct *vma = exmap_region_lock(exmap, &call->mmap_locked);
+
+	if (IS_ERR(vma))
+		return PTR_ERR(vma);
+	exmap_call_begin_locked(call, exmap, iface, vma);
 	return 0;
+}
+
+static __always_inline void exmap_call_end_locked(struct exmap_call *call)
+{
+	struct exmap_pool *pool = &call->exmap->pool;
+	u64 epoch = 0;
+
+	exmap_call_settle(call);
+	if (unlikely(call->fresh)) {
+		clear_highpage(call->fresh);
+		exmap_pool_add(pool, call->iface, &call->fresh, 1);
+	}
+	if (pool->deferred && call->freed &&
+	    atomic_long_add_return(call->freed, &pool->unflushed) >=
+	    exmap_pool_quarantine(pool))
+		epoch = READ_ONCE(pool->epoch);
+	mutex_unlock(&call->iface->lock);
+	/* The one who frees pays, so that who misses a page need not wait */
+	if (epoch)
+		exmap_region_flush(call->exmap, call->vma, epoch);
 }
 
 /**
@@ -89,22 +120,33 @@ int exmap_call_begin(struct exmap_call *call, struct exmap *exmap,
  */
 void exmap_call_end(struct exmap_call *call)
 {
-	struct exmap_pool *pool = &call->exmap->pool;
-	u64 epoch = 0;
-
-	exmap_call_settle(call);
-	if (unlikely(call->fresh)) {
-		clear_highpage(call->fresh);
-		exmap_pool_add(pool, call->iface, &call->fresh, 1);
-	}
-	if (pool->deferred && call->freed &&
-	    atomic_long_add_return(call->freed, &pool->unflushed) >= pool->high_water)
-		epoch = READ_ONCE(pool->epoch);
-	mutex_unlock(&call->iface->lock);
-	/* The one who frees pays, so that who misses a page need not wait */
-	if (epoch)
-		exmap_region_flush(call->exmap, call->vma, epoch);
+	exmap_call_end_locked(call);
 	exmap_region_unlock(call->exmap, call->vma, call->mmap_locked);
+}
+
+/**
+ * exmap_call_fault() - Put a page into a slot that was touched.
+ * @exmap: the exmap, of the current process and set up
+ * @vma: the region, locked
+ * @slot: the slot
+ *
+ * The page is one of the interface that belongs to the CPU, for want of a better.
+ *
+ * Context: Process context, may sleep. No lock of an interface is held.
+ * Return: 0 if the slot has a page, or the error of exmap_call_resume().
+ */
+int exmap_call_fault(struct exmap *exmap, struct vm_area_struct *vma,
+		     unsigned long slot)
+{
+	const unsigned int n = raw_smp_processor_id() % exmap->pool.nr_interfaces;
+	unsigned long done, changed;
+	struct exmap_call call;
+	int err;
+
+	exmap_call_begin_locked(&call, exmap, &exmap->pool.interfaces[n], vma);
+	err = exmap_call_alloc(&call, slot, 1, &done, &changed);
+	exmap_call_end_locked(&call);
+	return err;
 }
 
 /**

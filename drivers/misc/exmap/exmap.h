@@ -102,22 +102,25 @@ struct exmap_interface {
 
 /**
  * struct exmap_node - free pages of nobody in particular, by NUMA node
- * @lock: protects @full
+ * @lock: protects the following
  * @full: full bundles that were put there by a CPU of the node
+ * @nr_full: how many
  */
 struct exmap_node {
-	spinlock_t lock;	/* full */
+	spinlock_t lock;	/* full, nr_full */
 	struct list_head full;
+	unsigned int nr_full;
 } ____cacheline_aligned_in_smp;
 
 /**
  * struct exmap_pool - the pages of one exmap
- * @limit: pages that the pool may own
+ * @limit: pages that the pool may own; only exmap_pool_resize() changes it
  * @interfaces: array of the interfaces, with their free pages
  * @nodes: bundles that no interface has, an array by node
  * @nr_interfaces: length of @interfaces
  * @deferred: pages that were freed go through quarantine; does not change
- * @high_water: pages in quarantine at which a FREE flushes
+ * @quarantine: pages in quarantine at which a FREE flushes, or 0 for a part of
+ *	@limit
  * @epoch: with @deferred: the number that frees are stamped with
  * @flushed: all frees up to this epoch are flushed; it is @epoch - 1, or
  *	@epoch - 2 during a flush
@@ -134,15 +137,18 @@ struct exmap_node {
  * @moves: counts, while there are any, the times that free pages appeared or
  *	changed their place, so that a search can tell that it may have missed some
  * @transit: calls that have pages on the way from somewhere into a bundle
+ * @all: entry of the list of all pools, for the shrinker
+ * @shrink_next: the interface where that goes on
  */
 struct exmap_pool {
-	/* Set once */
 	unsigned long limit;
+
+	/* Set once */
 	struct exmap_interface *interfaces;
 	struct exmap_node *nodes;
 	unsigned int nr_interfaces;
 	bool deferred;
-	unsigned long high_water;
+	unsigned long quarantine;
 
 	/* Read by every call, written by flushes */
 	u64 epoch ____cacheline_aligned_in_smp;
@@ -161,6 +167,9 @@ struct exmap_pool {
 	atomic_t searching ____cacheline_aligned_in_smp;
 	atomic_long_t moves;
 	atomic_t transit;
+
+	struct list_head all;
+	unsigned int shrink_next;
 };
 
 /**
@@ -187,10 +196,12 @@ enum exmap_state {
  * @vma: the region, where somebody has had to search for it and it is not closed
  *	yet, or NULL; written with it locked, see lock_vma_cached()
  * @ready: set with release semantics when setup has filled in the following
+ * @fault_alloc: a slot gets a page when it is touched
  * @pool: the pages
  * @backing: the file that pages are read from and written to, or NULL
  * @offset: byte of @backing that belongs to the first byte of the region
  * @user: whose RLIMIT_MEMLOCK the pool counts against, or NULL
+ * @locked: pages that count
  */
 struct exmap {
 	struct kref ref;
@@ -201,10 +212,12 @@ struct exmap {
 	unsigned long nr_slots;
 	struct vm_area_struct *vma;
 	bool ready;
+	bool fault_alloc;
 	struct exmap_pool pool;
 	struct file *backing;
 	loff_t offset;
 	struct user_struct *user;
+	unsigned long locked;
 };
 
 /**
@@ -377,7 +390,7 @@ extern const struct file_operations exmap_fops;
 struct exmap *exmap_of(struct file *file);
 struct exmap *exmap_of_ready(struct file *file);
 struct exmap *exmap_of_or_new(struct file *file);
-void exmap_unaccount(struct exmap *exmap);
+void exmap_unaccount(struct exmap *exmap, unsigned long keep);
 int exmap_copy_sized(void *to, size_t size, size_t min, const void __user *from);
 
 /* region.c: the VMA, and who may change what is mapped in it */
@@ -410,7 +423,7 @@ static inline bool exmap_region_is(const struct exmap *exmap,
  *
  * Return: true if all of the range is inside.
  */
-static inline bool exmap_slots_ok(struct exmap *exmap, u64 slot, u64 nr)
+static inline bool exmap_slots_ok(const struct exmap *exmap, u64 slot, u64 nr)
 {
 	return slot <= exmap->nr_slots && nr <= exmap->nr_slots - slot;
 }
@@ -420,7 +433,8 @@ int exmap_pool_module_init(void);
 void exmap_pool_module_exit(void);
 int exmap_pool_init(struct exmap_pool *pool, unsigned long limit,
 		    unsigned int nr_interfaces);
-void exmap_pool_defer(struct exmap_pool *pool, unsigned long high_water);
+void exmap_pool_defer(struct exmap_pool *pool, unsigned long quarantine);
+int exmap_pool_resize(struct exmap_pool *pool, unsigned long limit);
 void exmap_pool_close(struct exmap_pool *pool);
 void exmap_pool_destroy(struct exmap_pool *pool);
 int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
@@ -442,10 +456,23 @@ bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *i
 void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
 		    struct page **pages, unsigned int nr);
 
+/**
+ * exmap_pool_quarantine() - How many pages may wait for a flush?
+ * @pool: a deferred pool
+ *
+ * Return: the number of pages in quarantine at which a FREE shall flush.
+ */
+static inline long exmap_pool_quarantine(const struct exmap_pool *pool)
+{
+	return pool->quarantine ?: max(READ_ONCE(pool->limit) / 16, 1);
+}
+
 /* call.c: pages into the region and out of it, for one call */
 int exmap_call_begin(struct exmap_call *call, struct exmap *exmap,
 		     struct exmap_interface *iface);
 void exmap_call_end(struct exmap_call *call);
+int exmap_call_fault(struct exmap *exmap, struct vm_area_struct *vma,
+		     unsigned long slot);
 int exmap_call_set_freeing(struct exmap_call *call, bool freeing);
 int exmap_call_resume(struct exmap_call *call, unsigned long want);
 int exmap_call_alloc_more(struct exmap_call *call, unsigned long slot,
@@ -629,6 +656,9 @@ static inline bool exmap_opcode_is_io(unsigned int opcode)
 /* vectors.c: calls with an opcode in each vector */
 long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg);
 int exmap_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
+
+/* query.c: what is in slots */
+long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg);
 
 /* rw.c: read and write calls */
 ssize_t exmap_read_iter(struct kiocb *iocb, struct iov_iter *to);

@@ -27,7 +27,7 @@ static void exmap_free(struct kref *ref)
 		for (unsigned int i = 0; i < exmap->pool.nr_interfaces; i++)
 			exmap_interface_destroy(&exmap->pool.interfaces[i]);
 		exmap_pool_destroy(&exmap->pool);
-		exmap_unaccount(exmap);
+		exmap_unaccount(exmap, 0);
 		if (exmap->backing)
 			fput(exmap->backing);
 	}
@@ -98,47 +98,51 @@ struct exmap *exmap_of_or_new(struct file *file)
 }
 
 /*
- * As io_uring does: pages count for the user, in all of his processes. Returns
- * whom exmap_unaccount() is for: NULL if nobody.
+ * As io_uring does: pages count for the user, in all of his processes. It stays
+ * the one who has done the setup.
  */
-static struct user_struct *exmap_account(u64 nr_pages)
+static int exmap_account(struct exmap *exmap, unsigned long nr_pages)
 {
-	struct user_struct *user = current_user();
+	struct user_struct *user = exmap->user ?: current_user();
 	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
 	unsigned long locked;
 
-	/* More than any machine can have */
-	if (nr_pages > 1ULL << (MAX_PHYSMEM_BITS - PAGE_SHIFT))
-		return ERR_PTR(-ENOMEM);
 	if (capable(CAP_IPC_LOCK))
-		return NULL;
-
+		return 0;
 	locked = atomic_long_read(&user->locked_vm);
 	do {
 		if (locked > limit || nr_pages > limit - locked)
-			return ERR_PTR(-ENOMEM);
+			return -ENOMEM;
 	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &locked, locked + nr_pages));
-	return get_uid(user);
-}
-
-static void exmap_unaccount_user(struct user_struct *user, unsigned long nr_pages)
-{
-	if (!user)
-		return;
-	atomic_long_sub(nr_pages, &user->locked_vm);
-	free_uid(user);
+	if (!exmap->user)
+		exmap->user = get_uid(user);
+	exmap->locked += nr_pages;
+	return 0;
 }
 
 /**
- * exmap_unaccount() - Undo what setup charged to RLIMIT_MEMLOCK.
- * @exmap: the exmap; nothing happens if nothing is charged
+ * exmap_unaccount() - Undo what was charged to RLIMIT_MEMLOCK.
+ * @exmap: the exmap
+ * @keep: pages that shall still be charged, if they are
  *
  * Context: exmap->lock is held, or there is no other user of @exmap.
  */
-void exmap_unaccount(struct exmap *exmap)
+void exmap_unaccount(struct exmap *exmap, unsigned long keep)
 {
-	exmap_unaccount_user(exmap->user, exmap->pool.limit);
-	exmap->user = NULL;
+	if (exmap->locked <= keep)
+		return;
+	atomic_long_sub(exmap->locked - keep, &exmap->user->locked_vm);
+	exmap->locked = keep;
+	if (!keep) {
+		free_uid(exmap->user);
+		exmap->user = NULL;
+	}
+}
+
+/* No machine can have more */
+static bool exmap_size_ok(u64 nr_pages)
+{
+	return nr_pages <= 1ULL << (MAX_PHYSMEM_BITS - PAGE_SHIFT);
 }
 
 /* The file to read from, NULL for none */
@@ -166,7 +170,6 @@ static struct file *exmap_backing_file(int fd)
 
 static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 {
-	struct user_struct *user;
 	struct file *backing;
 	struct exmap *exmap;
 	int err;
@@ -179,19 +182,14 @@ static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 	if (exmap != ERR_PTR(-ENXIO))
 		return IS_ERR(exmap) ? PTR_ERR(exmap) : -EBUSY;
 
-	/* What can fail comes before the file gets an exmap */
+	/* A file that is wrong does not leave an exmap behind */
 	backing = exmap_backing_file(setup->fd);
 	if (IS_ERR(backing))
 		return PTR_ERR(backing);
-	user = exmap_account(setup->buffer_size);
-	if (IS_ERR(user)) {
-		err = PTR_ERR(user);
-		goto out_backing;
-	}
 	exmap = exmap_of_or_new(file);
 	if (IS_ERR(exmap)) {
 		err = PTR_ERR(exmap);
-		goto out_user;
+		goto out_backing;
 	}
 
 	mutex_lock(&exmap->lock);
@@ -199,23 +197,28 @@ static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 		err = -EBUSY;
 	else if (exmap->state == EXMAP_GONE)
 		err = -ENXIO;
+	else if (!exmap_size_ok(setup->buffer_size))
+		err = -ENOMEM;
 	else
+		err = exmap_account(exmap, setup->buffer_size);
+	if (!err) {
 		err = exmap_pool_init(&exmap->pool, setup->buffer_size,
 				      setup->max_interfaces);
+		if (err)
+			exmap_unaccount(exmap, 0);
+	}
 	if (!err) {
 		if (setup->flags & EXMAP_SETUP_DEFERRED)
 			exmap_pool_defer(&exmap->pool, setup->quarantine);
+		exmap->fault_alloc = setup->flags & EXMAP_SETUP_PAGEFAULT_ALLOC;
 		exmap->backing = backing;
 		exmap->offset = setup->offset;
-		exmap->user = user;
-		/* Pairs with exmap_of_ready() */
+		/* Pairs with exmap_of_ready() and exmap_region_fault() */
 		smp_store_release(&exmap->ready, true);
 	}
 	mutex_unlock(&exmap->lock);
 	if (!err)
 		return 0;
-out_user:
-	exmap_unaccount_user(user, setup->buffer_size);
 out_backing:
 	if (backing)
 		fput(backing);
@@ -268,8 +271,12 @@ static int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg
 	err = exmap_copy_sized(&setup, sizeof(setup), EXMAP_SETUP2_SIZE_VER0, arg);
 	if (err)
 		return err;
-	if (setup.flags & ~(u64)EXMAP_SETUP_DEFERRED || setup.reserved ||
-	    (setup.quarantine && !(setup.flags & EXMAP_SETUP_DEFERRED)))
+	if (setup.flags & ~(u64)(EXMAP_SETUP_DEFERRED | EXMAP_SETUP_PAGEFAULT_ALLOC) ||
+	    setup.reserved)
+		return -EINVAL;
+	/* With deferred flushes, the marks in freed slots keep faults away */
+	if (setup.flags & EXMAP_SETUP_DEFERRED ?
+	    setup.flags & EXMAP_SETUP_PAGEFAULT_ALLOC : setup.quarantine)
 		return -EINVAL;
 	return exmap_do_setup(file, &setup);
 }
@@ -303,6 +310,13 @@ static long exmap_ioctl_vectors(struct file *file,
 	struct exmap *exmap = exmap_of_ready(file);
 
 	return IS_ERR(exmap) ? PTR_ERR(exmap) : exmap_vectors(exmap, arg);
+}
+
+static long exmap_ioctl_query(struct file *file, const struct exmap_query __user *arg)
+{
+	struct exmap *exmap = exmap_of_ready(file);
+
+	return IS_ERR(exmap) ? PTR_ERR(exmap) : exmap_query(exmap, arg);
 }
 
 static int exmap_ioctl_flush(struct file *file)
@@ -344,10 +358,40 @@ static int exmap_stats(struct file *file, struct exmap_ioctl_stats __user *arg)
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
 	memset(&stats, 0, sizeof(stats));
-	stats.buffer_size = exmap->pool.limit;
+	stats.buffer_size = READ_ONCE(exmap->pool.limit);
 	stats.alloc_count = atomic_long_read(&exmap->pool.nr_pages);
 	stats.max_interfaces = exmap->pool.nr_interfaces;
 	return copy_to_user(arg, &stats, sizeof(stats)) ? -EFAULT : 0;
+}
+
+static int exmap_resize(struct file *file, unsigned long nr_pages)
+{
+	struct exmap *exmap = exmap_of_ready(file);
+	int err;
+
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	if (!nr_pages)
+		return -EINVAL;
+	if (!exmap_size_ok(nr_pages))
+		return -ENOMEM;
+	/* Pages in quarantine shall not be in the way; there may be no region yet */
+	if (exmap->pool.deferred)
+		exmap_flush(exmap);
+
+	mutex_lock(&exmap->lock);
+	if (exmap->state == EXMAP_GONE)
+		err = -ENXIO;
+	else if (nr_pages > exmap->pool.limit)
+		err = exmap_account(exmap, nr_pages - exmap->pool.limit);
+	else
+		err = 0;
+	if (!err)
+		err = exmap_pool_resize(&exmap->pool, nr_pages);
+	if (!err)
+		exmap_unaccount(exmap, nr_pages);
+	mutex_unlock(&exmap->lock);
+	return err;
 }
 
 static noinline long exmap_ioctl_other(struct file *file, unsigned int cmd,
@@ -368,6 +412,10 @@ static noinline long exmap_ioctl_other(struct file *file, unsigned int cmd,
 		return exmap_ioctl_flush(file);
 	case EXMAP_IOCTL_VECTORS:
 		return exmap_ioctl_vectors(file, arg);
+	case EXMAP_IOCTL_RESIZE:
+		return exmap_resize(file, parm);
+	case EXMAP_IOCTL_QUERY:
+		return exmap_ioctl_query(file, arg);
 	default:
 		return -ENOTTY;
 	}

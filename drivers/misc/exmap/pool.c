@@ -14,6 +14,7 @@
 #include <linux/page_ref.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/topology.h>
 
@@ -34,26 +35,20 @@
 /* Pages in quarantine among which a slot's own is searched */
 #define EXMAP_RESCUE_LOOK	1024
 
+/* Interfaces, of all pools, that the shrinker looks at in one go */
+#define EXMAP_SHRINK_LOOK	1024
+
+/* Rounds in which a resize finds no page to give back, but sees some move */
+#define EXMAP_RESIZE_ROUNDS	8
+
 /* Bundles are a little larger than a page: kmalloc() would waste half of it */
 static struct kmem_cache *exmap_bundle_cache;
 
-/**
- * exmap_pool_module_init() - Set up what all pools share.
- * Return: 0, or -ENOMEM.
- */
-int __init exmap_pool_module_init(void)
-{
-	exmap_bundle_cache = KMEM_CACHE(exmap_bundle, SLAB_ACCOUNT);
-	return exmap_bundle_cache ? 0 : -ENOMEM;
-}
+static struct shrinker *exmap_shrinker;
 
-/**
- * exmap_pool_module_exit() - Undo exmap_pool_module_init().
- */
-void exmap_pool_module_exit(void)
-{
-	kmem_cache_destroy(exmap_bundle_cache);
-}
+/* All pools, and their shrink_next. Reclaim only tries to get the lock. */
+static DEFINE_MUTEX(exmap_pools_lock);
+static LIST_HEAD(exmap_pools);
 
 static struct exmap_bundle *exmap_bundle_alloc(void)
 {
@@ -105,19 +100,23 @@ int exmap_pool_init(struct exmap_pool *pool, unsigned long limit,
 	spin_lock_init(&pool->lock);
 	INIT_LIST_HEAD(&pool->owned);
 	INIT_LIST_HEAD(&pool->parked);
+
+	mutex_lock(&exmap_pools_lock);
+	list_add_tail(&pool->all, &exmap_pools);
+	mutex_unlock(&exmap_pools_lock);
 	return 0;
 }
 
 /**
  * exmap_pool_defer() - Let freed pages go through quarantine.
  * @pool: the pool, not in use yet
- * @high_water: pages in quarantine at which a FREE shall flush, or 0 for a
+ * @quarantine: pages in quarantine at which a FREE shall flush, or 0 for a
  *	sixteenth of the pool's limit
  */
-void exmap_pool_defer(struct exmap_pool *pool, unsigned long high_water)
+void exmap_pool_defer(struct exmap_pool *pool, unsigned long quarantine)
 {
 	pool->deferred = true;
-	pool->high_water = high_water ?: max(pool->limit / 16, 1);
+	pool->quarantine = quarantine;
 }
 
 /* Drop the reference that travels with each page, and the bundle */
@@ -138,8 +137,8 @@ static void exmap_bundle_free(struct exmap_bundle *bundle)
  * go of them. The pool stays empty afterwards.
  *
  * Context: Process context, may sleep. No page of the pool is mapped, no call is
- * mapping or unmapping any, and no CPU can reach any, those in quarantine
- * included.
+ * mapping or unmapping any, nobody is resizing it, and no CPU can reach any,
+ * those in quarantine included.
  */
 void exmap_pool_close(struct exmap_pool *pool)
 {
@@ -147,6 +146,11 @@ void exmap_pool_close(struct exmap_pool *pool)
 	struct page *page, *next;
 	LIST_HEAD(bundles);
 	LIST_HEAD(pages);
+
+	/* After this, the shrinker does not know it */
+	mutex_lock(&exmap_pools_lock);
+	list_del_init(&pool->all);
+	mutex_unlock(&exmap_pools_lock);
 
 	spin_lock(&pool->lock);
 	pool->closed = true;
@@ -231,22 +235,25 @@ static void exmap_pool_arrive(struct exmap_pool *pool)
 	atomic_dec_return_release(&pool->transit);
 }
 
-/* Give a page whose two references are the caller's back to the system */
-static void exmap_pool_release(struct exmap_pool *pool, struct page *page)
+/* Give pages whose two references are the caller's back to the system */
+static void exmap_pool_release(struct exmap_pool *pool, struct page **pages,
+			       unsigned int nr)
 {
 	bool ours;
 
 	spin_lock(&pool->lock);
 	ours = !pool->closed;
-	if (ours) {
-		list_del(&page->lru);
-		atomic_long_dec(&pool->nr_pages);
-	}
+	for (unsigned int i = 0; ours && i < nr; i++)
+		list_del(&pages[i]->lru);
+	if (ours)
+		atomic_long_sub(nr, &pool->nr_pages);
 	spin_unlock(&pool->lock);
 
-	if (ours)
-		put_page(page);
-	put_page(page);
+	for (unsigned int i = 0; i < nr; i++) {
+		if (ours)
+			put_page(pages[i]);
+		put_page(pages[i]);
+	}
 	exmap_pool_moved(pool);
 }
 
@@ -322,19 +329,23 @@ static unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages
 	long owned = atomic_long_read(&pool->nr_pages);
 	unsigned int got = 0;
 	LIST_HEAD(list);
-	bool closed;
+	bool closed, over;
 
-	if (owned >= pool->limit)
+	if (owned >= READ_ONCE(pool->limit))
 		return 0;
 	/* Reserve first: nobody may see the pool above its limit */
 	exmap_pool_depart(pool);
 	do {
-		if (owned >= pool->limit)
-			goto out;
-		nr = min_t(unsigned long, nr, pool->limit - owned);
-	} while (!atomic_long_try_cmpxchg(&pool->nr_pages, &owned, owned + nr));
+		const unsigned long limit = READ_ONCE(pool->limit);
 
-	while (got < nr && !fatal_signal_pending(current)) {
+		if (owned >= limit)
+			goto out;
+		nr = min_t(unsigned long, nr, limit - owned);
+	} while (!atomic_long_try_cmpxchg(&pool->nr_pages, &owned, owned + nr));
+	/* That may have been the old limit: pairs with exmap_pool_resize() */
+	over = owned + nr > READ_ONCE(pool->limit);
+
+	while (got < nr && !over && !fatal_signal_pending(current)) {
 		struct page *page = alloc_page(gfp);
 
 		if (!page)
@@ -358,7 +369,7 @@ static unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages
 			put_page(pages[got]);
 		}
 	}
-	*refused = !got;
+	*refused = !got && !over;
 out:
 	exmap_pool_arrive(pool);
 	return got;
@@ -371,7 +382,27 @@ static void exmap_pool_push_full(struct exmap_pool *pool, struct exmap_bundle *f
 
 	spin_lock(&node->lock);
 	list_add(&full->list, &node->full);
+	WRITE_ONCE(node->nr_full, node->nr_full + 1);
 	spin_unlock(&node->lock);
+}
+
+/* Take one of them, or NULL. Its pages are in transit. */
+static struct exmap_bundle *exmap_pool_pop_full(struct exmap_pool *pool,
+						struct exmap_node *node)
+{
+	struct exmap_bundle *full;
+
+	if (!READ_ONCE(node->nr_full))
+		return NULL;
+	spin_lock(&node->lock);
+	full = list_first_entry_or_null(&node->full, struct exmap_bundle, list);
+	if (full) {
+		exmap_pool_depart(pool);
+		list_del(&full->list);
+		WRITE_ONCE(node->nr_full, node->nr_full - 1);
+	}
+	spin_unlock(&node->lock);
+	return full;
 }
 
 /*
@@ -437,7 +468,7 @@ void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
 		/* Without a local bundle the pool is closed, or was never used here */
 		if (READ_ONCE(pool->closed) || !iface->local ||
 		    unlikely(PageHWPoison(page))) {
-			exmap_pool_release(pool, page);
+			exmap_pool_release(pool, &page, 1);
 			continue;
 		}
 		if (iface->local->nr == EXMAP_BUNDLE_PAGES) {
@@ -445,7 +476,7 @@ void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
 			iface->spare = NULL;
 			if (!fresh) {
 				/* Nowhere to put it; the limit lets another come */
-				exmap_pool_release(pool, page);
+				exmap_pool_release(pool, &page, 1);
 				continue;
 			}
 			fresh->pages[fresh->nr++] = page;
@@ -475,19 +506,8 @@ static bool exmap_pool_take_full(struct exmap_pool *pool,
 	const unsigned int here = numa_node_id();
 	struct exmap_bundle *bundle = NULL;
 
-	for (unsigned int i = 0; i < nr_node_ids && !bundle; i++) {
-		struct exmap_node *node = &pool->nodes[(here + i) % nr_node_ids];
-
-		if (list_empty(&node->full))
-			continue;
-		spin_lock(&node->lock);
-		bundle = list_first_entry_or_null(&node->full, struct exmap_bundle, list);
-		if (bundle) {
-			exmap_pool_depart(pool);
-			list_del(&bundle->list);
-		}
-		spin_unlock(&node->lock);
-	}
+	for (unsigned int i = 0; i < nr_node_ids && !bundle; i++)
+		bundle = exmap_pool_pop_full(pool, &pool->nodes[(here + i) % nr_node_ids]);
 	if (!bundle)
 		return false;
 	exmap_pool_keep_spare(iface, iface->local);
@@ -506,7 +526,7 @@ static bool exmap_page_is_free(struct page *page)
 static noinline void exmap_pool_reject(struct exmap_pool *pool, struct page *page)
 {
 	if (PageHWPoison(page))
-		exmap_pool_release(pool, page);
+		exmap_pool_release(pool, &page, 1);
 	else
 		exmap_pool_park(pool, page);
 }
@@ -569,21 +589,38 @@ static bool exmap_pool_reap(struct exmap_pool *pool, struct exmap_interface *ifa
 	return !list_empty(&iface->quarantine);
 }
 
+/* Has the interface never had any pages? It is only a hint without its lock. */
+static bool exmap_pool_is_unused(struct exmap_interface *iface)
+{
+	return !READ_ONCE(iface->local) && list_empty(&iface->quarantine);
+}
+
+static unsigned int exmap_bundle_nr(const struct exmap_bundle *bundle)
+{
+	return bundle ? bundle->nr : 0;
+}
+
+/* Take up to @max pages from a bundle, which may be NULL */
+static unsigned int exmap_bundle_take(struct exmap_bundle *bundle,
+				      struct page **pages, unsigned int max)
+{
+	const unsigned int nr = min(exmap_bundle_nr(bundle), max);
+
+	for (unsigned int i = 0; i < nr; i++)
+		pages[i] = bundle->pages[--bundle->nr];
+	return nr;
+}
+
 /* Half of what an interface has, but no more than @max: it needs some itself */
 static unsigned int exmap_pool_rob(struct exmap_interface *victim,
 				   struct page **pages, unsigned int max)
 {
 	struct exmap_bundle *bundle = victim->local;
-	unsigned int nr = 0;
 
-	if (bundle && !bundle->nr)
+	if (!exmap_bundle_nr(bundle))
 		bundle = victim->backup;
-	if (!bundle)
-		return 0;
-	max = min(max, DIV_ROUND_UP(bundle->nr, 2));
-	while (nr < max)
-		pages[nr++] = bundle->pages[--bundle->nr];
-	return nr;
+	return exmap_bundle_take(bundle, pages,
+				 min(max, DIV_ROUND_UP(exmap_bundle_nr(bundle), 2)));
 }
 
 /*
@@ -604,7 +641,7 @@ static unsigned int exmap_pool_steal(struct exmap_pool *pool,
 		struct exmap_interface *victim =
 			&pool->interfaces[(self + i) % pool->nr_interfaces];
 
-		if (!READ_ONCE(victim->local) && list_empty(&victim->quarantine))
+		if (exmap_pool_is_unused(victim))
 			continue;
 		if (wait)
 			mutex_lock(&victim->lock);
@@ -752,7 +789,7 @@ bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *i
 
 	if (!local || !local->nr || !PageHWPoison(local->pages[local->nr - 1]))
 		return false;
-	exmap_pool_release(pool, local->pages[--local->nr]);
+	exmap_pool_release(pool, &local->pages[--local->nr], 1);
 	return true;
 }
 
@@ -967,4 +1004,251 @@ void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
 	mutex_lock(&iface->lock);
 	exmap_pool_add(pool, iface, pages, nr);
 	mutex_unlock(&iface->lock);
+}
+
+/* Give back full bundles, and at least @max pages if there are so many */
+static unsigned long exmap_pool_trim_full(struct exmap_pool *pool, unsigned long max)
+{
+	unsigned long freed = 0;
+
+	for (unsigned int i = 0; i < nr_node_ids; i++) {
+		struct exmap_bundle *full;
+
+		while (freed < max && (full = exmap_pool_pop_full(pool, &pool->nodes[i]))) {
+			exmap_pool_release(pool, full->pages, full->nr);
+			exmap_pool_arrive(pool);
+			freed += full->nr;
+			kmem_cache_free(exmap_bundle_cache, full);
+			cond_resched();
+		}
+	}
+	return freed;
+}
+
+/* Give back up to @max free pages of an interface, under its lock */
+static unsigned long exmap_pool_trim(struct exmap_pool *pool,
+				     struct exmap_interface *iface, unsigned long max)
+{
+	struct page *pages[EXMAP_STEAL_PAGES];
+	unsigned long freed = 0;
+	unsigned int nr;
+
+	exmap_pool_reap(pool, iface);
+	do {
+		const unsigned int some = min(max - freed, ARRAY_SIZE(pages));
+
+		nr = exmap_bundle_take(iface->backup, pages, some);
+		nr += exmap_bundle_take(iface->local, pages + nr, some - nr);
+		if (!nr)
+			break;
+		exmap_pool_release(pool, pages, nr);
+		freed += nr;
+	} while (freed < max);
+	return freed;
+}
+
+/* Give back up to @max pages that came free unseen */
+static unsigned long exmap_pool_trim_unseen(struct exmap_pool *pool, bool parked,
+					    unsigned long max)
+{
+	struct page *pages[EXMAP_STEAL_PAGES];
+	unsigned long freed = 0;
+	unsigned int nr;
+
+	do {
+		nr = exmap_pool_sweep(pool, parked, ULONG_MAX, pages,
+				      min(max - freed, ARRAY_SIZE(pages)));
+		if (!nr)
+			break;
+		exmap_pool_release(pool, pages, nr);
+		exmap_pool_arrive(pool);
+		freed += nr;
+	} while (freed < max);
+	return freed;
+}
+
+/* Give back up to @max pages from anywhere */
+static unsigned long exmap_pool_trim_all(struct exmap_pool *pool, unsigned long max)
+{
+	unsigned long freed = exmap_pool_trim_full(pool, max);
+
+	for (unsigned int i = 0; i < pool->nr_interfaces && freed < max; i++) {
+		struct exmap_interface *iface = &pool->interfaces[i];
+
+		if (exmap_pool_is_unused(iface))
+			continue;
+		mutex_lock(&iface->lock);
+		freed += exmap_pool_trim(pool, iface, max - freed);
+		mutex_unlock(&iface->lock);
+		cond_resched();
+	}
+	if (freed < max)
+		freed += exmap_pool_trim_unseen(pool, true, max - freed);
+	if (freed < max)
+		freed += exmap_pool_trim_unseen(pool, false, max - freed);
+	return freed;
+}
+
+/**
+ * exmap_pool_resize() - Change how many pages the pool may own.
+ * @pool: the pool
+ * @limit: the new number, at least 1
+ *
+ * Pages beyond it are given back to the system, if they are free. What waits for
+ * a flush is not.
+ *
+ * Context: Process context, may sleep. No other lock of the pool or of an
+ * interface is held; the caller makes sure that this is not done twice at a
+ * time, nor with exmap_pool_close().
+ *
+ * Return: 0; -EBUSY if too many pages are mapped, parked, in quarantine or in the
+ * hands of calls, -EINTR if a fatal signal is pending: then the limit is as
+ * before.
+ */
+int exmap_pool_resize(struct exmap_pool *pool, unsigned long limit)
+{
+	const unsigned long before = pool->limit;
+	unsigned int rounds = 0;
+	int err = 0;
+
+	WRITE_ONCE(pool->limit, limit);
+	/* Either growth sees it, or we see what has grown: pairs with exmap_pool_grow() */
+	smp_mb();
+	atomic_inc(&pool->searching);
+	/* Pairs with exmap_pool_moved() */
+	smp_mb__after_atomic();
+	for (;;) {
+		const long moves = atomic_long_read_acquire(&pool->moves);
+		const long excess = atomic_long_read(&pool->nr_pages) - limit;
+
+		if (excess <= 0)
+			break;
+		if (fatal_signal_pending(current)) {
+			err = -EINTR;
+			break;
+		}
+		if (exmap_pool_trim_all(pool, excess))
+			continue;
+		/* Pages on the move may have been missed; but they may move all the time */
+		if (atomic_read_acquire(&pool->transit)) {
+			cond_resched();
+			continue;
+		}
+		if (atomic_long_read(&pool->moves) == moves ||
+		    ++rounds == EXMAP_RESIZE_ROUNDS) {
+			err = -EBUSY;
+			break;
+		}
+	}
+	atomic_dec(&pool->searching);
+	if (err) {
+		WRITE_ONCE(pool->limit, before);
+		exmap_pool_moved(pool);
+	}
+	return err;
+}
+
+/*
+ * Look at interfaces that are not in use just now, and give back up to @max of
+ * their free pages, or, if it is 0, only count them. Under exmap_pools_lock.
+ */
+static unsigned long exmap_pool_shrink(struct exmap_pool *pool, unsigned long max,
+				       unsigned int *budget)
+{
+	const unsigned int first = pool->shrink_next;
+	unsigned long nr = 0;
+
+	for (unsigned int i = 0; i < pool->nr_interfaces && *budget; i++, --*budget) {
+		struct exmap_interface *iface =
+			&pool->interfaces[(first + i) % pool->nr_interfaces];
+
+		if (exmap_pool_is_unused(iface) || !mutex_trylock(&iface->lock))
+			continue;
+		if (max) {
+			nr += exmap_pool_trim(pool, iface, max - nr);
+			pool->shrink_next = iface - pool->interfaces;
+		} else {
+			exmap_pool_reap(pool, iface);
+			nr += exmap_bundle_nr(iface->local) +
+			      exmap_bundle_nr(iface->backup);
+		}
+		mutex_unlock(&iface->lock);
+		if (max && nr >= max)
+			break;
+	}
+	return nr;
+}
+
+static unsigned long exmap_shrinker_count(struct shrinker *shrinker,
+					  struct shrink_control *sc)
+{
+	unsigned int budget = EXMAP_SHRINK_LOOK;
+	struct exmap_pool *pool;
+	unsigned long nr = 0;
+
+	/* Who holds the lock, or that of an interface, may be waiting for us */
+	if (!mutex_trylock(&exmap_pools_lock))
+		return 0;
+	list_for_each_entry(pool, &exmap_pools, all) {
+		for (unsigned int i = 0; i < nr_node_ids; i++)
+			nr += READ_ONCE(pool->nodes[i].nr_full) * EXMAP_BUNDLE_PAGES;
+		nr += exmap_pool_shrink(pool, 0, &budget);
+		if (!budget)
+			break;
+	}
+	mutex_unlock(&exmap_pools_lock);
+	return nr;
+}
+
+static unsigned long exmap_shrinker_scan(struct shrinker *shrinker,
+					 struct shrink_control *sc)
+{
+	unsigned int budget = EXMAP_SHRINK_LOOK;
+	struct exmap_pool *pool, *next;
+	unsigned long freed = 0;
+	LIST_HEAD(done);
+
+	if (!mutex_trylock(&exmap_pools_lock))
+		return SHRINK_STOP;
+	list_for_each_entry_safe(pool, next, &exmap_pools, all) {
+		freed += exmap_pool_trim_full(pool, sc->nr_to_scan - freed);
+		if (freed < sc->nr_to_scan)
+			freed += exmap_pool_shrink(pool, sc->nr_to_scan - freed, &budget);
+		if (freed >= sc->nr_to_scan || !budget)
+			break;
+		/* The next time, it is the last */
+		list_move_tail(&pool->all, &done);
+	}
+	list_splice_tail(&done, &exmap_pools);
+	mutex_unlock(&exmap_pools_lock);
+	return freed ?: SHRINK_STOP;
+}
+
+/**
+ * exmap_pool_module_init() - Set up what all pools share.
+ * Return: 0, or -ENOMEM.
+ */
+int __init exmap_pool_module_init(void)
+{
+	exmap_bundle_cache = KMEM_CACHE(exmap_bundle, SLAB_ACCOUNT);
+	if (!exmap_bundle_cache)
+		return -ENOMEM;
+	exmap_shrinker = shrinker_alloc(0, "exmap");
+	if (!exmap_shrinker) {
+		kmem_cache_destroy(exmap_bundle_cache);
+		return -ENOMEM;
+	}
+	exmap_shrinker->count_objects = exmap_shrinker_count;
+	exmap_shrinker->scan_objects = exmap_shrinker_scan;
+	shrinker_register(exmap_shrinker);
+	return 0;
+}
+
+/**
+ * exmap_pool_module_exit() - Undo exmap_pool_module_init().
+ */
+void exmap_pool_module_exit(void)
+{
+	shrinker_free(exmap_shrinker);
+	kmem_cache_destroy(exmap_bundle_cache);
 }

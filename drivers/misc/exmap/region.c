@@ -53,7 +53,7 @@ static void exmap_region_close(struct vm_area_struct *vma)
 		if (exmap->pool.deferred)
 			vma_batch_flush(vma);
 		exmap_pool_close(&exmap->pool);
-		exmap_unaccount(exmap);
+		exmap_unaccount(exmap, 0);
 	}
 	mutex_unlock(&exmap->lock);
 }
@@ -68,10 +68,31 @@ static int exmap_region_mremap(struct vm_area_struct *vma)
 	return -EINVAL;
 }
 
-/* Nothing comes by itself: a touched slot without a page is the program's error */
+/*
+ * Nothing comes by itself: a touched slot without a page is the program's error,
+ * unless setup said otherwise and there is a page.
+ */
 static vm_fault_t exmap_region_fault(struct vm_fault *vmf)
 {
-	return VM_FAULT_SIGSEGV;
+	struct vm_area_struct *vma = vmf->vma;
+	struct exmap *exmap = vma->vm_private_data;
+
+	/* Others, with ptrace() for example, do not make the pool grow */
+	if (!exmap || exmap->mm != current->mm)
+		return VM_FAULT_SIGSEGV;
+	/* Pairs with exmap_do_setup() */
+	if (!smp_load_acquire(&exmap->ready) || !exmap->fault_alloc)
+		return VM_FAULT_SIGSEGV;
+	if (exmap_call_fault(exmap, vma, (vmf->address - vma->vm_start) >> PAGE_SHIFT))
+		return VM_FAULT_SIGSEGV;
+	return VM_FAULT_NOPAGE;
+}
+
+/* There is nothing to map early, but with this ->fault() needs no mmap_lock */
+static vm_fault_t exmap_region_map_pages(struct vm_fault *vmf, pgoff_t start,
+					 pgoff_t end)
+{
+	return 0;
 }
 
 const struct vm_operations_struct exmap_region_ops = {
@@ -81,6 +102,7 @@ const struct vm_operations_struct exmap_region_ops = {
 	.may_split	= exmap_region_may_split,
 	.mremap		= exmap_region_mremap,
 	.fault		= exmap_region_fault,
+	.map_pages	= exmap_region_map_pages,
 };
 
 /**

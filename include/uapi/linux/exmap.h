@@ -91,7 +91,8 @@ struct exmap_ioctl_stats {
 };
 
 enum exmap_setup_flags {
-	EXMAP_SETUP_DEFERRED	= 1,	/* one TLB shootdown serves many FREEs */
+	EXMAP_SETUP_DEFERRED		= 1,	/* one TLB shootdown serves many FREEs */
+	EXMAP_SETUP_PAGEFAULT_ALLOC	= EXMAP_PAGEFAULT_ALLOC,	/* as ALLOC */
 };
 
 struct exmap_setup2 {
@@ -139,6 +140,28 @@ struct exmap_vectors {
 	__u64 results;		/* pointer to struct exmap_result */
 };
 
+enum exmap_query_flags {
+	EXMAP_QUERY_AGE		= 1,	/* from now on, pages count as not used */
+};
+
+enum exmap_slot {
+	EXMAP_SLOT_RESIDENT	= 1,
+	EXMAP_SLOT_DIRTY	= 2,	/* EXMAP_VEC_DIRTY would write it */
+	EXMAP_SLOT_USED		= 4,	/* since it was filled, or aged */
+	EXMAP_SLOT_BUSY		= 8,	/* a READ is filling it */
+};
+
+struct exmap_query {
+	__u32 size;		/* of this struct, as the program knows it */
+	__u32 flags;		/* enum exmap_query_flags */
+	__u32 nr;		/* length of vecs */
+	__u32 reserved;		/* 0 */
+	__u64 vecs;		/* pointer to struct exmap_vec: page, len, zeroes */
+	__u64 slots;		/* pointer to a byte, enum exmap_slot, for each slot */
+};
+
+#define EXMAP_QUERY_SIZE_VER0		32
+
 #define EXMAP_VECTORS_SIZE_VER0		32
 #define EXMAP_VECTORS_MAX		4096	/* vectors in a call */
 #define EXMAP_VEC_ALL_OR_NOTHING_MAX	512	/* pages in such a vector */
@@ -150,5 +173,7 @@ struct exmap_vectors {
 #define EXMAP_IOCTL_SETUP2	_IO('k', 5)
 #define EXMAP_IOCTL_FLUSH	_IO('k', 6)
 #define EXMAP_IOCTL_VECTORS	_IO('k', 7)
+#define EXMAP_IOCTL_RESIZE	_IO('k', 8)	/* argument: the new buffer_size */
+#define EXMAP_IOCTL_QUERY	_IO('k', 9)
 
 #endif

@@ -1,0 +1,70 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# Build user-mode Linux with the series and run a shell command in it: no machine,
+# no emulation, milliseconds to start. Timing and TLB shootdowns mean nothing there.
+#
+#   uml.sh '<command>'	its output on stdout, its exit status
+#
+#   MEM=1024 (MiB)  APPEND= more kernel arguments  TIMEOUT=900 seconds, 0: never
+#
+# Exit status 125: the kernel reported a bug. 124: it hung.
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+[ $# = 1 ] || die "usage: uml.sh '<command>'"
+OUT=$BUILD/uml
+ROOT=$OUT/root
+[ -d "$BUILD/lean/programs/install" ] || die "no programs built: make build"
+mkdir -p "$OUT"
+exec 9>"$OUT/.lock"
+flock -n 9 || { say "uml: another run is building or running, waiting"; flock 9; }
+
+export CCACHE_DIR=$CACHE/ccache CCACHE_DEPEND=1
+export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
+export KBUILD_BUILD_USER=exmap KBUILD_BUILD_HOST=exmap KBUILD_BUILD_VERSION=1
+kmake() {
+	env -u DEBUG -u LOG -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -C "$TREE" O="$OUT" ARCH=um \
+		CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= -j"$JOBS" "$@" >>"$OUT/build.log" 2>&1 ||
+		{ tail -n 15 "$OUT/build.log" >&2; die "build failed (log: $OUT/build.log)"; }
+}
+: >"$OUT/build.log"
+if ! cmp -s "$TOP/configs/uml.config" "$OUT/.config.wanted"; then
+	kmake KCONFIG_ALLCONFIG="$TOP/configs/uml.config" allnoconfig
+	cp "$TOP/configs/uml.config" "$OUT/.config.wanted"
+fi
+kmake linux
+
+# Its root is a directory of ours; what is written goes into memory
+rm -rf "$ROOT"
+mkdir -p "$ROOT"/{dev,etc,mnt/disk,proc,root,sys,tmp}
+cp -al "$BUILD/lean/initramfs"/{bin,sbin,selftests,tools} "$ROOT/"
+cp "$BUILD"/lean/initramfs/etc/* "$ROOT/etc/"
+printf '%s\n' "$1" >"$ROOT/cmd"
+cat >"$ROOT/init" <<-'END'
+	#!/bin/sh
+	export PATH=/bin:/tools HOME=/root
+	mount -t devtmpfs dev /dev
+	mkdir -p /dev/pts /dev/shm
+	mount -t devpts pts /dev/pts
+	mount -t tmpfs shm /dev/shm
+	mount -t proc proc /proc
+	mount -t sysfs sys /sys
+	mount -t tmpfs tmp /tmp
+	mount -t tmpfs disk /mnt/disk
+	mount -t debugfs debug /sys/kernel/debug
+	mount -t configfs config /sys/kernel/config
+	mount -t cgroup2 cgroup /sys/fs/cgroup
+	ln -s /proc/self/fd /dev/fd
+	cd /root
+	setsid sh /cmd </dev/null
+	echo "exit $?" >/dev/console
+	poweroff -f
+END
+chmod +x "$ROOT/init"
+
+# The console is the output; what the kernel itself has to say goes to a log
+code=0
+timeout --foreground -k 5 "${TIMEOUT:-900}" "$OUT/linux" "mem=${MEM:-1024}M" rootfstype=hostfs \
+	rootflags="$ROOT" rw init=/init con0=null,fd:1 con=null ssl=null stderr=1 \
+	${APPEND:-} </dev/null 2>"$OUT/console" | tee "$OUT/output" | grep -v '^exit [0-9]*.$' || true
+code=${PIPESTATUS[0]}

@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Every single allocation of every call fails once: the call says so, or does
+ * without, and nothing is lost. Needs fault injection (fail-nth, failslab and
+ * fail_page_alloc), and to be root.
+ */
+#include "common.h"
+
+#define BUFFER		600
+#define PAGES		262144L
+#define FILE_PAGES	192
+#define SLOTS		15
+
+/* Slots that lie in page tables of their own */
+#define SPREAD(i)	((i) * 4001L % PAGES)
+
+static int set(const char *name, const char *value)
+{
+	char path[96];
+	ssize_t ret;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s", name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, value, strlen(value));
+	close(fd);
+	return ret < 0 ? -EIO : 0;
+}
+
+static long get(const char *name)
+{
+	char path[96], text[24] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s", name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		abort();
+	close(fd);
+	return atol(text);
+}
+
+/* Of this thread: the allocation that fails, and whether those of pages may fail */
+static int fail_nth = -1, make_it_fail = -1;
+
+static void put(int fd, int value)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", value);
+
+	if (pwrite(fd, text, len, 0) != len)
+		abort();
+}
+
+#define TIMES	1000000
+
+/* Let allocation number @nth fail; or let all of pages fail but the first @nth */
+static void arm(int nth, bool rest)
+{
+	char text[16];
+
+	if (!rest) {
+		put(fail_nth, nth);
+		return;
+	}
+	snprintf(text, sizeof(text), "%d", nth);
+	if (set("fail_page_alloc/space", text) ||
+	    set("fail_page_alloc/times", "1000000") ||
+	    set("fail_page_alloc/probability", "100"))
+		abort();
+	put(make_it_fail, 1);
+}
+
+/* Disarm. Whether something has failed. */
+static bool disarm(bool rest)
+{
+	char text[16] = "";
+
+	if (rest) {
+		put(make_it_fail, 0);
+		set("fail_page_alloc/probability", "0");
+		return get("fail_page_alloc/times") < TIMES;
+	}
+	if (pread(fail_nth, text, sizeof(text) - 1, 0) <= 0)
+		abort();
+	put(fail_nth, 0);
+	return !atoi(text);
+}
+
+static bool can_inject(void)
+{
+	fail_nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	make_it_fail = open("/proc/thread-self/make-it-fail", O_RDWR | O_CLOEXEC);
+	return fail_nth >= 0 && make_it_fail >= 0 &&
+	       !set("failslab/ignore-gfp-wait", "N") &&
+	       !set("fail_page_alloc/ignore-gfp-wait", "N") &&
+	       !set("fail_page_alloc/ignore-gfp-highmem", "N") &&
+	       !set("fail_page_alloc/min-order", "0") &&
+	       !set("fail_page_alloc/task-filter", "Y") &&
+	       !set("fail_page_alloc/interval", "1") &&
+	       !set("failslab/verbose", "0") && !set("fail_page_alloc/verbose", "0");
+}
+
+FIXTURE(nomem) {
+};
+
+FIXTURE_VARIANT(nomem) {
+	/* What comes before, with nothing armed */
+	void (*prepare)(struct exmap *ex);
+	/* Then this; returns an error that it may have, or 0 */
+	int (*run)(struct exmap *ex);
+	/* Whether the answer may be that */
+	bool (*expected)(int ret);
+	enum backing backing;
+	__u64 flags;
+	bool touches;
+};
+
+static bool nomem_or_ok(int ret)
+{
+	return ret == -ENOMEM || ret >= 0;
+}
+
+static void nothing(struct exmap *ex)
+{
+	(void)ex;
+}
+
+static void set_spread(struct exmap *ex, int iface)
+{
+	int i;
+
+	for (i = 0; i < SLOTS; i++)
+		set_vec(ex, iface, i, SPREAD(i), 1 + i % 3);
+}
+
+static void alloc_spread(struct exmap *ex)
+{
+	int i;
+
+	set_spread(ex, 0);
+	if (ex_action(ex->fd, 0, EXMAP_OP_ALLOC, SLOTS))
+		abort();
+	for (i = 0; i < SLOTS; i++)
+		stamp_page(page_at(ex, SPREAD(i)), i);
+	/* And the shared page of the interface that is used next */
+	ex->iface[1]->iov[0].value = 0;
+}
+
+/* One answer for a call and its vectors */
+static int worst(struct exmap *ex, int iface, int ret)
+{
+	int i;
+
+	for (i = 0; ret > 0 && i < SLOTS; i++)
+		if (ex->iface[iface]->iov[i].res)
+			return ex->iface[iface]->iov[i].res;
+	return ret;
+}
+
+static int run_action(struct exmap *ex, int opcode)
+{
+	int ret = ex_action(ex->fd, 1, opcode, SLOTS);
+
+	return worst(ex, 1, ret);
+}
+
+static void prepare_alloc(struct exmap *ex)
+{
+	set_spread(ex, 1);
+}
+
+static int run_alloc(struct exmap *ex)
+{
+	return run_action(ex, EXMAP_OP_ALLOC);
+}
+
+static int run_alloc_one(struct exmap *ex)
+{
+	return ex_alloc(ex, 1, 77, 1);
+}
+
+static void prepare_free(struct exmap *ex)
+{
+	alloc_spread(ex);
+	set_spread(ex, 1);
+}
+
+static int run_free(struct exmap *ex)
+{
+	return run_action(ex, EXMAP_OP_FREE);
+}
+
+static int run_read(struct exmap *ex)
+{
+	int i;
+
+	for (i = 0; i < SLOTS; i++)
+		set_vec(ex, 1, i, i * 10, 1 + i % 3);
+	return run_action(ex, EXMAP_OP_READ);
+}
+
+static void prepare_write(struct exmap *ex)
+{
+	int i;
+
+	for (i = 0; i < SLOTS; i++)
+		set_vec(ex, 0, i, i * 10, 3);
+	if (ex_action(ex->fd, 0, EXMAP_OP_ALLOC, SLOTS))
+		abort();
+	for (i = 0; i < 10 * SLOTS; i++)
+		if (i % 10 < 3)
+			make_page((__u64 *)page_at(ex, i), i);
+	for (i = 0; i < SLOTS; i++)
+		set_vec(ex, 1, i, i * 10, 1 + i % 3);
+}
+
+static int run_write(struct exmap *ex)
+{
+	return run_action(ex, EXMAP_OP_WRITE);
+}
+
+static int run_preadv(struct exmap *ex)
+{
+	struct iovec iov[SLOTS];
+	int i;
+
+	for (i = 0; i < SLOTS; i++)
+		iov[i] = (struct iovec){ page_at(ex, i * 10), PG };
+	return ex_preadv(ex->fd, 1, EXMAP_OP_READ, iov, SLOTS);
+}
+
+static int run_pread(struct exmap *ex)
+{
+	return ex_pread(ex->fd, 1, EXMAP_OP_READ, page_at(ex, 4), PG);
+}
+
+static int run_pwritev(struct exmap *ex)
+{
+	struct iovec iov[SLOTS];
+	int i;
+
+	for (i = 0; i < SLOTS; i++)
+		iov[i] = (struct iovec){ page_at(ex, i * 10), 3 * PG };
+	return ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, SLOTS, RWF_DSYNC);
+}
+
+/* A bit of everything, with more vectors than fit on the kernel's stack */
+static int run_vectors(struct exmap *ex)
+{
+	struct exmap_result results[SLOTS];
+	struct exmap_vec vecs[SLOTS];
+	int i, ret;
+
+	for (i = 0; i < SLOTS; i += 5) {
+		vecs[i] = ex_vec(EXMAP_OP_FREE, SPREAD(i), 1 + i % 3, 0);
+		vecs[i + 1] = ex_vec(EXMAP_OP_ALLOC, SPREAD(i) + 2000, 5, EXMAP_VEC_ZERO);
+		vecs[i + 2] = ex_vec(EXMAP_OP_ALLOC, SPREAD(i) + 3000, 5,
+				     EXMAP_VEC_ALL_OR_NOTHING);
+		vecs[i + 3] = ex_vec(EXMAP_OP_READ, i * 10 + 5, 3, EXMAP_VEC_REPLACE);
+		vecs[i + 4] = ex_vec(EXMAP_OP_READ, i * 10 + 2, 1, 0);
+	}
+	ret = ex_vectors(ex, 1, vecs, results, SLOTS);
+	for (i = 0; ret > 0 && i < SLOTS; i++)
+		if (results[i].res)
+			return results[i].res;
+	return ret;
+}
+
+static int run_resize(struct exmap *ex)
+{
+	int ret = ex_ioctl(ex->fd, EXMAP_IOCTL_RESIZE, (void *)(BUFFER + 10L));
+
+	return ret ?: ex_ioctl(ex->fd, EXMAP_IOCTL_RESIZE, (void *)(long)BUFFER);
+}
+
+static int run_query(struct exmap *ex)
+{
+	struct exmap_vec vecs[2] = { { .page = 0, .len = 5000 }, { .page = 77, .len = 1 } };
+	static __u8 slots[5001];
+	struct exmap_query query = {
+		.size = sizeof(query), .nr = 2, .vecs = (unsigned long)vecs,
+		.slots = (unsigned long)slots,
+	};
+
+	return ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query);
+}
+
+static int run_flush(struct exmap *ex)
+{
+	return ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL);
+}
+
+static int run_clone(struct exmap *ex)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = ex_clone(fd, ex->fd);
+	close(fd);
+	return ret;
+}
+
+/* A fault that fails for want of memory is tried again, or is a SIGSEGV */
+static int run_touch(struct exmap *ex)
+{
+	__u64 value;
+
+	return try_read(page_at(ex, SPREAD(9)), &value) ? -ENOMEM : 0;
+}
+
+static int run_touch_vectors(struct exmap *ex)
+{
+	return ex->iface[1]->iov[3].res;
+}
+
+/* From the beginning to the end of another one */
+static int run_life(struct exmap *unused)
+{
+	struct exmap ex = { .ifaces = 0 };
+	int ret;
+
+	(void)unused;
+	ex.fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	if (ex.fd < 0)
+		return -errno;
+	ret = ex_setup(ex.fd, -1, 3, 10);
+	if (!ret) {
+		ex.region = ex_map_region(ex.fd, 1000);
+		ret = ex.region == MAP_FAILED ? -errno : 0;
+	}
+	if (!ret) {
+		ex.iface[0] = ex_map_iface(ex.fd, 0);
+		ret = ex.iface[0] == MAP_FAILED ? -errno : 0;
+		if (!ret) {
+			ret = ex_alloc(&ex, 0, 5, 5);
+			munmap(ex.iface[0], PG);
+		}
+		munmap(ex.region, 1000 * PG);
+	}
+	close(ex.fd);
+	return ret;
+}
+
+static int run_fork(struct exmap *ex)
+{
+	pid_t pid;
+
+	(void)ex;
+	pid = fork();
+	if (!pid)
+		_exit(0);
+	return pid < 0 ? -errno : wait_child(pid);
+}
+
+static bool only_ok(int ret)
+{
+	return ret >= 0;
+}
+
+/* fork() has its own idea of what it answers */
+static bool fork_error(int ret)
+{
+	return ret >= 0 || ret == -ENOMEM || ret == -EAGAIN;
+}
+
+/* So have file systems, of what they cannot do for want of memory */
+static bool any_io_error(int ret)
+{
+	return ret >= 0 || ret == -ENOMEM || ret == -EIO || ret == -EAGAIN || ret == -ENOSPC;
+}
+
+FIXTURE_VARIANT_ADD(nomem, alloc) {
+	.prepare = prepare_alloc,
+	.run = run_alloc,
+	.expected = nomem_or_ok,
+};
+
+FIXTURE_VARIANT_ADD(nomem, alloc_one) {
+	.prepare = nothing,
+	.run = run_alloc_one,
+	.expected = nomem_or_ok,
+};
+
+FIXTURE_VARIANT_ADD(nomem, alloc_deferred) {
+	.prepare = prepare_alloc,
+	.run = run_alloc,
+	.expected = nomem_or_ok,
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_VARIANT_ADD(nomem, free) {
+	.prepare = prepare_free,
+	.run = run_free,
+	.expected = nomem_or_ok,
+};
+
+FIXTURE_VARIANT_ADD(nomem, free_deferred) {
+	.prepare = prepare_free,
+	.run = run_free,
+	.expected = nomem_or_ok,
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_VARIANT_ADD(nomem, read) {
+	.prepare = nothing,
+	.run = run_read,
+	.expected = any_io_error,
+};
+
+FIXTURE_VARIANT_ADD(nomem, read_direct) {
+	.prepare = nothing,
+	.run = run_read,
+	.expected = any_io_error,
+	.backing = FILE_DIRECT,
+};
+
+FIXTURE_VARIANT_ADD(nomem, read_block) {
+	.prepare = nothing,
+	.run = run_read,
+	.expected = any_io_error,
+	.backing = BLOCK_DIRECT,
+};
+
+FIXTURE_VARIANT_ADD(nomem, write) {
+	.prepare = prepare_write,
+	.run = run_write,
+	.expected = any_io_error,
+};
+
+FIXTURE_VARIANT_ADD(nomem, write_block) {
+	.prepare = prepare_write,
+	.run = run_write,
+	.expected = any_io_error,
+	.backing = BLOCK_DIRECT,
+};
+
+FIXTURE_VARIANT_ADD(nomem, preadv) {
+	.prepare = nothing,
+	.run = run_preadv,
+	.expected = any_io_error,
+};
+
+FIXTURE_VARIANT_ADD(nomem, preadv_block) {
+	.prepare = nothing,
+	.run = run_preadv,
+	.expected = any_io_error,
+	.backing = BLOCK_DIRECT,
+};
+
+FIXTURE_VARIANT_ADD(nomem, pread_block) {
+	.prepare = nothing,
+	.run = run_pread,
+	.expected = any_io_error,
+	.backing = BLOCK_DIRECT,
+};
+
+FIXTURE_VARIANT_ADD(nomem, pwritev) {
+	.prepare = prepare_write,
+	.run = run_pwritev,
+	.expected = any_io_error,
+};
+
+FIXTURE_VARIANT_ADD(nomem, pwritev_block) {
+	.prepare = prepare_write,
+	.run = run_pwritev,
+	.expected = any_io_error,
+	.backing = BLOCK_DIRECT,
+};
+
+FIXTURE_VARIANT_ADD(nomem, vectors) {
+	.prepare = alloc_spread,
+	.run = run_vectors,
+	.expected = any_io_error,
+	.backing = BLOCK_DIRECT,
+};
+
+FIXTURE_VARIANT_ADD(nomem, vectors_deferred) {
+	.prepare = alloc_spread,
+	.run = run_vectors,
+	.expected = any_io_error,
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_VARIANT_ADD(nomem, resize) {
+	.prepare = alloc_spread,
+	.run = run_resize,
+	.expected = only_ok,
+};
+
+FIXTURE_VARIANT_ADD(nomem, query) {
+	.prepare = alloc_spread,
+	.run = run_query,
+	.expected = nomem_or_ok,
+};
+
+FIXTURE_VARIANT_ADD(nomem, flush) {
+	.prepare = prepare_free,
+	.run = run_flush,
+	.expected = only_ok,
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_VARIANT_ADD(nomem, clone) {
+	.prepare = nothing,
+	.run = run_clone,
+	.expected = fork_error,
+};
+
+FIXTURE_VARIANT_ADD(nomem, touch) {
+	.prepare = nothing,
+	.run = run_touch,
+	.expected = nomem_or_ok,
+	.flags = EXMAP_SETUP_PAGEFAULT_ALLOC,
+	.touches = true,
+};
+
+FIXTURE_VARIANT_ADD(nomem, touch_vectors) {
+	.prepare = nothing,
+	.run = run_touch_vectors,
+	.expected = only_ok,
+	.touches = true,
+};
+
+FIXTURE_VARIANT_ADD(nomem, life) {
+	.prepare = nothing,
+	.run = run_life,
+	.expected = fork_error,
+};
+
+FIXTURE_VARIANT_ADD(nomem, fork) {
+	.prepare = alloc_spread,
+	.run = run_fork,
+	.expected = fork_error,
+};
+
+FIXTURE_SETUP(nomem)
+{
+	catch_faults();
+	if (!can_inject())
+		SKIP(return, "no fault injection, or not root");
+}
+
+FIXTURE_TEARDOWN(nomem)
+{
+	close(fail_nth);
+	close(make_it_fail);
+}
+
+/* Pages of the file are as the file has them, or not there */
+static int wrong_pages(struct exmap *ex)
+{
+	int i, wrong = 0;
+
+	for (i = 0; i < 10 * SLOTS; i++)
+		if (present(page_at(ex, i)) && *(__u64 *)page_at(ex, i) >> 60 &&
+		    !page_is(page_at(ex, i), i))
+			wrong++;
+	return wrong;
+}
+
+static void each(struct __test_metadata *_metadata,
+		 const struct _fixture_variant_nomem *variant, bool rest)
+{
+	/* A short run tries some of them, not always the same */
+	const int step = scaled(100) < 100 ? 100 / scaled(100) : 1;
+	int nth, ret, fd, backing, failures = 0, tried = 0;
+	struct exmap ex;
+	bool injected = true;
+	long end, freed;
+
+	backing = make_backing(_metadata, variant->backing, FILE_PAGES, &fd, &end);
+	if (backing < 0)
+		SKIP(return, "no such file here");
+	for (nth = !rest + getpid() % step; injected; nth += step, tried++) {
+		exmap_create2(_metadata, &ex,
+			      (struct exmap_setup2){ .fd = backing, .flags = variant->flags },
+			      2, BUFFER, PAGES);
+		variant->prepare(&ex);
+		/* The program's own page faults would wait for memory, and wait */
+		ASSERT_EQ(0, rest ? mlockall(MCL_CURRENT) : 0);
+
+		arm(nth, rest);
+		ret = variant->run(&ex);
+		injected = disarm(rest);
+		munlockall();
+
+		ASSERT_TRUE(variant->expected(ret))
+			TH_LOG("allocation %d failed: %d", nth, ret);
+		failures += ret < 0;
+		/* With all the memory it wants, it works */
+		ASSERT_LE(injected ? ret : 0, ret);
+		ASSERT_EQ(0, wrong_pages(&ex));
+		/* With memory again, the pool is whole */
+		for (freed = 0; freed < PAGES; freed += 4095)
+			ASSERT_LE(0, ex_free(&ex, 0, freed,
+					     PAGES - freed < 4095 ? PAGES - freed : 4095));
+		ASSERT_EQ(BUFFER, ex_fill(&ex, 1, 0))
+			TH_LOG("after the failure of allocation %d: %d", nth, ret);
+		exmap_destroy(&ex);
+		ASSERT_GT(20000, nth);
+	}
+	close(backing);
+	close(fd);
+	TH_LOG("%d allocations failed, and so did the call, %d times", tried - 1, failures);
+}
+
+TEST_F_TIMEOUT(nomem, each_allocation, SLOW)
+{
+	each(_metadata, variant, false);
+}
+
+TEST_F_TIMEOUT(nomem, all_from_one_on, SLOW)
+{
+	/* Page faults wait for memory as long as it takes */
+	if (variant->touches)
+		SKIP(return, "would not end");
+	each(_metadata, variant, true);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A pool that changes its size: because the program says so, or because the
+ * system is short of memory. No page is lost, none is there too many, and an
+ * ALLOC that may succeed does.
+ */
+#include "common.h"
+
+#include <sys/resource.h>
+
+#define BUFFER	5000
+#define PAGES	20000
+#define IFACES	6
+#define NOBODY	65534
+
+static int ex_resize(int fd, __u64 pages)
+{
+	/* The number itself is the argument */
+	return ex_ioctl(fd, EXMAP_IOCTL_RESIZE, (void *)pages);
+}
+
+static long owned(struct exmap *ex)
+{
+	struct exmap_ioctl_stats stats;
+
+	return ex_stats(ex->fd, &stats) ? -1 : (long)stats.alloc_count;
+}
+
+static long limit_of(struct exmap *ex)
+{
+	struct exmap_ioctl_stats stats;
+
+	return ex_stats(ex->fd, &stats) ? -1 : (long)stats.buffer_size;
+}
+
+/* Leave free pages wherever they can be: with all interfaces, and with nobody */
+static void scatter(struct __test_metadata *_metadata, struct exmap *ex, int first, int pages)
+{
+	int i;
+
+	ASSERT_EQ(pages, ex_fill(ex, 0, first));
+	for (i = 0; i < IFACES; i++)
+		ASSERT_EQ(37, ex_drain(ex, i, first + 37 * i, 37));
+	ASSERT_EQ(pages - 37 * IFACES, ex_drain(ex, 1, first + 37 * IFACES, ex->pages - first -
+		  37 * IFACES));
+}
+
+FIXTURE(resize) {
+	struct exmap ex;
+};
+
+FIXTURE_VARIANT(resize) {
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(resize, strict) {
+};
+
+FIXTURE_VARIANT_ADD(resize, deferred) {
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_SETUP(resize)
+{
+	catch_faults();
+	exmap_create2(_metadata, &self->ex,
+		      (struct exmap_setup2){ .fd = -1, .flags = variant->flags },
+		      IFACES, BUFFER, PAGES);
+}
+
+FIXTURE_TEARDOWN(resize)
+{
+	struct exmap *ex = &self->ex;
+
+	/* Whatever the test did, it can have its size back, and all of its pages */
+	EXPECT_LE(0, ex_drain(ex, 0, 0, PAGES));
+	EXPECT_EQ(0, ex_resize(ex->fd, BUFFER));
+	EXPECT_EQ(BUFFER, ex_fill(ex, IFACES - 1, 0));
+	EXPECT_EQ(BUFFER, owned(ex));
+	exmap_destroy(ex);
+}
+
+TEST_F(resize, grow)
+{
+	struct exmap *ex = &self->ex;
+
+	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
+	EXPECT_EQ(0, ex_resize(ex->fd, BUFFER + 1));
+	EXPECT_EQ(1, ex_fill(ex, 1, BUFFER));
+	EXPECT_EQ(0, ex_resize(ex->fd, 2 * BUFFER));
+	EXPECT_EQ(2 * BUFFER, limit_of(ex));
+	EXPECT_EQ(BUFFER - 1, ex_fill(ex, 2, BUFFER + 1));
+	EXPECT_EQ(2 * BUFFER, owned(ex));
+}
+
+TEST_F(resize, shrink)
+{
+	static const int sizes[] = { BUFFER, BUFFER - 1, 3000, 513, 512, 511, 37, 1 };
+	struct exmap *ex = &self->ex;
+	int i;
+
+	for (i = 0; i < (int)ARRAY_SIZE(sizes); i++) {
+		ASSERT_EQ(0, ex_resize(ex->fd, BUFFER));
+		scatter(_metadata, ex, 0, BUFFER);
+		EXPECT_EQ(BUFFER, owned(ex));
+		EXPECT_EQ(0, ex_resize(ex->fd, sizes[i]));
+		EXPECT_EQ(sizes[i], limit_of(ex));
+		EXPECT_GE(sizes[i], owned(ex));
+		EXPECT_EQ(sizes[i], ex_fill(ex, i % IFACES, 0));
+		EXPECT_EQ(sizes[i], owned(ex));
+		EXPECT_EQ(sizes[i], ex_drain(ex, 0, 0, PAGES));
+	}
+}
+
+/* What is mapped stays, and so does the limit if it is more than asked for */
+TEST_F(resize, shrink_below_what_is_mapped)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	ASSERT_EQ(1000, ex_alloc(ex, 3, 0, 1000));
+	for (i = 0; i < 1000; i++)
+		stamp_page(page_at(ex, i), i);
+	scatter(_metadata, ex, 1000, BUFFER - 1000);
+	EXPECT_EQ(-EBUSY, ex_resize(ex->fd, 999));
+	EXPECT_EQ(-EBUSY, ex_resize(ex->fd, 1));
+	EXPECT_EQ(BUFFER, limit_of(ex));
+	EXPECT_EQ(BUFFER - 1000, ex_fill(ex, 4, 1000));
+	EXPECT_EQ(-EBUSY, ex_resize(ex->fd, BUFFER - 1));
+	EXPECT_EQ(BUFFER - 1000, ex_drain(ex, 5, 1000, PAGES - 1000));
+	EXPECT_EQ(0, ex_resize(ex->fd, 1000));
+	EXPECT_EQ(1000, owned(ex));
+	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 1000, 1));
+	for (i = 0; i < 1000; i++)
+		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
+}
+
+/* Pages come back from the system as they should: with nothing in them */
+TEST_F(resize, shrink_and_regrow_is_clean)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
+		memset(ex->region, 0x55, BUFFER * PG);
+		ASSERT_EQ(BUFFER, ex_drain(ex, 0, 0, PAGES));
+		ASSERT_EQ(0, ex_resize(ex->fd, 1));
+		EXPECT_GE(1, owned(ex));
+		ASSERT_EQ(1, ex_fill(ex, 0, 0));
+		memset(ex->region, 0, PG);
+		ASSERT_EQ(0, ex_resize(ex->fd, BUFFER));
+		ASSERT_EQ(BUFFER - 1, ex_fill(ex, 1, 1));
+		EXPECT_TRUE(all_zero(ex->region, BUFFER * PG));
+		ASSERT_EQ(BUFFER, ex_drain(ex, 0, 0, PAGES));
+	}
+}
+
+/* A page that somebody else still holds counts until he lets go of it */
+TEST_F(resize, parked_pages_count)
+{
+	struct exmap *ex = &self->ex;
+	struct iovec iov = { .iov_base = ex->region, .iov_len = 8 * PG };
+	char buf[PG];
+	int fds[2], i;
+
+	ASSERT_EQ(0, pipe(fds));
+	ASSERT_EQ(8, ex_alloc(ex, 0, 0, 8));
+	ASSERT_EQ(8 * PG, vmsplice(fds[1], &iov, 1, 0));
+	ASSERT_EQ(8, ex_free(ex, 0, 0, 8));
+	EXPECT_EQ(-EBUSY, ex_resize(ex->fd, 7));
+	EXPECT_EQ(0, ex_resize(ex->fd, 8));
+	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 0, 1));
+	for (i = 0; i < 8; i++)
+		EXPECT_EQ(PG, read(fds[0], buf, PG));
+	close(fds[0]);
+	close(fds[1]);
+	EXPECT_EQ(0, ex_resize(ex->fd, 1));
+	EXPECT_EQ(1, ex_fill(ex, 0, 0));
+}
+
+TEST_F(resize, pages_taken_away_by_madvise)
+{
+	struct exmap *ex = &self->ex;
+
+	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
+	ASSERT_EQ(0, madvise(ex->region, 4000 * PG, MADV_DONTNEED));
+	EXPECT_EQ(-EBUSY, ex_resize(ex->fd, 999));
+	EXPECT_EQ(0, ex_resize(ex->fd, 1000));
+	EXPECT_EQ(1000, owned(ex));
+	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 0, 1));
+}
+
+TEST_F(resize, errors)
+{
+	struct exmap *ex = &self->ex;
+	int fd = exmap_open(_metadata);
+	pid_t pid;
+
+	EXPECT_EQ(-EINVAL, ex_resize(ex->fd, 0));
+	EXPECT_EQ(-ENOMEM, ex_resize(ex->fd, ~0ULL));
+	EXPECT_EQ(-ENOMEM, ex_resize(ex->fd, 1ULL << 52));
+	EXPECT_EQ(BUFFER, limit_of(ex));
+	EXPECT_EQ(-ENXIO, ex_resize(fd, 10));
+	pid = fork();
+	if (!pid)
+		_exit(ex_resize(ex->fd, 10) == -EPERM ? 0 : 1);
+	EXPECT_EQ(0, wait_child(pid));
+	EXPECT_EQ(BUFFER, limit_of(ex));
+	/* There need not be a region yet, but it must not have gone */
+	ASSERT_EQ(0, ex_setup(fd, -1, 1, 10));
+	EXPECT_EQ(0, ex_resize(fd, 20));
+	EXPECT_EQ(0, ex_resize(fd, 5));
+	EXPECT_EQ(0, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
+	EXPECT_EQ(-ENXIO, ex_resize(fd, 10));
+	close(fd);
+}
+
+/* Threads that never want more than there always is */
+#define THREADS		4
+#define HELD		200
+
+struct stress {
+	bool stop;
+};
+
+static void *use_pages(void *arg)
+{
+	struct worker *w = arg;
+	struct exmap *ex = w->ex;
+	struct stress *stress = w->arg;
+	const int first = w->index * 1000;
+	int i, nr, ret;
+
+	pthread_barrier_wait(&start_line);
+	while (!__atomic_load_n(&stress->stop, __ATOMIC_RELAXED)) {
+		nr = 1 + random_below(&w->random, HELD);
+		ret = ex_alloc(ex, w->index, first, nr);
+		if (BROKE(w, ret != nr, ret))
+			return NULL;
+		for (i = 0; i < nr; i++)
+			stamp_page(page_at(ex, first + i), first + i);
+		sched_yield();
+		for (i = 0; i < nr; i++)
+			if (BROKE(w, !stamp_intact(page_at(ex, first + i), first + i), i))
+				return NULL;
+		ret = ex_free(ex, w->index, first, nr);
+		if (BROKE(w, ret != nr, ret))
+			return NULL;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(resize, under_load, SLOW)
+{
+	const int rounds = scaled(400);
+	struct exmap *ex = &self->ex;
+	struct stress stress = {};
+	struct worker w[THREADS];
+	int i, ret, done = 0;
+
+	start_workers(_metadata, w, THREADS, use_pages, ex, &stress);
+	for (i = 0; i < rounds; i++) {
+		ret = ex_resize(ex->fd, i & 1 ? THREADS * HELD + i % 7 : BUFFER);
+		EXPECT_TRUE(!ret || ret == -EBUSY);
+		done += !ret;
+		usleep(1000);
+	}
+	stress.stop = true;
+	join_workers(_metadata, w, THREADS);
+	/* Some may have come too late for pages that kept moving */
+	EXPECT_LT(rounds / 2, done);
+	TH_LOG("%d of %d done", done, rounds);
+}
+
+/* Memory pressure */
+
+static bool drop_slab(void)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
+	bool ok = fd >= 0 && write(fd, "2", 1) == 1;
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+TEST_F(resize, free_pages_go_under_pressure)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	ASSERT_EQ(1000, ex_alloc(ex, 0, 0, 1000));
+	for (i = 0; i < 1000; i++)
+		stamp_page(page_at(ex, i), i);
+	scatter(_metadata, ex, 1000, BUFFER - 1000);
+	ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
+	EXPECT_EQ(BUFFER, owned(ex));
+	if (!drop_slab())
+		SKIP(return, "not root");
+	/* The last few are not worth another round */
+	EXPECT_LE(1000, owned(ex));
+	EXPECT_GT(1100, owned(ex));
+	for (i = 0; i < 1000; i++)
+		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
+	EXPECT_EQ(BUFFER, limit_of(ex));
+	EXPECT_EQ(BUFFER - 1000, ex_fill(ex, 2, 1000));
+}
+
+TEST_F_TIMEOUT(resize, pressure_under_load, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	struct stress stress = {};
+	struct worker w[THREADS];
+	int i, rounds = scaled(200);
+
+	if (!drop_slab())
+		SKIP(return, "not root");
+	/* A pool that is just large enough: what goes must be able to come back */
+	ASSERT_EQ(0, ex_resize(ex->fd, THREADS * HELD));
+	start_workers(_metadata, w, THREADS, use_pages, ex, &stress);
+	for (i = 0; i < rounds; i++) {
+		drop_slab();
+		usleep(1000);
+	}
+	stress.stop = true;
+	join_workers(_metadata, w, THREADS);
+}
+
+/* RLIMIT_MEMLOCK */
+
+FIXTURE(memlock) {
+	int fd;
+};
+
+FIXTURE_SETUP(memlock)
+{
+	if (geteuid())
+		SKIP(return, "not root");
+	self->fd = exmap_open(_metadata);
+}
+
+FIXTURE_TEARDOWN(memlock)
+{
+	close(self->fd);
+}
+
+#define LIMIT	256
+
+static void become_nobody(struct __test_metadata *_metadata)
+{
+	struct rlimit limit = { LIMIT * PG, LIMIT * PG };
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
+	ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));
+	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));
+}
+
+TEST_F(memlock, growth_is_charged)
+{
+	int other = exmap_open(_metadata);
+
+	become_nobody(_metadata);
+	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 100));
+	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, LIMIT + 1));
+	EXPECT_EQ(0, ex_resize(self->fd, LIMIT));
+	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, 1));
+	/* What a smaller one does not need others can have, and no more */
+	EXPECT_EQ(0, ex_resize(self->fd, 56));
+	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, LIMIT - 55));
+	EXPECT_EQ(0, ex_setup(other, -1, 1, LIMIT - 56));
+	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, 57));
+	EXPECT_EQ(-ENOMEM, ex_resize(other, LIMIT - 55));
+	close(other);
+	EXPECT_EQ(0, ex_resize(self->fd, LIMIT));
+}
+
+TEST_F(memlock, given_back_in_full)
+{
+	int i, fd;
+
+	become_nobody(_metadata);
+	for (i = 0; i < 100; i++) {
+		fd = exmap_open(_metadata);
+		ASSERT_EQ(0, ex_setup(fd, -1, 1, 1 + i));
+		ASSERT_EQ(0, ex_resize(fd, LIMIT));
+		ASSERT_EQ(0, ex_resize(fd, LIMIT - i));
+		close(fd);
+	}
+}
+
+/* Who had no limit at first has none for what he has, but for more */
+TEST_F(memlock, privileges_given_up)
+{
+	int other = exmap_open(_metadata);
+
+	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 1000));
+	become_nobody(_metadata);
+	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, 1000 + LIMIT + 1));
+	EXPECT_EQ(0, ex_resize(self->fd, 1000 + LIMIT));
+	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, 1));
+	EXPECT_EQ(0, ex_resize(self->fd, 10));
+	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, LIMIT - 9));
+	EXPECT_EQ(0, ex_setup(other, -1, 1, LIMIT - 10));
+	close(other);
+}
+
+TEST_HARNESS_MAIN
