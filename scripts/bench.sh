@@ -5,7 +5,7 @@
 # machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions shootdowns io
+#   bench.sh <section>...	some: instructions shootdowns scaling io
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -39,6 +39,7 @@ measure() {
 	TIMEOUT=${TIMEOUT:-3600} SHARE='' DEBUG=0 DISK=${DISK:-0} "$TOP/scripts/vm.sh" "$script" | awk -v csv="$TMP/csv" '
 		/^what,/	{ if (!header++) print >(csv ".header"); next }
 		/^[^ ,]+(,[^ ,]+)+$/	{ print >>csv; fflush(); next }
+		/\t\[exmap\]$/	{ print >(csv ".kallsyms"); next }
 				{ if (!seen[$0]++) print >"/dev/stderr" }' ||
 		die "bench: not all cases could be measured"
 	expected=$((expected + cases))
@@ -54,6 +55,28 @@ begin() {
 
 end() {	# <section>
 	cat "$TMP/csv.header" "$TMP/csv" >"$OUT/$1.csv"
+}
+
+plugin_api() {
+	qemu-system-x86_64 --version | sed -n 's/.* version \([0-9]*\)\..*/\1/p' |
+		{ read -r major; [ "$major" -ge 10 ] && echo 3 || echo 1; }
+}
+
+# The arguments of QEMU to trace a machine (plugin/exmap-trace.c), in $trace
+trace=
+begin_trace() {	# <options of the plugin>
+	[ -e "$TMP/exmap-trace.so" ] ||
+		gcc -O2 -fPIC -shared -DPLUGIN_API="$(plugin_api)" -o "$TMP/exmap-trace.so" \
+			"$TOP/scripts/plugin/exmap-trace.c" || die "bench: the plugin does not compile"
+	rm -f "$TMP"/trace*
+	trace="-plugin $TMP/exmap-trace.so,$1,out=$TMP/trace"
+}
+
+# The trace of each case that was measured since: $TMP/trace.1 and so on
+end_trace() {	# <cases>
+	awk -v trace="$TMP/trace" '/^# mode / { close(file); file = trace "." ++n } { print >file }' "$TMP/trace"
+	[ "$(find "$TMP" -name 'trace.*' | wc -l)" = "$1" ] ||
+		die "bench: not one trace for each of $1 cases"
 }
 
 setting() {
@@ -192,13 +215,46 @@ shootdown_cases() {	# <cpus>
 	done
 }
 
+# Where the kernel asks other CPUs, flushes all of its own TLB, or one page
+FLUSH_FUNCTIONS="native_flush_tlb_multi native_flush_tlb_local native_flush_tlb_one_user"
+
+flush_addresses() {	# separated by colons
+	awk -v names="$FLUSH_FUNCTIONS" '
+		{ at[$3] = $1 }
+		END {
+			n = split(names, name, " ")
+			for (i = 1; i <= n; i++)
+				printf "%s%s", (i > 1 ? ":" : ""), at[name[i]]
+		}' "$BUILD/lean/System.map"
+}
+
+# Puts what was traced of the last cases into their columns
+count_flushes() {	# <cases>
+	local cases=$1 i
+
+	end_trace "$cases"
+	for ((i = 1; i <= cases; i++)); do
+		awk -v at="$(flush_addresses)" '{ n[$1] = $2 }
+			END { split(at, a, ":"); print n[a[1]] + 0, n[a[2]] + 0, n[a[3]] + 0 }' "$TMP/trace.$i"
+	done >"$TMP/flushes"
+	awk -v OFS=, -v skip=$((expected - cases)) -v flushes="$TMP/flushes" -F , '
+		NR > skip && (getline line <flushes) > 0 && $10 != "-" {
+			split(line, n, " ")
+			$16 = n[1]; $17 = n[2]; $18 = n[3]
+		}
+		{ print }' "$TMP/csv" >"$TMP/csv.new"
+	mv "$TMP/csv.new" "$TMP/csv"
+}
+
 shootdowns() {
 	local n
 
 	begin "shootdowns, about 3 minutes"
 	for n in "${SHOOTDOWN_CPUS[@]}"; do
 		say "bench: $n CPUs"
-		CPUS=$n ACCEL=tcg,thread=single QEMU_ARGS='' measure < <(shootdown_cases "$n")
+		begin_trace "mode=insn,at=$(flush_addresses)"
+		CPUS=$n ACCEL=tcg,thread=single QEMU_ARGS=$trace measure < <(shootdown_cases "$n")
+		count_flushes "$(shootdown_cases "$n" | wc -l)"
 	done
 	end shootdowns
 
@@ -231,8 +287,148 @@ shootdowns() {
 		}' "$TMP/csv"
 	cat <<-EOF
 
-		Interrupts: the line TLB of /proc/interrupts. Flushes (with CONFIG_DEBUG_TLBFLUSH):
-		those that asked other CPUs; what CPUs flushed of their own, all or page by page
+		Interrupts: the line TLB of /proc/interrupts. Flushes: those that asked other CPUs;
+		then what all CPUs did to their own TLBs: flush all, or one page
+	EOF
+}
+
+# ----------------------------------------------------------------- scaling
+
+SCALING_CPUS=(1 2 4 8 16 32)
+SCALING_PAGES=65536
+# Twice the free pages that all threads together keep for themselves
+SCALING_POOL=32768
+
+scaling_cases() {	# <cpus>
+	local what pattern
+
+	for what in $STRICT $DEFERRED; do
+		for pattern in scattered apart; do
+			echo "--what $what --pattern $pattern --threads $1 --batch 64 --pool $SCALING_POOL" \
+				"--region $GIB --rounds $((SCALING_PAGES / 64 / $1)) --turn 1"
+		done
+	done
+}
+
+# Lines for the CSV file, each a case and a function
+scaling_lines() {	# <cpus>
+	local i=0 args head
+
+	while read -r args; do
+		i=$((i + 1))
+		head=$(awk -F , -v line=$((expected - $(scaling_cases "$1" | wc -l) + i)) '
+			NR == line { print $1 "," $4 "," $3 "," $2 "," $10 }' "$TMP/csv")
+		# One CPU shares nothing
+		if ! grep -qv '^#' "$TMP/trace.$i"; then
+			echo "$head,other,-,0,0,0"
+			continue
+		fi
+		"$TOP/scripts/symbols.sh" -k "$TMP/csv.kallsyms" "$TMP/trace.$i" | awk -v head="$head" '
+			$1 !~ /^[0-9]+$/	{ next }
+			# Behind the functions comes their group
+			$5 == "="	{
+				for (i = 1; i <= n; i++)
+					print head "," $6 "," line[i]
+				n = 0
+				next
+			}
+			{ line[++n] = $6 ($7 ~ /^\[/ ? " " $7 : "") "," $2 "," $3 "," $4 }'
+	done < <(scaling_cases "$1")
+}
+
+scaling() {
+	local n
+
+	begin "scaling, about 5 minutes"
+	echo "what,pattern,batch,threads,pages,group,function,loads,stores,moves" >"$TMP/scaling"
+	for n in "${SCALING_CPUS[@]}"; do
+		say "bench: $n CPUs"
+		begin_trace mode=lines
+		# With a clock that counts instructions, ticks are as rare as on real CPUs
+		CPUS=$n ACCEL=tcg,thread=single QEMU_ARGS="-icount shift=0,sleep=off $trace" \
+			measure "grep exmap /proc/kallsyms" < <(scaling_cases "$n")
+		end_trace "$(scaling_cases "$n" | wc -l)"
+		scaling_lines "$n" >>"$TMP/scaling"
+	done
+	cp "$TMP/scaling" "$OUT/scaling.csv"
+
+	echo "Scaling: a thread on every CPU, with an interface and a file of its own; batches"
+	echo "of 64 pages in a region of 1 GiB. Accesses of the kernel to cache lines that two"
+	echo "or more CPUs write, a page placed and taken away again"
+	setting
+	awk -F , -v strict=$STRICT -v deferred=$DEFERRED '
+		function accesses(what, pattern, n, group) {
+			return sum[what, pattern, n, group] / pages[what, pattern, n]
+		}
+		function ratio(what, pattern, limit,   s) {
+			s = counted(what, pattern, last) / counted(what, pattern, 2)
+			return sprintf("%-16s %-10s %6.2f   <= %.1f   %s", what, pattern, s, limit,
+				s <= limit ? "yes" : "no")
+		}
+		# The target: without the shootdowns, but with deferred ones everything
+		function counted(what, pattern, n,   s) {
+			s = accesses(what, pattern, n, "other")
+			if (what == deferred)
+				s += accesses(what, pattern, n, "shootdown")
+			return s
+		}
+		NR == 1 { next }
+		$6 != "[user]" {
+			sum[$1, $2, $4, $6] += $8 + $9
+			moves[$1, $2, $4] += $6 == "other" ? $10 : 0
+			pages[$1, $2, $4] = $5
+			if ($4 != last)
+				cpus[++nr] = last = $4
+			if ($6 == "other") {
+				if ($4 != of[$1, $2]) {
+					of[$1, $2] = $4
+					rows[$1, $2] = 0
+				}
+				# symbols.sh has sorted them
+				if (rows[$1, $2] < 14)
+					row[$1, $2, ++rows[$1, $2]] = sprintf("%8.2f %8.2f  %s",
+						($8 + $9) / $5, $10 / $5, $7)
+			}
+		}
+		END {
+			nw = split(strict " " deferred, w, " ")
+			np = split("scattered apart", p, " ")
+			printf "\n%4s", ""
+			for (i = 1; i <= nw; i++)
+				for (j = 1; j <= np; j++)
+					printf " | %25s", w[i] ", " p[j]
+			printf "\n%4s", "CPUs"
+			for (i = 1; i <= nw * np; i++)
+				printf " | %8s %6s %9s", "accesses", "moves", "shootdown"
+			print ""
+			for (k = 1; k <= nr; k++) {
+				printf "%4s", cpus[k]
+				for (i = 1; i <= nw; i++)
+					for (j = 1; j <= np; j++)
+						printf " | %8.2f %6.2f %9.2f", accesses(w[i], p[j], cpus[k], "other"),
+							moves[w[i], p[j], cpus[k]] / pages[w[i], p[j], cpus[k]],
+							accesses(w[i], p[j], cpus[k], "shootdown")
+				print ""
+			}
+			printf "\n%d CPUs to 2, with deferred flushes everything counted: target, met\n", last
+			for (i = 1; i <= nw; i++)
+				for (j = 1; j <= np; j++)
+					print ratio(w[i], p[j], w[i] == strict ? 1.5 : 3)
+			for (i = 1; i <= nw; i++)
+				for (j = 1; j <= np; j++) {
+					printf "\n%s, %s, %d CPUs: the most\n%8s %8s\n", w[i], p[j], last,
+						"accesses", "moves"
+					for (k = 1; k <= rows[w[i], p[j]]; k++)
+						print row[w[i], p[j], k]
+				}
+		}' "$TMP/scaling"
+	cat <<-EOF
+
+		scattered: every page table is used by all threads, as by a program whose threads
+		work on all of its data; the locks and entries of page tables are most of it then.
+		apart: each thread has a part of the region, so that what is left is shared for
+		another reason. moves: how many of the accesses can have missed the cache at most.
+		shootdown: the lines by which a CPU reaches the others; they grow with the CPUs.
 	EOF
 }
 
@@ -365,11 +561,11 @@ io() {
 	EOF
 }
 
-[ $# != 0 ] || set -- instructions shootdowns io
+[ $# != 0 ] || set -- instructions shootdowns scaling io
 for section; do
 	case $section in
-	instructions|shootdowns|io) ;;
-	*)	die "no section of the name $section (instructions shootdowns io)" ;;
+	instructions|shootdowns|scaling|io) ;;
+	*)	die "no section of the name $section (instructions shootdowns scaling io)" ;;
 	esac
 done
 for section; do

@@ -7,6 +7,9 @@
  *   gcc -O2 -fPIC -shared -o exmap-trace.so exmap-trace.c
  *   qemu-system-x86_64 ... -plugin exmap-trace.so,mode=insn,out=FILE
  *   qemu-system-x86_64 ... -plugin exmap-trace.so,mode=lines,out=FILE
+ *   qemu-system-x86_64 ... -plugin exmap-trace.so,mode=insn,at=PC:PC:...,out=FILE
+ *
+ * With at=, up to 16 hexadecimal addresses, only those are counted, at no cost.
  *
  * It counts only inside a window, which a program in the machine opens and
  * closes. Any program can: the markers are long NOPs with a displacement that
@@ -17,11 +20,14 @@
  *	#define EXMAP_TRACE_STOP()	EXMAP_TRACE(0x45584d30)
  *	#define EXMAP_TRACE_START()	EXMAP_TRACE(0x45584d31)
  *	#define EXMAP_TRACE_RESET()	EXMAP_TRACE(0x45584d32)
+ *	#define EXMAP_TRACE_WRITE()	EXMAP_TRACE(0x45584d33)
  *
  * Whichever CPU executes one, it counts for all. Several windows add up, RESET
- * forgets what was counted so far.
+ * forgets what was counted so far, WRITE, with the window closed, does so after
+ * it has written it to the file, so that one file can have many cases.
  *
- * Output, when QEMU ends; numbers are decimal, addresses hexadecimal:
+ * Output, then and when QEMU ends; each time a first line "# mode ...", then
+ * others that begin with #; numbers are decimal, addresses hexadecimal:
  *
  *   mode=insn	<pc> <executions> <- or rep>
  *	An iteration of a string instruction (rep) is an execution, as it is for
@@ -90,7 +96,8 @@ int qemu_plugin_version = PLUGIN_API;
 int qemu_plugin_install(uint64_t id, const struct plugin_info *info, int argc, char **argv);
 
 #define MAX_VCPUS	64
-#define MARKER		0x45584d30	/* + 0: stop, 1: start, 2: reset */
+#define MARKER		0x45584d30	/* + 0: stop, 1: start, 2: reset, 3: write */
+#define MAX_AT		16
 #define LINE_SHIFT	6
 
 /* In mode=insn, line is 0 and stores are executions of a string instruction */
@@ -116,7 +123,11 @@ static struct table tables[MAX_VCPUS];
 static bool open_window;
 static unsigned int generation = 1;
 static bool lines_mode;
+static uint64_t only[MAX_AT];
+static unsigned int nr_only;
 static FILE *out;
+
+static void write_out(void);
 
 static void *allocate(size_t n)
 {
@@ -188,10 +199,13 @@ static void marker(unsigned int vcpu, void *data)
 {
 	uintptr_t what = (uintptr_t)data;
 
-	if (what == 2)
-		__atomic_add_fetch(&generation, 1, __ATOMIC_RELAXED);
-	else
+	if (what < 2) {
 		__atomic_store_n(&open_window, what == 1, __ATOMIC_RELAXED);
+		return;
+	}
+	if (what == 3)
+		write_out();
+	__atomic_add_fetch(&generation, 1, __ATOMIC_RELAXED);
 }
 
 static void executed(unsigned int vcpu, void *pc)
@@ -232,6 +246,16 @@ static void accessed(unsigned int vcpu, uint32_t info, uint64_t vaddr, void *pc)
 	}
 }
 
+static bool is_wanted(uint64_t pc)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr_only; i++)
+		if (only[i] == pc)
+			return true;
+	return !nr_only;
+}
+
 /* A prefix F2 or F3, perhaps REX, then movs, cmps, stos, lods or scas */
 static bool is_string(const uint8_t *code, size_t size)
 {
@@ -261,12 +285,12 @@ static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 #endif
 		memcpy(&magic, code + sizeof(nop), sizeof(magic));
 		magic -= MARKER;
-		if (size == 7 && !memcmp(code, nop, sizeof(nop)) && magic <= 2)
+		if (size == 7 && !memcmp(code, nop, sizeof(nop)) && magic <= 3)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, marker, NO_REGS,
 							       (void *)(uintptr_t)magic);
 		else if (lines_mode)
 			qemu_plugin_register_vcpu_mem_cb(insn, accessed, NO_REGS, READ_WRITE, pc);
-		else
+		else if (is_wanted((uintptr_t)pc))
 			qemu_plugin_register_vcpu_insn_exec_cb(insn,
 				is_string(code, size) ? executed_string : executed, NO_REGS, pc);
 	}
@@ -323,7 +347,7 @@ static size_t keep_shared(struct entry *all, size_t n)
 	return kept;
 }
 
-static void finish(uint64_t id, void *data)
+static void write_out(void)
 {
 	struct entry *all = allocate(0);
 	size_t i, j, n = 0;
@@ -362,9 +386,37 @@ static void finish(uint64_t id, void *data)
 			fprintf(out, "%016lx %lu %s\n", all[i].pc, loads + stores,
 				stores ? "rep" : "-");
 	}
+	free(all);
+}
+
+static void finish(uint64_t id, void *data)
+{
+	unsigned int i;
+
+	/* If all was written, and nothing was counted since, there is no more */
+	for (i = 0; i < MAX_VCPUS; i++)
+		if (tables[i].generation == generation)
+			break;
+	if (i < MAX_VCPUS || generation == 1)
+		write_out();
 	if (fclose(out))
 		perror("exmap-trace: writing the output");
-	free(all);
+}
+
+/* Addresses with colons between them */
+static bool parse_at(const char *list)
+{
+	char *end;
+
+	do {
+		if (nr_only == MAX_AT)
+			return false;
+		only[nr_only] = strtoull(list, &end, 16);
+		if (end == list || (*end && *end != ':') || !only[nr_only++])
+			return false;
+		list = end + 1;
+	} while (*end);
+	return true;
 }
 
 int qemu_plugin_install(uint64_t id, const struct plugin_info *info, int argc, char **argv)
@@ -377,11 +429,11 @@ int qemu_plugin_install(uint64_t id, const struct plugin_info *info, int argc, c
 			mode = argv[i] + 5;
 		else if (!strncmp(argv[i], "out=", 4))
 			file = argv[i] + 4;
-		else
+		else if (strncmp(argv[i], "at=", 3) || !parse_at(argv[i] + 3))
 			mode = "";
 	}
 	lines_mode = !strcmp(mode, "lines");
-	if (!file || (!lines_mode && strcmp(mode, "insn"))) {
+	if (!file || (!lines_mode && strcmp(mode, "insn")) || (lines_mode && nr_only)) {
 		fprintf(stderr, "exmap-trace: mode=insn or mode=lines, and out=FILE\n");
 		return 1;
 	}

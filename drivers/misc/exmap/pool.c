@@ -569,16 +569,24 @@ static bool exmap_pool_is_flushed(const struct exmap_pool *pool, u64 epoch)
 }
 
 /*
- * Free the pages of an interface that have left quarantine, under its lock.
- * Returns whether it has others, which wait for a flush.
+ * Free the pages of an interface that have left quarantine, under its lock. What
+ * is too much for its local bundle is soon needed here, if it allocates as much
+ * as it frees: it goes to everybody only if @all, or if it is still there at the
+ * next flush. Returns whether there are others, which wait for a flush or a reap.
  */
-static bool exmap_pool_reap(struct exmap_pool *pool, struct exmap_interface *iface)
+static bool exmap_pool_reap(struct exmap_pool *pool, struct exmap_interface *iface,
+			    bool all)
 {
+	/* Pairs with exmap_pool_flush_end() */
+	const u64 flushed = smp_load_acquire(&pool->flushed);
 	struct exmap_bundle *bundle, *next;
 	bool reaped = false;
 
 	list_for_each_entry_safe(bundle, next, &iface->quarantine, list) {
-		if (!exmap_pool_is_flushed(pool, bundle->epoch))
+		if (bundle->epoch > flushed)
+			break;
+		if (!all && bundle->epoch == flushed && iface->local &&
+		    bundle->nr > EXMAP_BUNDLE_PAGES - iface->local->nr)
 			break;
 		list_del(&bundle->list);
 		exmap_pool_keep_spare(iface, exmap_pool_sort(pool, iface, bundle));
@@ -647,7 +655,7 @@ static unsigned int exmap_pool_steal(struct exmap_pool *pool,
 			mutex_lock(&victim->lock);
 		else if (!mutex_trylock(&victim->lock))
 			continue;
-		*waiting |= exmap_pool_reap(pool, victim);
+		*waiting |= exmap_pool_reap(pool, victim, true);
 		nr = exmap_pool_rob(victim, pages, max);
 		if (nr)
 			exmap_pool_depart(pool);
@@ -671,7 +679,7 @@ static bool exmap_pool_refill_quick(struct exmap_pool *pool,
 		swap(iface->local, iface->backup);
 		return true;
 	}
-	exmap_pool_reap(pool, iface);
+	exmap_pool_reap(pool, iface, false);
 	if (iface->local->nr || exmap_pool_take_full(pool, iface))
 		return true;
 	if (READ_ONCE(pool->nr_parked)) {
@@ -810,11 +818,12 @@ struct exmap_bundle *exmap_pool_collect(struct exmap_pool *pool,
 	struct exmap_bundle *bundle = NULL;
 
 	if (pool->deferred) {
-		exmap_pool_reap(pool, iface);
+		exmap_pool_reap(pool, iface, false);
 		if (!list_empty(&iface->quarantine))
 			bundle = list_last_entry(&iface->quarantine,
 						 struct exmap_bundle, list);
-		if (bundle && bundle->nr < EXMAP_BUNDLE_PAGES)
+		if (bundle && bundle->nr < EXMAP_BUNDLE_PAGES &&
+		    !exmap_pool_is_flushed(pool, bundle->epoch))
 			goto out;
 	}
 	if (unlikely(!iface->spare))
@@ -1033,7 +1042,7 @@ static unsigned long exmap_pool_trim(struct exmap_pool *pool,
 	unsigned long freed = 0;
 	unsigned int nr;
 
-	exmap_pool_reap(pool, iface);
+	exmap_pool_reap(pool, iface, true);
 	do {
 		const unsigned int some = min(max - freed, ARRAY_SIZE(pages));
 
@@ -1168,7 +1177,7 @@ static unsigned long exmap_pool_shrink(struct exmap_pool *pool, unsigned long ma
 			nr += exmap_pool_trim(pool, iface, max - nr);
 			pool->shrink_next = iface - pool->interfaces;
 		} else {
-			exmap_pool_reap(pool, iface);
+			exmap_pool_reap(pool, iface, true);
 			nr += exmap_bundle_nr(iface->local) +
 			      exmap_bundle_nr(iface->backup);
 		}
@@ -1230,7 +1239,8 @@ static unsigned long exmap_shrinker_scan(struct shrinker *shrinker,
  */
 int __init exmap_pool_module_init(void)
 {
-	exmap_bundle_cache = KMEM_CACHE(exmap_bundle, SLAB_ACCOUNT);
+	/* Aligned: the bundles of two interfaces must not meet in a cache line */
+	exmap_bundle_cache = KMEM_CACHE(exmap_bundle, SLAB_ACCOUNT | SLAB_HWCACHE_ALIGN);
 	if (!exmap_bundle_cache)
 		return -ENOMEM;
 	exmap_shrinker = shrinker_alloc(0, "exmap");

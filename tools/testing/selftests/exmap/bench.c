@@ -5,8 +5,9 @@
  *
  * Every thread has a CPU, an open file and an interface of its own, and a part
  * of the region: every n-th page of it, so that the threads share all page
- * tables. All addresses are chosen before the clock starts. What is timed is
- * what a program must do: fill in the vectors, call, look at the results.
+ * tables, or with --pattern apart pages that lie together. All addresses are
+ * chosen before the clock starts. What is timed is what a program must do: fill
+ * in the vectors, call, look at the results.
  *
  * In a virtual machine whose clock counts instructions (QEMU's -icount shift=0,
  * one CPU), ns are instructions.
@@ -99,6 +100,7 @@ static struct {
 	unsigned int threads;
 	unsigned int batch;
 	bool contiguous;
+	bool apart;
 	bool churn;
 	bool zipf;
 	bool touch;
@@ -110,6 +112,7 @@ static struct {
 	unsigned long quarantine;
 	unsigned long warm;	/* rounds of a thread, not timed */
 	unsigned long rounds;	/* rounds of a thread, timed */
+	unsigned long turn;	/* rounds between two pauses */
 } opt = {
 	.threads = 1,
 	.batch = 64,
@@ -506,7 +509,7 @@ static void report(const struct counters *c, __u64 ns)
 	cell[0] = opt.method->name;
 	sprintf(text[1], "%u", opt.threads);
 	sprintf(text[2], "%u", opt.batch);
-	cell[3] = opt.contiguous ? "contiguous" : "scattered";
+	cell[3] = opt.contiguous ? "contiguous" : opt.apart ? "apart" : "scattered";
 	cell[4] = !opt.churn ? "no" : opt.zipf ? "zipf" : "uniform";
 	sprintf(text[5], "%lu", opt.region);
 	sprintf(text[6], "%lu", opt.pool);
@@ -532,6 +535,7 @@ static void report(const struct counters *c, __u64 ns)
 		}
 	}
 	print_row(cell);
+	trace_write();
 }
 
 /* Not an error: the table shows a dash */
@@ -603,14 +607,24 @@ static unsigned long draw(struct worker *w, unsigned long n)
 	return rank * 2654435761UL % n;
 }
 
-/* The thread has every n-th vector of the region, n being the number of threads */
+/* How many vectors of the region a thread has */
+static unsigned long share_of(struct worker *w)
+{
+	return opt.region / w->len / opt.threads;
+}
+
+/* They are every n-th one, n being the number of threads, or, apart, neighbours */
 static __u64 slot_of(struct worker *w, unsigned long index)
 {
+	if (opt.apart)
+		return (w->index * share_of(w) + index) * w->len;
 	return (index * opt.threads + w->index) * w->len;
 }
 
 static unsigned long index_of(struct worker *w, __u64 slot)
 {
+	if (opt.apart)
+		return slot / w->len - w->index * share_of(w);
 	return slot / w->len / opt.threads;
 }
 
@@ -621,7 +635,7 @@ static unsigned long index_of(struct worker *w, __u64 slot)
  */
 static void choose(struct worker *w)
 {
-	const unsigned long n = opt.region / w->len / opt.threads;
+	const unsigned long n = share_of(w);
 	const unsigned long rounds = opt.warm + opt.rounds;
 	__u64 *used = allocate(n / 64 + 1, sizeof(*used));
 	unsigned long index, victim, round, r;
@@ -676,6 +690,18 @@ static void choose(struct worker *w)
 
 /* ---------------------------------------------------------- from the start */
 
+/* An address where the region fits and begins with a page table */
+static void *aligned_hint(void)
+{
+	const size_t size = opt.region * PG + PG * 512;
+	char *p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		die("no address space for a region of %lu pages", opt.region);
+	munmap(p, size);
+	return p + (-(unsigned long)p & (PG * 512 - 1));
+}
+
 static void exmap_begin(void)
 {
 	const bool deferred = opt.method->flags & DEFERRED;
@@ -699,8 +725,8 @@ static void exmap_begin(void)
 			skip("this kernel has no EXMAP_IOCTL_SETUP2");
 		die("cannot set up an exmap of %lu pages: %s", opt.pool, strerror(errno));
 	}
-	region = mmap(NULL, opt.region * PG, PROT_READ | PROT_WRITE, MAP_SHARED,
-		      device, EXMAP_OFF_EXMAP);
+	region = mmap(opt.apart ? aligned_hint() : NULL, opt.region * PG,
+		      PROT_READ | PROT_WRITE, MAP_SHARED, device, EXMAP_OFF_EXMAP);
 	if (region == MAP_FAILED)
 		die("cannot map a region of %lu pages: %s", opt.region, strerror(errno));
 }
@@ -806,6 +832,22 @@ static void meet(void)
 		relax();
 }
 
+/*
+ * An emulator lets a CPU run for long before it is another's turn. A pause ends the
+ * turn, so that what CPUs do to each other happens as it would if all ran at once.
+ */
+static void run_rounds(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	unsigned long nr;
+
+	for (; rounds; first += nr, rounds -= nr) {
+		nr = opt.turn && opt.turn < rounds ? opt.turn : rounds;
+		opt.method->loop(w, first, nr);
+		if (opt.turn)
+			relax();
+	}
+}
+
 static void *work(void *arg)
 {
 	struct worker *w = arg;
@@ -835,7 +877,7 @@ static void *work(void *arg)
 		if (opt.method->place(w, w->resident + done, nr) != nr)
 			die("not all pages could be placed");
 	}
-	opt.method->loop(w, 0, opt.warm);
+	run_rounds(w, 0, opt.warm);
 	w->changed = 0;
 
 	meet();
@@ -845,7 +887,7 @@ static void *work(void *arg)
 		trace_start();
 	}
 	meet();
-	opt.method->loop(w, opt.churn ? opt.warm : 0, opt.rounds);
+	run_rounds(w, opt.churn ? opt.warm : 0, opt.rounds);
 	meet();
 	if (!w->index) {
 		trace_stop();
@@ -878,7 +920,8 @@ static void print_help(void)
 	       "  --what NAME      one of the list below\n"
 	       "  --threads N      threads, each with a CPU of its own (1)\n"
 	       "  --batch N        pages in a batch, 1 to %d (64)\n"
-	       "  --pattern P      scattered: a vector for each page; contiguous: one for all\n"
+	       "  --pattern P      scattered: a vector for each page; contiguous: one for all;\n"
+	       "                   apart: scattered, but no two threads share a page table\n"
 	       "  --churn          keep the pool filled: each batch takes the place of random pages\n"
 	       "  --zipf           with --churn: new pages by Zipf's law (theta 0.8), not uniform\n"
 	       "  --pool PAGES     size of the pool (16384)\n"
@@ -886,6 +929,8 @@ static void print_help(void)
 	       "  --quarantine N   for deferred ones: pages at which a FREE flushes\n"
 	       "  --region PAGES   size of the region (262144: 1 GiB)\n"
 	       "  --rounds N       batches of each thread (as many as give a good figure)\n"
+	       "  --turn N         pause after so many batches (never): for an emulator, in which\n"
+	       "                   that is when the other CPUs run\n"
 	       "  --touch          also write to each page once it is there\n"
 	       "  --csv            comma-separated\n"
 	       "  --no-header      without the names of the columns\n\n"
@@ -912,7 +957,7 @@ static const struct method *find_method(const char *name)
 static void parse(int argc, char **argv)
 {
 	enum { WHAT, THREADS, BATCH, PATTERN, CHURN, ZIPF, POOL, FULL, QUARANTINE,
-	       REGION, ROUNDS, TOUCH, CSV, NO_HEADER, HELP };
+	       REGION, ROUNDS, TURN, TOUCH, CSV, NO_HEADER, HELP };
 	static const struct option options[] = {
 		{ "what", required_argument, NULL, WHAT },
 		{ "threads", required_argument, NULL, THREADS },
@@ -925,6 +970,7 @@ static void parse(int argc, char **argv)
 		{ "quarantine", required_argument, NULL, QUARANTINE },
 		{ "region", required_argument, NULL, REGION },
 		{ "rounds", required_argument, NULL, ROUNDS },
+		{ "turn", required_argument, NULL, TURN },
 		{ "touch", no_argument, NULL, TOUCH },
 		{ "csv", no_argument, NULL, CSV },
 		{ "no-header", no_argument, NULL, NO_HEADER },
@@ -947,8 +993,9 @@ static void parse(int argc, char **argv)
 			break;
 		case PATTERN:
 			opt.contiguous = !strcmp(optarg, "contiguous");
-			if (!opt.contiguous && strcmp(optarg, "scattered"))
-				die("%s: neither scattered nor contiguous", optarg);
+			opt.apart = !strcmp(optarg, "apart");
+			if (!opt.contiguous && !opt.apart && strcmp(optarg, "scattered"))
+				die("%s: none of scattered, contiguous, apart", optarg);
 			break;
 		case CHURN:
 			opt.churn = true;
@@ -970,6 +1017,9 @@ static void parse(int argc, char **argv)
 			break;
 		case ROUNDS:
 			opt.rounds = parse_number(optarg, 1, 1UL << 32);
+			break;
+		case TURN:
+			opt.turn = parse_number(optarg, 1, 1UL << 32);
 			break;
 		case TOUCH:
 			opt.touch = true;

@@ -95,6 +95,14 @@ static inline void trace_stop(void)
 #endif
 }
 
+/* What was counted until now is a case of its own */
+static inline void trace_write(void)
+{
+#if defined(__x86_64__)
+	asm volatile(".byte 0x0f, 0x1f, 0x80; .long 0x45584d33" ::: "memory");
+#endif
+}
+
 static inline __u64 now(void)
 {
 	struct timespec t;

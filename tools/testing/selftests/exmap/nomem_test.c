@@ -529,12 +529,14 @@ FIXTURE_VARIANT_ADD(nomem, life) {
 	.prepare = nothing,
 	.run = run_life,
 	.expected = fork_error,
+	.touches = true,
 };
 
 FIXTURE_VARIANT_ADD(nomem, fork) {
 	.prepare = alloc_spread,
 	.run = run_fork,
 	.expected = fork_error,
+	.touches = true,
 };
 
 FIXTURE_SETUP(nomem)
@@ -615,7 +617,7 @@ TEST_F_TIMEOUT(nomem, each_allocation, SLOW)
 
 TEST_F_TIMEOUT(nomem, all_from_one_on, SLOW)
 {
-	/* Page faults wait for memory as long as it takes */
+	/* Page faults of programs wait for memory as long as it takes */
 	if (variant->touches)
 		SKIP(return, "would not end");
 	each(_metadata, variant, true);
