@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 S := scripts
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug run test bench check series-check selftests vm shell clean distclean
+	build build-debug run test bench check series-check selftests fuzz vm uml shell clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -33,8 +33,15 @@ check: build ## Static checks alone
 selftests: $(if $(filter 1,$(DEBUG)),build-debug,build) ## The kselftests in the machine (DEBUG=1, TESTS='name ...')
 	@$(S)/vm.sh 'run-selftests $(TESTS)'
 
+# The sanitizer kernel unless DEBUG=0, a random seed unless ARGS has one
+fuzz: $(if $(filter 0,$(DEBUG)),build,build-debug) ## Random calls against a model of them (DEBUG=0, FUZZ_SECONDS=600, ARGS='--seed N')
+	@DEBUG=$(or $(DEBUG),1) $(S)/fuzz.sh $(ARGS)
+
 vm: $(if $(filter 1,$(DEBUG)),build-debug,build) ## CMD='...' SHARE=dir: a shell command in the machine
 	@$(S)/vm.sh "$$VM_CMD"
+
+uml: build ## CMD='...': a shell command in user-mode Linux with the driver
+	@$(S)/uml.sh "$$VM_CMD"
 
 shell: $(if $(filter 1,$(DEBUG)),build-debug,build) ## A shell in the machine
 	@$(S)/vm.sh --shell

@@ -251,12 +251,13 @@ static bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
 /* The entry of a page, but for the page: for vm_page_prot as it is now */
 static __always_inline pte_t vma_batch_prototype(struct vm_area_struct *vma)
 {
-	/* Where hardware does not set these bits, save the faults */
+	/*
+	 * Where hardware does not set these bits, save the faults. Dirty also where
+	 * nobody may write at present: to whoever cleans pages, the content is new.
+	 */
 	pte_t pte = pte_mkyoung(pfn_pte(0, vma->vm_page_prot));
 
-	if (pte_write(pte))
-		pte = pte_mkdirty(pte);
-	return pte_mksoft_dirty(pte);
+	return pte_mksoft_dirty(pte_mkdirty(pte));
 }
 
 /**

@@ -114,15 +114,21 @@ compile() {
 # example stores is what the machine has: large files, which are read ahead.
 guest() {	# lean|debug
 	local config=$1 log=$LOGS/$1 code=0
-	# Shorter stress loops where everything takes many times as long
-	local scale=100
-	[ "$config" = lean ] || { export DEBUG=1; scale=15; }
-	TIMEOUT=1500 LOG=$LOGS/$config.console "$TOP/scripts/vm.sh" "export EXMAP_TEST_SCALE=$scale"'
+	# Shorter stress loops where everything takes many times as long, but for
+	# the fuzzer: there is no better place for it
+	local scale=100 fuzz=
+	[ "$config" = lean ] || { export DEBUG=1; scale=15; fuzz=120; }
+	TIMEOUT=1700 LOG=$LOGS/$config.console "$TOP/scripts/vm.sh" "export EXMAP_TEST_SCALE=$scale FUZZ=$fuzz"'
 		for f in /sys/kernel/debug/kunit/*/results; do
 			[ ! -e "$f" ] || { echo "# kunit"; cat "$f"; }
 		done
 		run-selftests
 		code=$?
+		if [ "$FUZZ" ]; then
+			echo "# program fuzz-random"
+			EXMAP_TEST_DIR=/mnt/disk /selftests/exmap/fuzz --seed 0 --seconds "$FUZZ"
+			echo "# exit fuzz-random $?"
+		fi
 		printf "# program exmap-store\n1..1\n"
 		timeout 300 exmap-store --uring --quiet --load /selftests --file /mnt/disk/store || printf "not "
 		printf "ok 1 every file verified through io_uring\n# exit exmap-store 0\n"

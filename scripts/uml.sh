@@ -7,7 +7,8 @@
 #
 #   MEM=1024 (MiB)  APPEND= more kernel arguments  TIMEOUT=900 seconds, 0: never
 #
-# Exit status 125: the kernel reported a bug. 124: it hung.
+# Exit status 124: hung. 125: the kernel reported a bug. 123: it did not start or did
+# not end as it should. Else the command's.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -56,15 +57,34 @@ cat >"$ROOT/init" <<-'END'
 	mount -t cgroup2 cgroup /sys/fs/cgroup
 	ln -s /proc/self/fd /dev/fd
 	cd /root
-	setsid sh /cmd </dev/null
-	echo "exit $?" >/dev/console
+	setsid sh /cmd >/output 2>&1 </dev/null
+	echo "exit $?" >/status
+	sync
 	poweroff -f
 END
 chmod +x "$ROOT/init"
+: >"$ROOT/output"
+: >"$ROOT/status"
 
-# The console is the output; what the kernel itself has to say goes to a log
-code=0
 timeout --foreground -k 5 "${TIMEOUT:-900}" "$OUT/linux" "mem=${MEM:-1024}M" rootfstype=hostfs \
-	rootflags="$ROOT" rw init=/init con0=null,fd:1 con=null ssl=null stderr=1 \
-	${APPEND:-} </dev/null 2>"$OUT/console" | tee "$OUT/output" | grep -v '^exit [0-9]*.$' || true
-code=${PIPESTATUS[0]}
+	rootflags="$ROOT" rw init=/init con0=fd:0,fd:1 con=null ssl=null ${APPEND:-} \
+	</dev/null >"$OUT/console" 2>&1 &
+tail -n +1 -s 0.1 -f --pid=$! "$ROOT/output"
+code=0
+wait $! || code=$?
+
+bad='Kernel panic|BUG: |\] WARNING: |UBSAN: |INFO: (task|rcu_|lockdep)|possible recursive locking|not ok '
+result=$(sed -n 's/^exit //p' "$ROOT/status")
+if grep -qE "$bad" "$OUT/console"; then
+	tail -n 60 "$OUT/console" >&2
+	say "uml: the kernel reported a bug (log: $OUT/console)"
+	exit 125
+elif [ -n "$result" ]; then
+	exit "$result"
+elif [ $code = 124 ] || [ $code = 137 ]; then
+	say "uml: no end after ${TIMEOUT:-900} seconds, stopped"
+	exit 124
+fi
+tail -n 30 "$OUT/console" >&2
+say "uml: it ended without an exit status (its own: $code)"
+exit 123

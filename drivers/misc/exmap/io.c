@@ -288,6 +288,16 @@ bool exmap_io_settle(struct exmap_io *io)
 		}
 		if (run->res > 0) {
 			run->done += run->res;
+			/*
+			 * Direct I/O that ends inside a sector has come to the end of the
+			 * file. Another thread may have moved that since, but not to where
+			 * direct I/O could begin.
+			 */
+			if (!run->write && run->iocb.ki_flags & IOCB_DIRECT &&
+			    !IS_ALIGNED(run->done, SECTOR_SIZE)) {
+				run->res = -ENODATA;
+				continue;
+			}
 		} else if (run->iocb.ki_flags & IOCB_NOWAIT &&
 			   (run->res == -EAGAIN || run->res == -EOPNOTSUPP)) {
 			/* The latter is what files say that never write without waiting */

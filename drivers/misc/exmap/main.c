@@ -139,10 +139,10 @@ void exmap_unaccount(struct exmap *exmap, unsigned long keep)
 	}
 }
 
-/* No machine can have more */
+/* No machine can have more bytes */
 static bool exmap_size_ok(u64 nr_pages)
 {
-	return nr_pages <= 1ULL << (MAX_PHYSMEM_BITS - PAGE_SHIFT);
+	return nr_pages <= LONG_MAX >> PAGE_SHIFT;
 }
 
 /* The file to read from, NULL for none */

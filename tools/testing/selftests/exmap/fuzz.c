@@ -1,0 +1,2893 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A fuzzer that knows what must come of each call
+ *
+ * Worlds, which are processes with an exmap each, run side by side; the threads
+ * of a world make random calls, with arguments near the edges of what is allowed.
+ * What they do is a function of the seed and the number of the world alone.
+ *
+ * A region is made of three areas. Every thread *owns* some slots, which nobody
+ * else touches: of these it knows at any time which have a page and what is in it
+ * and in the file. The second area is for all, but pages come into it only by
+ * READ, or zeroed: whatever is found there is zero or belongs to that very slot.
+ * In the third area anything may be found that this exmap has ever had, and
+ * nothing else. To tell, a page holds a *stamp* a few times over, which says
+ * whose it is, or zeroes.
+ *
+ * At times the threads meet, and every page of the pool has to be accounted for;
+ * or the region is unmapped, or the process ends, with calls under way.
+ */
+/* The harness's main() is not needed */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include "common.h"
+#pragma GCC diagnostic pop
+
+#include <getopt.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+#ifdef HAVE_LIBURING
+#include <liburing.h>
+#endif
+
+#define MAX_THREADS	32
+#define MAX_PROCESSES	16
+#define MAX_KINDS	64
+#define MAX_ERRNO	134
+#define MAX_VECS	EXMAP_USER_INTERFACE_PAGES
+#define MAX_SLOTS	16384
+#define HELD		8		/* pages of a thread in its pipe */
+#define SCRATCH		8		/* pages of the file it does direct I/O on */
+#define RING_CALLS	3		/* in flight at once */
+#define RING_VECS	16
+#define ENOUGH		100000		/* steps in which every call must succeed once */
+#define STUCK		300		/* seconds without a step */
+
+/* Content that can be anything of this exmap; no stamp looks like that */
+#define ANY		(~0ULL)
+
+enum state { EMPTY, FULL, MAYBE };
+
+/* What a thread knows of a slot that it owns */
+struct slot {
+	__u64 content;		/* of its page; of the last one, if there is none */
+	__u64 file;		/* what the backing file has for it */
+	unsigned int life;	/* counts the pages it has had */
+	unsigned int mark;	/* the last call that transfers it */
+	enum state state;
+	bool dirty;		/* must be written with EXMAP_VEC_DIRTY */
+	bool clean;		/* must not be; neither is possible, too */
+	bool lingers;		/* its last page may still be reached */
+};
+
+/* A page in a pipe */
+struct held {
+	long index;		/* of the slot it was in */
+	unsigned int life;
+	__u64 content;		/* when it left that */
+	bool left;
+};
+
+struct ring_call {
+	struct exmap_vectors params;
+	struct exmap_vec vecs[RING_VECS];
+	struct exmap_result results[RING_VECS];
+	int ret;
+};
+
+struct kind;
+
+struct thread {
+	pthread_t thread;
+	int index;
+	int fd;
+	__u64 random;
+	__u64 step;
+	__u64 version;
+	__u64 disturbed;	/* world.disturbance when the step began */
+	const struct kind *kind;
+	struct slot *slots;
+	long first;		/* of the slots it owns */
+	long own;
+	unsigned int call;	/* for slot.mark */
+	bool only_anybody;	/* no vectors but for the third area */
+	bool all_apart;		/* no slot twice in all of a call */
+	bool many;		/* other calls are carried out beside it */
+	/* The call under way, for reports too */
+	int iface;
+	int opcode;
+	int nr;
+	long ret;
+	long arg[3];
+	struct exmap_vec vecs[MAX_VECS];
+	struct exmap_result results[MAX_VECS];
+	struct iovec iov[MAX_VECS];
+	long maybes;		/* slots that were filled, it is not known which */
+	bool counted;		/* the errors of vectors, by check_vec() */
+	bool vague;		/* and others were taken from these */
+	int pipe[2];
+	struct held held[HELD];
+	int nr_held;
+	int scratch;
+	__u64 scratch_content[SCRATCH];
+	__u64 *copy;		/* of a page */
+#ifdef HAVE_LIBURING
+	struct io_uring ring;
+	bool has_ring;
+	struct ring_call ring_calls[RING_CALLS];
+#endif
+};
+
+struct kind {
+	const char *name;
+	int weight;
+	long (*run)(struct thread *t);	/* 0 or more, or the -errno to be counted */
+	int errnos[10];			/* that may come of it */
+	bool refused;			/* never does anything */
+};
+
+enum ending { CLEAN, EXIT, KILLED };
+
+/* How a world is made */
+struct config {
+	int threads;
+	int rounds;
+	int steps;		/* of a thread in a round */
+	int ifaces;
+	long buffer, slots, own, reread;	/* pages */
+	long file_pages;	/* from the first slot on */
+	long file_cut;		/* bytes that the last of them lacks */
+	__u64 offset;
+	__u64 quarantine;
+	int backing;		/* enum backing, or -1 */
+	bool readonly;
+	bool deferred;
+	bool quota;		/* there is a page for every slot */
+	enum ending ending;
+	__u64 end_step;		/* with EXIT and KILLED, of all threads */
+};
+
+/* The world that this process is */
+static struct config config;
+static struct {
+	int number;
+	int place;		/* in shm.live */
+	__u64 tag;		/* in all stamps; another with every exmap */
+	int incarnation;
+	int round;
+	__u64 disturbance;	/* odd while the region is not what it should be */
+	bool gone;		/* the region is, for good */
+	int ends;		/* the thread that takes it away in this round, or -1 */
+	__u64 ends_at;		/* at this step */
+	pthread_mutex_t disturb;
+	pthread_barrier_t barrier;
+	int fd;
+	int file;		/* the backing file, for ourselves */
+	int file_fd;		/* for the exmap */
+	char *region;
+	struct exmap_user_interface *vectors[MAX_THREADS + 1];
+	struct thread *workers[MAX_THREADS];
+	long rss;
+} world;
+
+struct count {
+	__u64 tried, succeeded, failed[MAX_ERRNO];
+};
+
+static struct shm {
+	int stop;		/* no more rounds */
+	int failed;		/* 1: being written, 2: see text */
+	char text[16384];
+	__u64 checks;		/* pages looked at */
+	__u64 worlds;
+	__u64 endings[3];
+	__u64 exmaps;
+	struct count counts[MAX_KINDS];
+	__u64 races[MAX_KINDS][MAX_KINDS];
+	struct {
+		__u64 steps;
+		int current[MAX_THREADS];	/* kind + 1 of the call under way */
+	} live[MAX_PROCESSES];
+} *shm;
+
+static struct {
+	__u64 steps, seed;
+	int seconds, threads, processes, world;
+	bool verbose;
+	char *only;
+} options = { .seed = 1, .threads = 4, .processes = 2, .world = -1 };
+
+static const struct kind kinds[MAX_KINDS];
+static int weights[MAX_KINDS], all_weights, nr_kinds;
+
+static __u64 mix(__u64 x)
+{
+	x += 0x9e3779b97f4a7c15;
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+	x = (x ^ x >> 27) * 0x94d049bb133111eb;
+	return x ^ x >> 31;
+}
+
+static __u64 next(__u64 *state)
+{
+	*state += 0x9e3779b97f4a7c15;
+	return mix(*state);
+}
+
+/* A number from 0 to @limit - 1 */
+static long below(__u64 *state, long limit)
+{
+	return limit > 1 ? next(state) % limit : 0;
+}
+
+/* What everything in a world comes from */
+static __u64 seed_of(int number)
+{
+	return mix(mix(options.seed) + number);
+}
+
+static bool one_in(__u64 *state, int n)
+{
+	return !below(state, n);
+}
+
+static long min_of(long a, long b)
+{
+	return a < b ? a : b;
+}
+
+static bool is_gone(void)
+{
+	return __atomic_load_n(&world.gone, __ATOMIC_SEQ_CST);
+}
+
+/* Reports */
+
+static int describe(struct thread *t, char *text, int size)
+{
+	int at, i;
+
+	at = snprintf(text, size,
+		      "seed %llu world %d incarnation %d round %d thread %d step %llu: %s\n"
+		      "# iface %d opcode %d args %lx %lx %lx returned %ld\n",
+		      options.seed, world.number, world.incarnation, world.round, t->index,
+		      t->step, t->kind ? t->kind->name : "?", t->iface, t->opcode,
+		      t->arg[0], t->arg[1], t->arg[2], t->ret);
+	for (i = 0; i < t->nr && i < 24 && at < size; i++)
+		at += snprintf(text + at, size - at,
+			       "#   [%d] page %lld len %d opcode %d flags %x: %d, %d pages\n",
+			       i, t->vecs[i].page, t->vecs[i].len, t->vecs[i].opcode,
+			       t->vecs[i].flags, t->results[i].res, t->results[i].pages);
+	return at;
+}
+
+static int describe_world(char *text, int size)
+{
+	return snprintf(text, size,
+		"# world %d: %d threads, %ld slots (%ld owned by each from 0 on, then %ld), pool %ld%s, %d interfaces, backing %d%s offset %llx pages %ld-%ld, %s %llu, ending %d\n",
+		world.number, config.threads, config.slots, config.own, config.reread,
+		config.buffer, config.quota ? " (enough)" : "", config.ifaces, config.backing,
+		config.readonly ? " read only" : "", config.offset, config.file_pages,
+		config.file_cut, config.deferred ? "deferred" : "strict", config.quarantine,
+		config.ending);
+}
+
+static void __printf(2, 3) bad(struct thread *t, const char *format, ...)
+{
+	int none = 0, at = 0, size = sizeof(shm->text);
+	va_list args;
+
+	/* Nothing is known of a region that is being taken away */
+	if (is_gone())
+		return;
+	if (!__atomic_compare_exchange_n(&shm->failed, &none, 1, false, __ATOMIC_SEQ_CST,
+					 __ATOMIC_SEQ_CST))
+		_exit(1);
+	if (t)
+		at = describe(t, shm->text, size);
+	else
+		at = snprintf(shm->text, size, "seed %llu world %d round %d, all threads at rest\n",
+			      options.seed, world.number, world.round);
+	at += snprintf(shm->text + at, size - at, "# ");
+	va_start(args, format);
+	at += vsnprintf(shm->text + at, size - at, format, args);
+	va_end(args);
+	at += snprintf(shm->text + at, size - at, "\n");
+	describe_world(shm->text + at, size - at);
+	__atomic_store_n(&shm->failed, 2, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&shm->stop, 1, __ATOMIC_SEQ_CST);
+	_exit(1);
+}
+
+#define EXPECT(T, CONDITION, ...) do {		\
+		if (!(CONDITION))		\
+			bad(T, __VA_ARGS__);	\
+	} while (0)
+
+/* Calls: who makes which, and which succeed while others are under way */
+
+static int kind_nr(const struct kind *kind)
+{
+	return kind - kinds;
+}
+
+static void count_error(struct thread *t, long err)
+{
+	if (err < 0 && err > -MAX_ERRNO)
+		__atomic_fetch_add(&shm->counts[kind_nr(t->kind)].failed[-err], 1,
+				   __ATOMIC_RELAXED);
+}
+
+static void begin_call(struct thread *t)
+{
+	__atomic_store_n(&shm->live[world.place].current[t->index], kind_nr(t->kind) + 1,
+			 __ATOMIC_RELAXED);
+}
+
+static long end_call(struct thread *t, long ret)
+{
+	int *current = shm->live[world.place].current, i, other;
+
+	if (ret == -1)
+		ret = -errno;
+	t->ret = ret;
+	for (i = 0; i < config.threads && ret >= 0; i++) {
+		other = __atomic_load_n(&current[i], __ATOMIC_RELAXED);
+		if (i != t->index && other)
+			__atomic_fetch_add(&shm->races[kind_nr(t->kind)][other - 1], 1,
+					   __ATOMIC_RELAXED);
+	}
+	__atomic_store_n(&current[t->index], 0, __ATOMIC_RELAXED);
+	return ret;
+}
+
+/* A system call with errno: its result, or -errno */
+#define CALL(T, EXPRESSION) ({				\
+	struct thread *caller = (T);			\
+							\
+	begin_call(caller);				\
+	end_call(caller, (long)(EXPRESSION));		\
+})
+
+/* Pages */
+
+static char *at(long slot)
+{
+	return world.region + slot * PG;
+}
+
+static __u64 stamp_of(long slot, __u64 version)
+{
+	return world.tag << 44 | (__u64)slot << 24 | (version & 0xffffff);
+}
+
+/* The words that a page is stamped at: one in every sector, and the last */
+static bool is_stamp_word(int i)
+{
+	return !(i % 64) || i == WORDS - 1;
+}
+
+static void put_stamp(__u64 *words, __u64 stamp)
+{
+	int i;
+
+	for (i = 0; i < (int)WORDS; i += 64)
+		__atomic_store_n(&words[i], stamp, __ATOMIC_RELAXED);
+	__atomic_store_n(&words[WORDS - 1], stamp, __ATOMIC_RELAXED);
+}
+
+static bool may_be_excused(struct thread *t)
+{
+	__u64 now = __atomic_load_n(&world.disturbance, __ATOMIC_SEQ_CST);
+
+	return now != t->disturbed || now % 2;
+}
+
+/* Wait until nobody disturbs; then it is as before if there was no disturbance since */
+static __u64 calm(void)
+{
+	__u64 now;
+
+	while ((now = __atomic_load_n(&world.disturbance, __ATOMIC_SEQ_CST)) % 2 && !is_gone())
+		sched_yield();
+	return now;
+}
+
+static bool is_still(__u64 calm)
+{
+	return calm == __atomic_load_n(&world.disturbance, __ATOMIC_SEQ_CST);
+}
+
+/* Copy a page to t->copy: 0, or the signal that came of it */
+static int copy_page(struct thread *t, long slot)
+{
+	const __u64 *from = (const __u64 *)at(slot);
+	int i;
+
+	if (sigsetjmp(fault_jump, 0))
+		return fault_signal;
+	fault_expected = true;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	for (i = 0; i < (int)WORDS; i++)
+		t->copy[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	fault_expected = false;
+	return 0;
+}
+
+/* Stamp the page of a slot: 0, or the signal that came of it */
+static int stamp_slot(long slot, __u64 stamp)
+{
+	if (sigsetjmp(fault_jump, 0))
+		return fault_signal;
+	fault_expected = true;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	put_stamp((__u64 *)at(slot), stamp);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	fault_expected = false;
+	return 0;
+}
+
+/*
+ * Look at words of a page: @want, or with ANY whatever this exmap may have
+ * anywhere, or, if @home is not -1, in that slot.
+ */
+static void check_words(struct thread *t, const __u64 *words, long slot, __u64 want,
+			long home)
+{
+	int i;
+
+	__atomic_fetch_add(&shm->checks, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < (int)WORDS; i++) {
+		__u64 word = words[i];
+
+		if (!is_stamp_word(i)) {
+			if (word)
+				bad(t, "slot %ld, word %d: %llx, foreign: nobody writes there",
+				    slot, i, word);
+		} else if (want != ANY) {
+			if (word != want)
+				bad(t, "slot %ld, word %d: %llx, expected %llx (tag %llx)",
+				    slot, i, word, want, world.tag);
+		} else if (word && word >> 44 != world.tag) {
+			bad(t, "slot %ld, word %d: %llx, not of this exmap, whose tag is %llx",
+			    slot, i, word, world.tag);
+		} else if (word && home >= 0 && (long)(word >> 24 & 0xfffff) != home) {
+			bad(t, "slot %ld, word %d: %llx, of another slot", slot, i, word);
+		}
+	}
+}
+
+/* Does the kernel find a page there? Through the page table, not the TLB. */
+static bool is_resident(long slot)
+{
+	unsigned char there = 0;
+
+	mincore(at(slot), PG, &there);
+	return there & 1;
+}
+
+static long count_resident(struct thread *t)
+{
+	static unsigned char there[MAX_SLOTS];
+	long i, count = 0;
+
+	/* Only where there is one thread, or the others wait */
+	EXPECT(t, !mincore(world.region, config.slots * PG, there), "mincore() failed");
+	for (i = 0; i < config.slots; i++)
+		count += there[i] & 1;
+	return count;
+}
+
+/* The slots that a thread owns */
+
+static struct slot *own_slot(struct thread *t, long slot)
+{
+	return slot >= t->first && slot < t->first + t->own ? &t->slots[slot - t->first] : NULL;
+}
+
+static long slot_nr(struct thread *t, struct slot *s)
+{
+	return t->first + (s - t->slots);
+}
+
+static void slot_filled(struct slot *s, __u64 content, bool clean)
+{
+	s->state = FULL;
+	s->life++;
+	s->content = content;
+	s->clean = clean;
+	s->dirty = !clean;
+	s->lingers = false;
+}
+
+static void slot_emptied(struct thread *t, struct slot *s, bool lingers)
+{
+	int i;
+
+	for (i = 0; i < t->nr_held; i++) {
+		struct held *held = &t->held[i];
+
+		if (!held->left && held->index == s - t->slots && held->life == s->life) {
+			held->left = true;
+			/* Who can still reach it, or gets it back, may write to it */
+			held->content = lingers ? ANY : s->content;
+		}
+	}
+	s->state = EMPTY;
+	s->lingers = lingers;
+}
+
+static void own_stamp(struct thread *t, struct slot *s)
+{
+	__u64 stamp = stamp_of(slot_nr(t, s), ++t->version), before;
+
+	do {
+		before = calm();
+		if (is_gone())
+			return;
+		if (!stamp_slot(slot_nr(t, s), stamp))
+			break;
+		EXPECT(t, !is_still(before), "slot %ld has a page and cannot be written",
+		       slot_nr(t, s));
+	} while (true);
+	s->content = stamp;
+	s->dirty = true;
+	s->clean = false;
+}
+
+/* Compare a slot that the thread owns with what it knows */
+static void own_check(struct thread *t, struct slot *s)
+{
+	const long nr = slot_nr(t, s);
+	__u64 before;
+	int sig;
+
+	do {
+		before = calm();
+		sig = copy_page(t, nr);
+		if (is_gone())
+			return;
+		EXPECT(t, !sig || s->state != FULL || (sig == SIGSEGV && !is_still(before)),
+		       "slot %ld has a page (%llx), a touch raised signal %d",
+		       nr, s->content, sig);
+	} while (sig && s->state == FULL);
+	if (s->state == FULL) {
+		check_words(t, t->copy, nr, s->content, -1);
+	} else if (sig) {
+		EXPECT(t, sig == SIGSEGV && (char *)fault_address >= at(nr) &&
+		       (char *)fault_address < at(nr + 1),
+		       "slot %ld is empty: signal %d at %p", nr, sig, fault_address);
+	} else {
+		EXPECT(t, s->lingers, "slot %ld is empty and can be touched: %llx", nr, t->copy[0]);
+		check_words(t, t->copy, nr, s->content, -1);
+	}
+}
+
+/* A page that ALLOC brought: look who had it, and mostly put a stamp on it */
+static void own_fresh(struct thread *t, struct slot *s)
+{
+	own_check(t, s);
+	if (!one_in(&t->random, 8))
+		own_stamp(t, s);
+}
+
+/* Look at a slot of the other areas, if there is a page */
+static void shared_check(struct thread *t, long slot)
+{
+	bool home = slot < config.own * config.threads + config.reread;
+
+	if (slot < config.own * config.threads || copy_page(t, slot) || is_gone())
+		return;
+	check_words(t, t->copy, slot, ANY, home ? slot : -1);
+}
+
+/* Vectors */
+
+static bool transfers(int opcode)
+{
+	return opcode == EXMAP_OP_READ || opcode == EXMAP_OP_WRITE;
+}
+
+static long random_len(struct thread *t, long most)
+{
+	switch (below(&t->random, 16)) {
+	case 0:
+		return 0;
+	case 1:
+		return most;
+	case 2:
+	case 3:
+		return below(&t->random, most + 1);
+	case 4 ... 8:
+		return min_of(1 + below(&t->random, 16), most);
+	default:
+		return min_of(1, most);
+	}
+}
+
+/* How much of a range that it owns a thread may use: no slot of it is transferred twice */
+static long reserve_own(struct thread *t, long slot, long len, bool apart)
+{
+	long i;
+
+	for (i = 0; i < len; i++) {
+		struct slot *s = own_slot(t, slot + i);
+
+		/* The lowest bit says that it is transferred */
+		if (s->mark / 2 == t->call && (apart || s->mark % 2))
+			break;
+		s->mark = t->call * 2 + apart;
+	}
+	return i;
+}
+
+/* A range for an opcode, of @most slots, and where that leads to errors, at times such */
+static void random_range(struct thread *t, struct exmap_vec *v, long most)
+{
+	const long shared = config.own * config.threads, anybody = shared + config.reread;
+	const bool zero = v->opcode != EXMAP_OP_ALLOC || v->flags & EXMAP_VEC_ZERO;
+	long dice = t->only_anybody ? 99 : below(&t->random, 100);
+	long first, pages;
+
+	if (dice < 55) {
+		first = t->first + below(&t->random, t->own);
+		pages = random_len(t, min_of(most, t->first + t->own - first));
+		pages = reserve_own(t, first, pages, t->all_apart || transfers(v->opcode));
+	} else if (dice < 70 && config.reread && zero) {
+		first = shared + below(&t->random, config.reread);
+		pages = random_len(t, min_of(most, anybody - first));
+	} else if (dice < 75) {
+		static const __u64 outside[] = {
+			0, 1, 4096, 1ULL << 32, (1ULL << 52) - 1,
+		};
+
+		first = config.slots - 2 + below(&t->random, 5);
+		if (one_in(&t->random, 3))
+			first = config.slots + outside[below(&t->random, 5)];
+		first &= (1ULL << 52) - 1;
+		pages = one_in(&t->random, 4) ? most : below(&t->random, 4);
+	} else {
+		first = anybody + below(&t->random, config.slots - anybody);
+		pages = random_len(t, min_of(most, config.slots - first));
+		/* Lest nothing is ever free */
+		if (v->opcode == EXMAP_OP_FREE && one_in(&t->random, 2))
+			pages = min_of(most, config.slots - first);
+	}
+	v->page = first;
+	v->len = pages;
+}
+
+/* What a vector must say without doing anything; 1 if it has work to do */
+static int error_before(const struct exmap_vec *v)
+{
+	static const int flags[] = {
+		[EXMAP_OP_READ] = EXMAP_VEC_ZERO | EXMAP_VEC_REPLACE,
+		[EXMAP_OP_ALLOC] = EXMAP_VEC_ZERO | EXMAP_VEC_ALL_OR_NOTHING,
+		[EXMAP_OP_FREE] = 0,
+		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
+	};
+
+	if (v->opcode > EXMAP_OP_WRITE || v->order || v->node || v->flags & ~flags[v->opcode] ||
+	    (v->flags & EXMAP_VEC_ALL_OR_NOTHING && v->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
+		return -EINVAL;
+	if (!v->len)
+		return 0;
+	if (v->page >= (__u64)config.slots || v->len > config.slots - v->page)
+		return -ERANGE;
+	if (transfers(v->opcode) && config.backing < 0)
+		return -ENODEV;
+	return 1;
+}
+
+/* Can there have been no page? */
+static bool may_lack_pages(struct thread *t)
+{
+	int i;
+
+	if (config.quota)
+		return false;
+	if (config.threads > 1 || t->many)
+		return true;
+	/* One thread: then all pages are in the region, or in its pipe */
+	for (i = 0; i < t->nr; i++)
+		if (t->vecs[i].opcode != EXMAP_OP_ALLOC ||
+		    t->vecs[i].flags & EXMAP_VEC_ALL_OR_NOTHING)
+			return true;
+	return count_resident(t) + t->nr_held >= config.buffer;
+}
+
+static void own_alloc(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
+{
+	const bool zero = v->flags & EXMAP_VEC_ZERO;
+	long i, empty = 0, maybe = 0;
+
+	for (i = 0; i < v->len; i++) {
+		empty += own_slot(t, v->page + i)->state == EMPTY;
+		maybe += own_slot(t, v->page + i)->state == MAYBE;
+	}
+	if (!r->res) {
+		EXPECT(t, r->pages >= empty && r->pages <= empty + maybe,
+		       "ALLOC of %lld: expected %ld pages, or %ld more", v->page, empty, maybe);
+	} else {
+		EXPECT(t, r->res == -ENOMEM && may_lack_pages(t) && r->pages <= empty + maybe &&
+		       (empty || maybe), "ALLOC of %lld must not fail so (%ld empty, %ld resident)",
+		       v->page, empty, config.threads == 1 ? count_resident(t) : -1);
+		if (v->flags & EXMAP_VEC_ALL_OR_NOTHING) {
+			EXPECT(t, !r->pages, "ALLOC of %lld: all or nothing", v->page);
+			return;
+		}
+		t->maybes += r->pages;
+	}
+	t->vague |= maybe;
+	for (i = 0; i < v->len; i++) {
+		struct slot *s = own_slot(t, v->page + i);
+
+		if (s->state == FULL)
+			continue;
+		slot_filled(s, zero && s->state == EMPTY ? 0 : ANY, false);
+		if (r->res)
+			s->state = MAYBE;
+	}
+}
+
+static void own_free(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
+{
+	long i, full = 0, maybe = 0;
+
+	for (i = 0; i < v->len; i++) {
+		struct slot *s = own_slot(t, v->page + i);
+
+		full += s->state == FULL;
+		maybe += s->state == MAYBE;
+		if (s->state != EMPTY)
+			slot_emptied(t, s, config.deferred);
+	}
+	t->vague |= maybe;
+	EXPECT(t, !r->res && r->pages >= full && r->pages <= full + maybe,
+	       "FREE of %lld: expected %ld pages, or %ld more", v->page, full, maybe);
+}
+
+static void own_read(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
+{
+	const bool replace = v->flags & EXMAP_VEC_REPLACE;
+	long i, empty = 0;
+
+	for (i = 0; i < v->len; i++)
+		empty += own_slot(t, v->page + i)->state == EMPTY;
+	if (!r->res)
+		EXPECT(t, r->pages == (replace ? v->len : empty),
+		       "READ of %lld: expected %ld pages", v->page, replace ? v->len : empty);
+	else if (r->res == -EFAULT)
+		EXPECT(t, replace && may_be_excused(t), "READ of %lld", v->page);
+	else
+		EXPECT(t, r->res == -ENOMEM && may_lack_pages(t), "READ of %lld", v->page);
+	/* Which pages were counted is not known then */
+	t->vague |= r->res && replace;
+	t->maybes += r->res ? r->pages : 0;
+	for (i = 0; i < v->len; i++) {
+		struct slot *s = own_slot(t, v->page + i);
+
+		if (s->state == EMPTY) {
+			slot_filled(s, s->file, true);
+			if (r->res)
+				s->state = MAYBE;
+		} else if (replace) {
+			s->content = r->res ? ANY : s->file;
+			s->clean = false;
+			s->dirty &= !!r->res;
+		}
+	}
+}
+
+static void own_write(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
+{
+	long i, least = 0, most = 0;
+	int want = 0;
+
+	for (i = 0; i < v->len && !want; i++) {
+		struct slot *s = own_slot(t, v->page + i);
+
+		if (s->state != FULL) {
+			want = -EFAULT;
+			break;
+		}
+		least += v->flags & EXMAP_VEC_DIRTY ? s->dirty : 1;
+		most += v->flags & EXMAP_VEC_DIRTY ? !s->clean : 1;
+	}
+	if (config.readonly) {
+		EXPECT(t, !r->pages && (r->res == -EBADF || r->res == want),
+		       "WRITE of %lld to a file that is read only", v->page);
+		return;
+	}
+	EXPECT(t, r->res == want && r->pages >= least && r->pages <= most,
+	       "WRITE of %lld: expected %d, %ld to %ld pages", v->page, want, least, most);
+	while (i--) {
+		struct slot *s = own_slot(t, v->page + i);
+
+		s->file = s->content;
+		if (v->flags & EXMAP_VEC_DIRTY) {
+			s->dirty = false;
+			s->clean = true;
+		}
+	}
+}
+
+/* A vector for the areas that are not the thread's own */
+static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
+{
+	switch (-res) {
+	case 0:
+		return true;
+	case ENOMEM:
+		return opcode != EXMAP_OP_FREE && opcode != EXMAP_OP_WRITE && may_lack_pages(t);
+	case EBUSY:
+		return opcode == EXMAP_OP_FREE && config.backing >= 0;
+	case ENODATA:
+		return opcode == EXMAP_OP_READ;
+	case EFAULT:
+		return opcode == EXMAP_OP_WRITE || (replace && may_be_excused(t));
+	case EBADF:
+		return opcode == EXMAP_OP_WRITE && config.readonly;
+	case ENOSPC:
+		return opcode == EXMAP_OP_WRITE && backing_is_block(config.backing);
+	default:
+		return false;
+	}
+}
+
+/*
+ * EINTR is for those who are about to be killed. What io_uring's workers answer may
+ * be there a moment before that.
+ */
+static void wait_for_end(long ret)
+{
+	while (ret == -EINTR && config.ending != CLEAN)
+		pause();
+}
+
+static void check_vec(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
+{
+	const int want = error_before(v);
+
+	wait_for_end(r->res);
+	if (r->res)
+		count_error(t, r->res);
+	if (want <= 0) {
+		EXPECT(t, r->res == want && !r->pages, "vector of %lld: expected %d",
+		       v->page, want);
+	} else if (!own_slot(t, v->page)) {
+		EXPECT(t, r->pages <= v->len &&
+		       shared_error_ok(t, v->opcode, r->res, v->flags & EXMAP_VEC_REPLACE) &&
+		       (r->res || v->opcode != EXMAP_OP_WRITE || v->flags & EXMAP_VEC_DIRTY ||
+			r->pages == v->len), "vector of %lld: not an answer", v->page);
+	} else if (v->opcode == EXMAP_OP_ALLOC) {
+		own_alloc(t, v, r);
+	} else if (v->opcode == EXMAP_OP_FREE) {
+		own_free(t, v, r);
+	} else if (v->opcode == EXMAP_OP_READ) {
+		own_read(t, v, r);
+	} else {
+		own_write(t, v, r);
+	}
+}
+
+/* Find out what is in the slots that a call has left open, and look at new pages */
+static void settle(struct thread *t)
+{
+	long filled = 0, looked = 0, i, j;
+	struct slot *other;
+
+	if (is_gone())
+		return;
+	for (i = 0; i < t->nr; i++) {
+		const struct exmap_vec *v = &t->vecs[i];
+
+		if (error_before(v) <= 0)
+			continue;
+		if (!own_slot(t, v->page)) {
+			shared_check(t, v->page + below(&t->random, v->len));
+			continue;
+		}
+		for (j = 0; j < v->len; j++) {
+			struct slot *s = own_slot(t, v->page + j);
+
+			if (s->state != MAYBE)
+				continue;
+			s->state = is_resident(v->page + j) ? FULL : EMPTY;
+			filled += s->state == FULL;
+			/* There may be an old one behind it that is not known now */
+			if (s->state == EMPTY) {
+				s->lingers = config.deferred;
+				s->content = ANY;
+			}
+		}
+	}
+	EXPECT(t, filled == t->maybes || t->vague, "%ld slots were filled, not %ld",
+	       filled, t->maybes);
+	for (i = 0; i < t->nr && looked < 32; i++) {
+		const struct exmap_vec *v = &t->vecs[i];
+
+		if (error_before(v) <= 0 || !own_slot(t, v->page))
+			continue;
+		for (j = 0; j < v->len && looked < 32; j++) {
+			struct slot *s = own_slot(t, v->page + j);
+
+			looked++;
+			if (s->state == FULL && s->content == ANY)
+				own_fresh(t, s);
+			else
+				own_check(t, s);
+			/* Whose old page may have come here by mistake */
+			other = own_slot(t, (v->page + j) ^ 1);
+			if (other && other->lingers && !t->many)
+				own_check(t, other);
+		}
+	}
+}
+
+/* The results of t->vecs. Returns what shall be counted. */
+static long check_vecs(struct thread *t, long ret)
+{
+	long failed = 0, changed = 0, i, err = 0;
+
+	t->counted = true;
+	t->maybes = 0;
+	t->vague = false;
+	if (is_gone())
+		return ret < 0 ? ret : 0;
+	for (i = 0; i < t->nr; i++) {
+		failed += t->results[i].res != 0;
+		changed += t->results[i].pages;
+		if (!err)
+			err = t->results[i].res;
+		check_vec(t, &t->vecs[i], &t->results[i]);
+	}
+	EXPECT(t, ret == failed, "%ld vectors have failed", failed);
+	settle(t);
+	return changed ? 0 : err;
+}
+
+static int random_nr(struct thread *t, int most)
+{
+	switch (below(&t->random, 8)) {
+	case 0:
+		return one_in(&t->random, 8) ? below(&t->random, most + 1) : 2;
+	case 1 ... 3:
+		return min_of(1 + below(&t->random, 16), most);
+	default:
+		return 1;
+	}
+}
+
+static void start_vecs(struct thread *t)
+{
+	t->call++;
+	t->nr = 0;
+	t->all_apart = false;
+	t->many = false;
+	t->counted = false;
+	t->only_anybody = false;
+	memset(t->arg, 0, sizeof(t->arg));
+}
+
+/* An interface that can be used for vectors in memory of one's own: any */
+static int any_iface(struct thread *t)
+{
+	return one_in(&t->random, 4) ? below(&t->random, config.ifaces) : t->index;
+}
+
+/* EXMAP_IOCTL_ACTION */
+
+static long run_action(struct thread *t, int opcode)
+{
+	struct exmap_action_params params = { .opcode = opcode };
+	struct exmap_iov *iov, before[MAX_VECS];
+	long ret;
+	int i;
+
+	start_vecs(t);
+	/* On the common interface others write to the vectors, and carry out ours */
+	t->only_anybody = config.threads > 1 && one_in(&t->random, 8);
+	t->iface = t->only_anybody ? config.threads : t->index;
+	t->opcode = opcode;
+	t->nr = random_nr(t, MAX_VECS);
+	iov = world.vectors[t->iface]->iov;
+	for (i = 0; i < t->nr; i++) {
+		struct exmap_iov vec;
+
+		t->vecs[i] = (struct exmap_vec) { .opcode = opcode };
+		random_range(t, &t->vecs[i], EXMAP_PAGE_MAX_PAGES - 1);
+		vec.page = t->vecs[i].page;
+		vec.len = t->vecs[i].len;
+		before[i] = vec;
+		__atomic_store_n(&iov[i].value, vec.value, __ATOMIC_RELAXED);
+	}
+	params.interface = t->iface;
+	params.iov_len = t->nr;
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_ACTION, &params));
+	if (ret == -ENOMEM) {
+		/* For shared slots only this can be said: it was not full of pages */
+		EXPECT(t, may_lack_pages(t), "there are enough pages");
+		for (i = 0; i < t->nr && !t->only_anybody; i++)
+			EXPECT(t, iov[i].value == before[i].value, "vector %d was changed", i);
+	}
+	if (ret < 0 || t->only_anybody) {
+		EXPECT(t, ret == -ENOMEM || (ret >= 0 && ret <= t->nr), "not an answer");
+		if (t->only_anybody)
+			t->nr = 0;
+		return ret;
+	}
+	for (i = 0; i < t->nr; i++) {
+		t->results[i].res = iov[i].res;
+		t->results[i].pages = iov[i].pages;
+	}
+	return check_vecs(t, ret);
+}
+
+static long run_action_alloc(struct thread *t)
+{
+	return run_action(t, EXMAP_OP_ALLOC);
+}
+
+static long run_action_free(struct thread *t)
+{
+	return run_action(t, EXMAP_OP_FREE);
+}
+
+static long run_action_read(struct thread *t)
+{
+	return run_action(t, EXMAP_OP_READ);
+}
+
+static long run_action_write(struct thread *t)
+{
+	return run_action(t, EXMAP_OP_WRITE);
+}
+
+/* EXMAP_IOCTL_VECTORS */
+
+static void random_vec(struct thread *t, struct exmap_vec *v)
+{
+	static const int flags[][3] = {
+		[EXMAP_OP_READ] = { 0, EXMAP_VEC_ZERO, EXMAP_VEC_REPLACE },
+		[EXMAP_OP_ALLOC] = { 0, EXMAP_VEC_ZERO, EXMAP_VEC_ALL_OR_NOTHING },
+		[EXMAP_OP_FREE] = { 0, 0, 0 },
+		[EXMAP_OP_WRITE] = { 0, EXMAP_VEC_DIRTY, EXMAP_VEC_DSYNC },
+	};
+
+	*v = (struct exmap_vec) { .opcode = below(&t->random, 4) };
+	v->flags = flags[v->opcode][below(&t->random, 3)] |
+		   flags[v->opcode][below(&t->random, 3)];
+	random_range(t, v, one_in(&t->random, 16) ? 65535 : 512);
+	/* What does not exist */
+	switch (below(&t->random, 200)) {
+	case 0:
+		v->opcode = 4 + below(&t->random, 252);
+		break;
+	case 1:
+		v->order = 1 + below(&t->random, 255);
+		break;
+	case 2:
+		v->node = 1 + below(&t->random, 65535);
+		break;
+	case 3:
+		v->flags = 1 << (5 + below(&t->random, 11));
+		break;
+	}
+}
+
+static long run_vectors(struct thread *t)
+{
+	struct exmap_vectors params = { .size = sizeof(params) };
+	long ret;
+	int i;
+
+	start_vecs(t);
+	t->iface = any_iface(t);
+	t->opcode = -1;
+	t->nr = random_nr(t, MAX_VECS);
+	for (i = 0; i < t->nr; i++)
+		random_vec(t, &t->vecs[i]);
+	memset(t->results, 0xaa, t->nr * sizeof(t->results[0]));
+	params.interface = t->iface;
+	params.nr = t->nr;
+	params.vecs = (unsigned long)t->vecs;
+	params.results = (unsigned long)t->results;
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &params));
+	if (ret < 0) {
+		bad(t, "all of the call");
+		return ret;
+	}
+	return check_vecs(t, ret);
+}
+
+/* read() and its relatives */
+
+/* Have all slots of a range that the thread owns, from the @from-th on, a page? */
+static bool is_full(struct thread *t, const struct exmap_vec *v, long from)
+{
+	while (from < v->len && own_slot(t, v->page + from)->state == FULL)
+		from++;
+	return from == v->len;
+}
+
+/* The slots up to the @done-th are done, those behind it as they were */
+static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
+{
+	long done = ret > 0 ? ret / (long)PG : 0, nr = 0, i, j;
+	int err = ret < 0 ? -ret : 0;
+
+	EXPECT(t, ret < 0 || !(ret % PG), "a part of a page");
+	for (i = 0; i < t->nr; i++) {
+		const struct exmap_vec *v = &t->vecs[i];
+
+		for (j = 0; j < v->len; j++, nr++) {
+			const int before = error_before(v);
+			struct slot *s = before > 0 ? own_slot(t, v->page) : NULL;
+
+			if (s)
+				s += j;
+			if (nr == done && before < 0)
+				EXPECT(t, !err || err == -before || (nowait && err == EAGAIN),
+				       "expected %d", before);
+			if (nr == done && before > 0 && s) {
+				const bool there = s->state == FULL;
+				const bool all = is_full(t, v, j);
+				bool ok = opcode != EXMAP_OP_WRITE && may_lack_pages(t) &&
+					  (!err || err == ENOMEM);
+
+				ok |= nowait && (!err || err == EAGAIN);
+				/* One error a segment, and no order among its slots */
+				ok |= opcode == EXMAP_OP_WRITE && (!there || (err && !all)) &&
+				      (!err || err == EFAULT);
+				ok |= opcode == EXMAP_OP_WRITE && config.readonly &&
+				      (!err || err == EBADF);
+				ok |= opcode == EXMAP_OP_READ && there && may_be_excused(t);
+				EXPECT(t, ok, "not all was done: %ld pages", done);
+			} else if (nr == done && before > 0) {
+				EXPECT(t, !err || (nowait && err == EAGAIN) ||
+				       shared_error_ok(t, opcode, -err, true), "not an answer");
+			}
+			if (!s)
+				continue;
+			if (nr < done && opcode == EXMAP_OP_WRITE) {
+				EXPECT(t, s->state == FULL, "wrote the empty slot %ld",
+				       slot_nr(t, s));
+				s->file = s->content;
+			} else if (nr < done && opcode == EXMAP_OP_ALLOC) {
+				if (s->state == EMPTY)
+					slot_filled(s, ANY, false);
+			} else if (nr < done && s->state == EMPTY) {
+				slot_filled(s, s->file, true);
+			} else if (nr < done) {
+				s->content = s->file;
+				s->clean = false;
+				s->dirty = false;
+			} else if (opcode == EXMAP_OP_WRITE && s->state == FULL) {
+				if (s->file != s->content)
+					s->file = ANY;
+			} else if (opcode == EXMAP_OP_READ && s->state == FULL) {
+				s->content = ANY;
+				s->dirty = false;
+				s->clean = false;
+			}
+		}
+	}
+	EXPECT(t, done <= nr, "more than was asked for");
+	EXPECT(t, ret >= 0 || nr, "nothing was asked for");
+	t->maybes = 0;
+	t->vague = false;
+	settle(t);
+}
+
+/* Segments for a call of that kind, most of them at one place or another of our own */
+static void random_segments(struct thread *t, int opcode, int most)
+{
+	int i;
+
+	t->opcode = opcode;
+	t->iface = any_iface(t);
+	t->all_apart = true;
+	t->nr = min_of(random_nr(t, most), most);
+	for (i = 0; i < t->nr; i++) {
+		t->vecs[i] = (struct exmap_vec) { .opcode = opcode };
+		/* Pages that were not cleared must not get into the second area */
+		random_range(t, &t->vecs[i], 64);
+		t->results[i] = (struct exmap_result) {};
+		/* An address is all there is to say it with */
+		if (t->vecs[i].page > (__u64)config.slots)
+			t->vecs[i].page = config.slots;
+		t->iov[i].iov_base = at(t->vecs[i].page);
+		t->iov[i].iov_len = t->vecs[i].len * PG;
+	}
+}
+
+static long run_rw(struct thread *t, int opcode, int flags)
+{
+	long ret;
+
+	start_vecs(t);
+	random_segments(t, opcode, flags ? 16 : 64);
+	t->arg[0] = flags;
+	if (opcode == EXMAP_OP_WRITE)
+		ret = CALL(t, pwritev2(t->fd, t->iov, t->nr, ex_pos(t->iface, opcode), flags));
+	else
+		ret = CALL(t, preadv2(t->fd, t->iov, t->nr, ex_pos(t->iface, opcode), flags));
+	if (!is_gone())
+		check_prefix(t, ret, opcode, flags & RWF_NOWAIT);
+	return ret;
+}
+
+static long run_preadv(struct thread *t)
+{
+	return run_rw(t, EXMAP_OP_READ, 0);
+}
+
+static long run_preadv_alloc(struct thread *t)
+{
+	return run_rw(t, EXMAP_OP_ALLOC, 0);
+}
+
+static long run_preadv_nowait(struct thread *t)
+{
+	return run_rw(t, EXMAP_OP_READ, RWF_NOWAIT);
+}
+
+static long run_pwritev(struct thread *t)
+{
+	return run_rw(t, EXMAP_OP_WRITE, 0);
+}
+
+static long run_pwritev_nowait(struct thread *t)
+{
+	return run_rw(t, EXMAP_OP_WRITE, RWF_NOWAIT);
+}
+
+static long run_pwritev_dsync(struct thread *t)
+{
+	return run_rw(t, EXMAP_OP_WRITE, one_in(&t->random, 2) ? RWF_DSYNC : RWF_SYNC);
+}
+
+/* One segment, through the calls that have no array */
+static long run_pread_pwrite(struct thread *t)
+{
+	static const int opcodes[] = { EXMAP_OP_READ, EXMAP_OP_ALLOC, EXMAP_OP_WRITE };
+	long ret;
+
+	start_vecs(t);
+	random_segments(t, opcodes[below(&t->random, 3)], 1);
+	if (!t->nr)
+		return 0;
+	if (t->opcode == EXMAP_OP_WRITE)
+		ret = CALL(t, pwrite(t->fd, t->iov[0].iov_base, t->iov[0].iov_len,
+				     ex_pos(t->iface, one_in(&t->random, 2) ? t->opcode : 0)));
+	else
+		ret = CALL(t, pread(t->fd, t->iov[0].iov_base, t->iov[0].iov_len,
+				    ex_pos(t->iface, t->opcode)));
+	if (!is_gone())
+		check_prefix(t, ret, t->opcode, false);
+	return ret;
+}
+
+/* io_uring: some calls at once, which may be carried out in any order */
+
+#ifdef HAVE_LIBURING
+static bool start_ring(struct thread *t)
+{
+	struct io_uring_params params = {};
+
+	if (t->has_ring)
+		return true;
+	if (t->index % 3 == 1)
+		params.flags = IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SINGLE_ISSUER;
+	t->has_ring = !io_uring_queue_init_params(16, &t->ring, &params);
+	return t->has_ring;
+}
+
+/* Submit @nr requests and wait for all; their results go where their user data points */
+static long ring_wait(struct thread *t, int nr)
+{
+	struct io_uring_cqe *cqe;
+	int ret, i;
+
+	do {
+		ret = io_uring_submit_and_wait(&t->ring, nr);
+	} while (ret == -EINTR);
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < nr; i++) {
+		do {
+			ret = io_uring_wait_cqe(&t->ring, &cqe);
+		} while (ret == -EINTR);
+		if (ret)
+			return ret;
+		wait_for_end(cqe->res);
+		*(int *)io_uring_cqe_get_data(cqe) = cqe->res;
+		io_uring_cqe_seen(&t->ring, cqe);
+	}
+	return 0;
+}
+
+static long run_uring_cmd(struct thread *t)
+{
+	int nr = 1 + below(&t->random, RING_CALLS), i, j;
+	long ret, first = 0;
+
+	start_vecs(t);
+	if (!start_ring(t))
+		return -EOPNOTSUPP;
+	t->all_apart = true;
+	t->many = nr > 1;
+	for (i = 0; i < nr; i++) {
+		struct ring_call *call = &t->ring_calls[i];
+		struct exmap_uring_cmd cmd = { .iov = { &call->params, sizeof(call->params) } };
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&t->ring);
+
+		call->params = (struct exmap_vectors) {
+			.size = sizeof(call->params),
+			.interface = any_iface(t),
+			.nr = random_nr(t, RING_VECS),
+			.vecs = (unsigned long)call->vecs,
+			.results = (unsigned long)call->results,
+		};
+		for (j = 0; j < (int)call->params.nr; j++)
+			random_vec(t, &call->vecs[j]);
+		io_uring_prep_rw(IORING_OP_URING_CMD, sqe, t->fd, NULL, 0, 0);
+		sqe->cmd_op = EXMAP_IOCTL_VECTORS;
+		memcpy(sqe->cmd, &cmd, sizeof(cmd));
+		if (one_in(&t->random, 8))
+			sqe->flags |= IOSQE_ASYNC;
+		io_uring_sqe_set_data(sqe, &call->ret);
+	}
+	ret = CALL(t, ring_wait(t, nr));
+	EXPECT(t, !ret, "io_uring failed");
+	for (i = 0; i < nr; i++) {
+		struct ring_call *call = &t->ring_calls[i];
+
+		t->nr = call->params.nr;
+		t->iface = call->params.interface;
+		t->ret = call->ret;
+		t->arg[0] = i;
+		memcpy(t->vecs, call->vecs, t->nr * sizeof(t->vecs[0]));
+		memcpy(t->results, call->results, t->nr * sizeof(t->results[0]));
+		if (call->ret < 0) {
+			bad(t, "all of a call");
+			first = call->ret;
+		} else {
+			ret = check_vecs(t, call->ret);
+			first = first ?: ret;
+		}
+	}
+	return first;
+}
+
+static long run_uring_rw(struct thread *t)
+{
+	static const int opcodes[] = { EXMAP_OP_READ, EXMAP_OP_ALLOC, EXMAP_OP_WRITE };
+	struct io_uring_sqe *sqe;
+	int res = 0;
+	long ret;
+
+	start_vecs(t);
+	if (!start_ring(t))
+		return -EOPNOTSUPP;
+	random_segments(t, opcodes[below(&t->random, 3)], 16);
+	sqe = io_uring_get_sqe(&t->ring);
+	io_uring_prep_rw(t->opcode == EXMAP_OP_WRITE ? IORING_OP_WRITEV : IORING_OP_READV, sqe,
+			 t->fd, t->iov, t->nr, ex_pos(t->iface, t->opcode));
+	if (one_in(&t->random, 8))
+		sqe->flags |= IOSQE_ASYNC;
+	io_uring_sqe_set_data(sqe, &res);
+	ret = CALL(t, ring_wait(t, 1));
+	EXPECT(t, !ret, "io_uring failed");
+	t->ret = res;
+	if (!is_gone())
+		check_prefix(t, res, t->opcode, false);
+	return res;
+}
+#endif
+
+/* The other calls of the device */
+
+static long run_flush(struct thread *t)
+{
+	long ret, i;
+
+	start_vecs(t);
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_FLUSH, NULL));
+	EXPECT(t, !ret, "FLUSH");
+	for (i = 0; !ret && i < t->own; i++)
+		t->slots[i].lingers = false;
+	return ret;
+}
+
+static long run_stats(struct thread *t)
+{
+	struct exmap_ioctl_stats stats;
+	long ret;
+
+	start_vecs(t);
+	memset(&stats, 0xff, sizeof(stats));
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_STATS, &stats));
+	EXPECT(t, !ret && stats.buffer_size == (__u64)config.buffer && !stats.flags &&
+	       stats.max_interfaces == (unsigned int)config.ifaces &&
+	       stats.alloc_count <= stats.buffer_size, "%lld of %lld pages, %d interfaces",
+	       stats.alloc_count, stats.buffer_size, stats.max_interfaces);
+	return ret;
+}
+
+/* A clone of the clone of a clone, and go on with that */
+static long run_clone(struct thread *t)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	long ret;
+
+	start_vecs(t);
+	ret = CALL(t, ioctl(fd, EXMAP_IOCTL_CLONE, (long)t->fd));
+	EXPECT(t, !ret, "CLONE");
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	EXPECT(t, ioctl(fd, EXMAP_IOCTL_CLONE, (long)t->fd) == -1 && errno == EBUSY,
+	       "CLONE once more");
+	if (t->fd != world.fd)
+		close(t->fd);
+	t->fd = fd;
+	return ret;
+}
+
+static long run_setup(struct thread *t)
+{
+	struct exmap_ioctl_setup setup = { .fd = -1, .max_interfaces = 1, .buffer_size = 1 };
+	struct exmap_setup2 setup2 = {
+		.size = sizeof(setup2), .fd = -1, .max_interfaces = 1, .buffer_size = 1,
+	};
+	int wrong = below(&t->random, 10);
+	int want = EINVAL;
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = wrong;
+	switch (wrong) {
+	case 0:
+		want = EBUSY;
+		break;
+	case 1:
+		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_SETUP, &setup));
+		EXPECT(t, ret == -EBUSY, "SETUP a second time");
+		return ret;
+	case 2:
+		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_SETUP, 8L));
+		EXPECT(t, ret == -EFAULT, "SETUP with a bad pointer");
+		return ret;
+	case 3:
+		setup2.size = 47;
+		break;
+	case 4:
+		setup2.flags = 1ULL << (8 + below(&t->random, 56));
+		break;
+	case 5:
+		setup2.reserved = 1;
+		break;
+	case 6:
+		setup2.quarantine = 1;
+		break;
+	case 7:
+		setup2.offset = 1 + below(&t->random, 4095);
+		break;
+	case 8:
+		setup2.max_interfaces = 65537;
+		break;
+	case 9:
+		setup2.buffer_size = 0;
+		break;
+	}
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_SETUP2, &setup2));
+	EXPECT(t, ret == -want, "SETUP2: expected %d", -want);
+	return ret;
+}
+
+static long run_mmap_again(struct thread *t)
+{
+	const unsigned long n = below(&t->random, config.ifaces + 2);
+	void *addr;
+	long ret;
+
+	start_vecs(t);
+	if (one_in(&t->random, 4)) {
+		ret = CALL(t, mmap(NULL, PG, PROT_READ, MAP_SHARED, t->fd, EXMAP_OFF_EXMAP));
+		EXPECT(t, ret == -EBUSY, "a second region");
+		return ret;
+	}
+	t->arg[0] = n;
+	ret = CALL(t, mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, t->fd,
+			   EXMAP_OFF_INTERFACE(n)));
+	EXPECT(t, n < (unsigned long)config.ifaces ? ret > 0 : ret == -ENXIO, "an interface");
+	if (ret <= 0)
+		return ret;
+	addr = (void *)ret;
+	/* Not what others have in theirs */
+	EXPECT(t, !try_read_byte(addr), "the vectors of an interface cannot be read");
+	munmap(addr, PG);
+	return 0;
+}
+
+/* Pointers that are no good for reading */
+static void *bad_pointer(struct thread *t)
+{
+	static void * const pointers[] = {
+		NULL, (void *)8, (void *)-4096L, (void *)0xffff888000000000, (void *)-1L,
+		(void *)0x7ffffffff000, (void *)0x8000000000000000,
+	};
+
+	return pointers[below(&t->random, ARRAY_SIZE(pointers))];
+}
+
+static long run_bad_action(struct thread *t)
+{
+	struct exmap_action_params params = {
+		.interface = t->index, .iov_len = 1, .opcode = below(&t->random, 4),
+	};
+	const void *arg = &params;
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = below(&t->random, 5);
+	switch (t->arg[0]) {
+	case 0:
+		params.interface = one_in(&t->random, 2) ? 65535 : min_of(config.ifaces, 65535);
+		break;
+	case 1:
+		params.iov_len = one_in(&t->random, 2) ? 513 : 65535;
+		break;
+	case 2:
+		params.opcode = 4 + below(&t->random, 65532);
+		break;
+	case 3:
+		params.flags = 1ULL << below(&t->random, 64);
+		break;
+	case 4:
+		arg = bad_pointer(t);
+		break;
+	}
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_ACTION, arg));
+	EXPECT(t, ret == (arg == &params ? -EINVAL : -EFAULT), "a wrong ACTION");
+	return ret;
+}
+
+static long run_bad_vectors(struct thread *t)
+{
+	struct slot *s = &t->slots[below(&t->random, t->own)];
+	struct exmap_vec vec = { .opcode = EXMAP_OP_FREE, .page = slot_nr(t, s), .len = 1 };
+	struct exmap_result result;
+	struct exmap_vectors params = {
+		.size = sizeof(params), .interface = t->index, .nr = 1,
+		.vecs = (unsigned long)&vec, .results = (unsigned long)&result,
+	};
+	const void *arg = &params;
+	int want = -EINVAL;
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = below(&t->random, 9);
+	switch (t->arg[0]) {
+	case 0:
+		params.size = one_in(&t->random, 2) ? 31 : 4097 + below(&t->random, 1L << 31);
+		break;
+	case 1:
+		params.flags = 1U << below(&t->random, 32);
+		break;
+	case 2:
+		params.interface = config.ifaces + below(&t->random, 1L << 31);
+		break;
+	case 3:
+		params.nr = one_in(&t->random, 2) ? 4097 : -1;
+		break;
+	case 4:
+		params.vecs = (unsigned long)bad_pointer(t);
+		want = -EFAULT;
+		break;
+	case 5:
+		params.results = (unsigned long)bad_pointer(t);
+		want = -EFAULT;
+		break;
+	case 6:		/* read only */
+		params.results = (unsigned long)kinds;
+		want = -EFAULT;
+		break;
+	case 7:
+		arg = bad_pointer(t);
+		want = -EFAULT;
+		break;
+	case 8:		/* it takes the memory of its own results away */
+		if (config.deferred || s->state != FULL)
+			return -EFAULT;
+		params.results = (unsigned long)at(slot_nr(t, s));
+		want = -EFAULT;
+		break;
+	}
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, arg));
+	if (t->arg[0] == 8 && !is_gone()) {
+		/* A look whether the results can be written there has written to it */
+		s->content = ANY;
+		/* Not carried out if it looked while the region was write protected */
+		EXPECT(t, !is_resident(slot_nr(t, s)) || may_be_excused(t), "FREE of results");
+		if (!is_resident(slot_nr(t, s)))
+			slot_emptied(t, s, false);
+	}
+	EXPECT(t, ret == want, "wrong VECTORS: expected %d", want);
+	own_check(t, s);
+	return ret;
+}
+
+static long run_bad_rw(struct thread *t)
+{
+	struct slot *s = &t->slots[below(&t->random, t->own)];
+	char *addr = at(slot_nr(t, s));
+	int iface = t->index, opcode = below(&t->random, 2), want = -EINVAL;
+	size_t len = PG;
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = below(&t->random, 6);
+	switch (t->arg[0]) {
+	case 0:
+		addr += 1 + below(&t->random, 4095);
+		break;
+	case 1:
+		len -= 1 + below(&t->random, 4095);
+		break;
+	case 2:
+		opcode = 4 + below(&t->random, 252);
+		break;
+	case 3:
+		iface = config.ifaces + below(&t->random, 1000);
+		break;
+	case 4:
+		addr = bad_pointer(t);
+		/* Those of the kernel are refused before the driver is asked */
+		want = (unsigned long)addr % PG ? -EINVAL : -ERANGE;
+		if ((unsigned long)addr > 0x7fffffffffff - PG)
+			want = -EFAULT;
+		break;
+	case 5:
+		opcode = EXMAP_OP_FREE;
+		break;
+	}
+	t->arg[1] = (long)addr;
+	if (one_in(&t->random, 2) && t->arg[0] < 4) {
+		opcode = opcode < 4 ? EXMAP_OP_WRITE : opcode;
+		ret = CALL(t, pwrite(t->fd, addr, len, ex_pos(iface, opcode)));
+	} else {
+		ret = CALL(t, pread(t->fd, addr, len, ex_pos(iface, opcode)));
+	}
+	EXPECT(t, ret == want || (ret == -EFAULT && t->arg[0] == 4) ||
+	       (ret == -ENODEV && config.backing < 0), "expected %d", want);
+	return ret;
+}
+
+static long run_bad_ioctl(struct thread *t)
+{
+	int want = ENOTTY;
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = below(&t->random, 4);
+	switch (t->arg[0]) {
+	case 0:
+		ret = CALL(t, ioctl(t->fd, _IO('k', 32 + below(&t->random, 200)), 0L));
+		break;
+	case 1:
+		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_STATS, bad_pointer(t)));
+		want = EFAULT;
+		break;
+	case 2:
+		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_CLONE, -1L));
+		want = EBADF;
+		break;
+	case 3:
+		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_CLONE, (long)t->scratch));
+		want = EINVAL;
+		break;
+	}
+	EXPECT(t, ret == -want, "expected %d", -want);
+	return ret;
+}
+
+/* What the memory management makes of the region */
+
+static long run_madvise_dontneed(struct thread *t)
+{
+	const int advice = one_in(&t->random, 4) ? 24 /* DONTNEED_LOCKED */ : MADV_DONTNEED;
+	struct exmap_vec v = { .opcode = EXMAP_OP_FREE };
+	long ret, i;
+
+	start_vecs(t);
+	do {
+		random_range(t, &v, 64);
+	} while (!v.len || error_before(&v) < 0);
+	t->arg[0] = v.page;
+	t->arg[1] = v.len;
+	ret = CALL(t, madvise(at(v.page), v.len * PG, advice));
+	/* MADV_DONTNEED is not for memory that is locked, as it may be for a moment */
+	EXPECT(t, !ret || ret == -EINVAL, "madvise");
+	for (i = 0; !ret && i < v.len && own_slot(t, v.page); i++) {
+		struct slot *s = own_slot(t, v.page + i);
+
+		if (s->state == FULL)
+			slot_emptied(t, s, false);
+	}
+	return ret;
+}
+
+static long run_madvise(struct thread *t)
+{
+	static const int advices[] = {
+		MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_FREE, MADV_REMOVE,
+		MADV_DONTFORK, MADV_DOFORK, MADV_MERGEABLE, MADV_UNMERGEABLE, MADV_HUGEPAGE,
+		MADV_NOHUGEPAGE, MADV_DONTDUMP, MADV_DODUMP, MADV_WIPEONFORK, MADV_KEEPONFORK,
+		MADV_COLD, MADV_PAGEOUT, 25 /* COLLAPSE */, 102 /* GUARD_INSTALL */,
+		103 /* GUARD_REMOVE */, -1, 1000,
+	};
+	const int advice = advices[below(&t->random, ARRAY_SIZE(advices))];
+	const bool all = one_in(&t->random, 2);
+	long first = t->first + below(&t->random, t->own);
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = advice;
+	t->arg[1] = all;
+	ret = CALL(t, all ? madvise(world.region, config.slots * PG, advice) :
+			    madvise(at(first), PG, advice));
+	return ret;
+}
+
+/* Resident slots are there for all; where one is empty, it fails */
+static long run_populate(struct thread *t)
+{
+	const int advice = one_in(&t->random, 2) ? 22 /* POPULATE_READ */ : 23 /* _WRITE */;
+	struct slot *s = &t->slots[below(&t->random, t->own)];
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = slot_nr(t, s);
+	ret = CALL(t, madvise(at(slot_nr(t, s)), PG, advice));
+	EXPECT(t, s->state == FULL ? !ret || may_be_excused(t) : ret < 0,
+	       "populate of a slot that is %s", s->state == FULL ? "resident" : "empty");
+	if (!ret && advice == 23)
+		s->clean = false;
+	return ret;
+}
+
+static long run_mincore(struct thread *t)
+{
+	static __thread unsigned char there[MAX_SLOTS];
+	long ret, i;
+
+	start_vecs(t);
+	ret = CALL(t, mincore(at(t->first), t->own * PG, there));
+	EXPECT(t, !ret, "mincore");
+	for (i = 0; !ret && i < t->own; i++)
+		EXPECT(t, (there[i] & 1) == (t->slots[i].state == FULL),
+		       "slot %ld: mincore says %d", t->first + i, there[i]);
+	return ret;
+}
+
+static long run_query(struct thread *t)
+{
+	static __thread __u8 slots[MAX_SLOTS];
+	const struct exmap_vec vec = { .page = t->first, .len = t->own };
+	struct exmap_query query = {
+		.size = sizeof(query), .flags = below(&t->random, 2), .nr = 1,
+		.vecs = (unsigned long)&vec, .slots = (unsigned long)slots,
+	};
+	long ret, i;
+
+	start_vecs(t);
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_QUERY, &query));
+	for (i = 0; !ret && i < t->own; i++) {
+		const struct slot *slot = &t->slots[i];
+		const bool full = slot->state == FULL;
+
+		EXPECT(t, !(slots[i] & EXMAP_SLOT_BUSY) &&
+		       !!(slots[i] & EXMAP_SLOT_RESIDENT) == full &&
+		       (full || !slots[i]) &&
+		       (!full || !slot->dirty || slots[i] & EXMAP_SLOT_DIRTY) &&
+		       (!full || !slot->clean || !(slots[i] & EXMAP_SLOT_DIRTY)),
+		       "slot %ld: it is %#x", t->first + i, slots[i]);
+	}
+	return ret;
+}
+
+/* Smaller, where nobody else wants pages meanwhile, and back again */
+static long run_resize(struct thread *t)
+{
+	const long size = config.threads > 1 ? config.buffer :
+			  1 + below(&t->random, config.buffer);
+	long ret, again;
+
+	start_vecs(t);
+	t->arg[0] = size;
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_RESIZE, size));
+	again = CALL(t, ioctl(t->fd, EXMAP_IOCTL_RESIZE, (long)config.buffer));
+	EXPECT(t, (!ret || size < config.buffer) && !again, "%ld, and back again: %ld", ret, again);
+	return ret;
+}
+
+/* Change the protection of all of it, let others run into that, change it back */
+static long run_mprotect(struct thread *t)
+{
+	static const int prots[] = { PROT_READ, PROT_NONE, PROT_READ | PROT_WRITE, PROT_WRITE };
+	long ret, again;
+	int i;
+
+	start_vecs(t);
+	if (pthread_mutex_trylock(&world.disturb))
+		return -EAGAIN;
+	if (is_gone()) {
+		pthread_mutex_unlock(&world.disturb);
+		return -EAGAIN;
+	}
+	t->arg[0] = prots[below(&t->random, 4)];
+	__atomic_fetch_add(&world.disturbance, 1, __ATOMIC_SEQ_CST);
+	ret = CALL(t, mprotect(world.region, config.slots * PG, t->arg[0]));
+	for (i = below(&t->random, 8); i; i--)
+		sched_yield();
+	again = CALL(t, mprotect(world.region, config.slots * PG, PROT_READ | PROT_WRITE));
+	__atomic_fetch_add(&world.disturbance, 1, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&world.disturb);
+	EXPECT(t, !ret && !again, "mprotect of all of the region: %ld, %ld", ret, again);
+	return ret;
+}
+
+/* What must not be done to a part of the region */
+static long run_parts(struct thread *t)
+{
+	const long first = 1 + below(&t->random, config.slots - 2);
+	const size_t size = (1 + below(&t->random, config.slots - first - 1)) * PG;
+	char *addr = at(first);
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = below(&t->random, 8);
+	t->arg[1] = first;
+	t->arg[2] = size;
+	switch (t->arg[0]) {
+	case 0:
+		ret = CALL(t, munmap(addr, size));
+		break;
+	case 1:
+		ret = CALL(t, mprotect(addr, size, PROT_READ));
+		break;
+	case 2:
+		ret = CALL(t, mmap(addr, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+				   -1, 0));
+		break;
+	case 3:
+		ret = CALL(t, mremap(addr, size, size + PG, MREMAP_MAYMOVE));
+		break;
+	case 4:
+		ret = CALL(t, mremap(world.region, config.slots * PG, config.slots * PG,
+				     MREMAP_MAYMOVE | MREMAP_FIXED, world.region + (1UL << 40)));
+		break;
+	case 5:
+		ret = CALL(t, mremap(world.region, config.slots * PG, first * PG, 0));
+		break;
+	case 6:
+		ret = CALL(t, mremap(world.vectors[t->index], PG, PG,
+				     MREMAP_MAYMOVE | MREMAP_FIXED, world.region + (1UL << 40)));
+		break;
+	default:
+		ret = CALL(t, mremap(world.region, config.slots * PG, (config.slots + 1) * PG,
+				     MREMAP_MAYMOVE));
+		EXPECT(t, ret == -EFAULT, "a larger region");
+		return ret;
+	}
+	/* Nothing to do for what all of the region has at the moment */
+	if (t->arg[0] == 1 && !ret && may_be_excused(t))
+		return -EINVAL;
+	EXPECT(t, ret == -EINVAL || (t->arg[0] == 3 && ret == -EFAULT), "a part of the region");
+	return ret;
+}
+
+static long run_mlock(struct thread *t)
+{
+	const bool all = one_in(&t->random, 2);
+	char *addr = all ? world.region : at(t->first);
+	const size_t size = all ? config.slots * PG : PG;
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = all;
+	ret = CALL(t, mlock(addr, size));
+	if (all)
+		CALL(t, munlock(addr, size));
+	return ret;
+}
+
+/* The process as its own debugger: what the page tables have, whatever a TLB says */
+static long run_process_vm(struct thread *t)
+{
+	struct slot *s = &t->slots[below(&t->random, t->own)];
+	const long nr = slot_nr(t, s);
+	const __u64 stamp = stamp_of(nr, ++t->version);
+	const bool write = one_in(&t->random, 2);
+	struct iovec here = { t->copy, PG }, there = { at(nr), PG };
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = nr;
+	t->arg[1] = write;
+	memset(t->copy, 0, PG);
+	if (write) {
+		put_stamp(t->copy, stamp);
+		ret = CALL(t, process_vm_writev(getpid(), &here, 1, &there, 1, 0));
+	} else {
+		ret = CALL(t, process_vm_readv(getpid(), &here, 1, &there, 1, 0));
+	}
+	if (is_gone())
+		return ret;
+	if (s->state != FULL) {
+		EXPECT(t, ret == -EFAULT, "slot %ld is empty", nr);
+	} else if (ret != (long)PG) {
+		EXPECT(t, may_be_excused(t), "slot %ld has a page", nr);
+		s->content = write ? ANY : s->content;
+	} else if (write) {
+		s->content = stamp;
+		s->dirty = true;
+		s->clean = false;
+	} else {
+		check_words(t, t->copy, nr, s->content, -1);
+	}
+	return ret;
+}
+
+/* Pages in a pipe: they stay as they are when they are freed, until it is drained */
+static long run_vmsplice(struct thread *t)
+{
+	struct slot *s = &t->slots[below(&t->random, t->own)];
+	struct iovec iov = { at(slot_nr(t, s)), PG };
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = slot_nr(t, s);
+	if (t->nr_held == HELD)
+		return -EAGAIN;
+	ret = CALL(t, vmsplice(t->pipe[1], &iov, 1, SPLICE_F_NONBLOCK));
+	if (is_gone()) {
+		t->nr_held += ret > 0;
+		return ret;
+	}
+	if (s->state != FULL) {
+		EXPECT(t, ret == -EFAULT, "slot %ld is empty", slot_nr(t, s));
+		return ret;
+	}
+	EXPECT(t, ret == (long)PG || may_be_excused(t), "slot %ld has a page", slot_nr(t, s));
+	if (ret > 0)
+		t->held[t->nr_held++] = (struct held) {
+			.index = s - t->slots, .life = s->life, .content = s->content,
+		};
+	return ret;
+}
+
+static long run_drain(struct thread *t)
+{
+	struct held held;
+	long ret;
+
+	start_vecs(t);
+	if (!t->nr_held)
+		return -EAGAIN;
+	held = t->held[0];
+	ret = CALL(t, read(t->pipe[0], t->copy, PG));
+	t->nr_held--;
+	memmove(t->held, t->held + 1, t->nr_held * sizeof(held));
+	EXPECT(t, ret == (long)PG, "a page from a pipe");
+	t->arg[0] = held.index;
+	t->arg[1] = held.left;
+	if (!is_gone())
+		check_words(t, t->copy, t->first + held.index,
+			    held.left ? held.content : t->slots[held.index].content, -1);
+	return ret;
+}
+
+/* Direct I/O from and to another file */
+static long run_direct(struct thread *t)
+{
+	struct slot *s = &t->slots[below(&t->random, t->own)];
+	const int at_page = below(&t->random, SCRATCH);
+	const bool write = one_in(&t->random, 2);
+	char *addr = at(slot_nr(t, s));
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = slot_nr(t, s);
+	t->arg[1] = write;
+	t->arg[2] = at_page;
+	if (write)
+		ret = CALL(t, pwrite(t->scratch, addr, PG, at_page * PG));
+	else
+		ret = CALL(t, pread(t->scratch, addr, PG, at_page * PG));
+	if (is_gone()) {
+		t->scratch_content[at_page] = ANY;
+		return ret;
+	}
+	if (s->state != FULL) {
+		EXPECT(t, ret == -EFAULT, "slot %ld is empty", slot_nr(t, s));
+	} else if (ret != (long)PG) {
+		EXPECT(t, may_be_excused(t), "slot %ld has a page", slot_nr(t, s));
+	} else if (write) {
+		t->scratch_content[at_page] = s->content;
+	} else {
+		s->content = t->scratch_content[at_page];
+		s->dirty = true;
+		s->clean = false;
+		own_check(t, s);
+	}
+	return ret;
+}
+
+/* Loads and stores */
+static long run_touch(struct thread *t)
+{
+	const long shared = config.own * config.threads;
+	int i, sig;
+
+	start_vecs(t);
+	for (i = 0; i < 4; i++) {
+		struct slot *s = &t->slots[below(&t->random, t->own)];
+		const long slot = shared + below(&t->random, config.slots - shared);
+
+		begin_call(t);
+		if (s->state == FULL) {
+			own_stamp(t, s);
+		} else {
+			/* In vain, or into a page that is nobody's */
+			sig = stamp_slot(slot_nr(t, s), stamp_of(slot_nr(t, s), ++t->version));
+			EXPECT(t, sig || s->lingers, "slot %ld is empty and can be written to",
+			       slot_nr(t, s));
+			/* Not all of it, maybe */
+			s->content = ANY;
+		}
+		stamp_slot(slot, stamp_of(slot, ++t->version));
+		end_call(t, 0);
+		shared_check(t, slot);
+	}
+	return 0;
+}
+
+/* A child has no region, and no right to the exmap */
+static long run_fork(struct thread *t)
+{
+	struct exmap_action_params params = { .opcode = EXMAP_OP_ALLOC, .iov_len = 1 };
+	struct exmap_ioctl_stats stats;
+	int status = 0;
+	long pid;
+
+	start_vecs(t);
+	begin_call(t);
+	pid = fork();
+	if (!pid) {
+		params.interface = t->index;
+		if (ioctl(t->fd, EXMAP_IOCTL_ACTION, &params) != -1 || errno != EPERM)
+			_exit(1);
+		if (ioctl(t->fd, EXMAP_IOCTL_STATS, &stats) != -1 || errno != EPERM)
+			_exit(2);
+		if (ioctl(t->fd, EXMAP_IOCTL_FLUSH, NULL) != -1 || errno != EPERM)
+			_exit(3);
+		if (pread(t->fd, at(0), PG, ex_pos(0, 1)) != -1 || errno != EPERM)
+			_exit(4);
+		if (mmap(NULL, PG, PROT_READ, MAP_SHARED, t->fd, 0) != MAP_FAILED ||
+		    errno != EPERM)
+			_exit(5);
+		if (try_read_byte(at(t->first)) != SIGSEGV)
+			_exit(6);
+		_exit(0);
+	}
+	pid = end_call(t, pid);
+	if (pid < 0)
+		return pid;
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	EXPECT(t, !status, "the child's status is %x", status);
+	return 0;
+}
+
+/* The end of the region, with calls of other threads under way */
+static long run_take_away(struct thread *t)
+{
+	const size_t size = config.slots * PG;
+	int fd = -1, i;
+	long ret;
+
+	start_vecs(t);
+	pthread_mutex_lock(&world.disturb);
+	__atomic_store_n(&world.gone, true, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&world.disturbance, 1, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&world.disturb);
+	t->arg[0] = below(&t->random, 4);
+	switch (t->arg[0]) {
+	case 0:
+		return CALL(t, munmap(world.region, size));
+	case 1:
+		ret = CALL(t, mmap(world.region, size, PROT_NONE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+		break;
+	case 2:
+		/* Fails, but by then the region has had to go */
+		CALL(t, mmap(world.region, size, PROT_READ, MAP_SHARED | MAP_FIXED, t->fd,
+			     EXMAP_OFF_INTERFACE(1UL << 20)));
+		return 0;
+	default:
+		/* The files first; the numbers stay in use, lest others get them */
+		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		for (i = 0; i < config.threads; i++)
+			CALL(t, dup3(fd, world.workers[i]->fd, O_CLOEXEC));
+		CALL(t, dup3(fd, world.fd, O_CLOEXEC));
+		close(fd);
+		ret = CALL(t, munmap(world.region, size));
+		break;
+	}
+	return ret < 0 ? ret : 0;
+}
+
+static const struct kind kinds[MAX_KINDS] = {
+	{ "ALLOC", 100, run_action_alloc, { ENOMEM, ERANGE } },
+	{ "FREE", 100, run_action_free, { EBUSY, ERANGE } },
+	{ "READ", 70, run_action_read, { ENOMEM, ERANGE, ENODEV, ENODATA } },
+	{ "WRITE", 40, run_action_write, { EFAULT, ERANGE, ENODEV, EBADF, ENOSPC } },
+	{ "VECTORS", 150, run_vectors, { ENOMEM, ERANGE, EINVAL, EBUSY, EFAULT, ENODEV,
+					  ENODATA, EBADF, ENOSPC } },
+	{ "pread/pwrite", 40, run_pread_pwrite, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA,
+						  EBADF, ENOSPC } },
+	{ "preadv", 40, run_preadv, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA } },
+	{ "preadv ALLOC", 40, run_preadv_alloc, { ENOMEM, ERANGE } },
+	{ "preadv NOWAIT", 30, run_preadv_nowait, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA,
+						    EAGAIN } },
+	{ "pwritev", 30, run_pwritev, { EFAULT, ERANGE, ENODEV, EBADF, ENOSPC } },
+	{ "pwritev NOWAIT", 15, run_pwritev_nowait, { EFAULT, ERANGE, ENODEV, EBADF, ENOSPC,
+						      EAGAIN } },
+	{ "pwritev DSYNC", 10, run_pwritev_dsync, { EFAULT, ERANGE, ENODEV, EBADF, ENOSPC } },
+#ifdef HAVE_LIBURING
+	{ "io_uring VECTORS", 80, run_uring_cmd, { ENOMEM, ERANGE, EINVAL, EBUSY, EFAULT, ENODEV,
+						   ENODATA, EBADF, ENOSPC } },
+	{ "io_uring rw", 60, run_uring_rw, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA, EBADF,
+					     ENOSPC } },
+#endif
+	{ "FLUSH", 15, run_flush },
+	{ "STATS", 10, run_stats },
+	{ "QUERY", 15, run_query },
+	{ "RESIZE", 8, run_resize, { EBUSY } },
+	{ "CLONE", 8, run_clone },
+	{ "SETUP again", 8, run_setup, { EBUSY, EINVAL, EFAULT }, true },
+	{ "mmap again", 8, run_mmap_again, { EBUSY, ENXIO } },
+	{ "wrong ACTION", 10, run_bad_action, { EINVAL, EFAULT }, true },
+	{ "wrong VECTORS", 10, run_bad_vectors, { EINVAL, EFAULT }, true },
+	{ "wrong pread", 10, run_bad_rw, { EINVAL, EFAULT, ERANGE, ENODEV }, true },
+	{ "wrong ioctl", 8, run_bad_ioctl, { ENOTTY, EFAULT, EBADF, EINVAL }, true },
+	{ "MADV_DONTNEED", 25, run_madvise_dontneed, { EINVAL } },
+	{ "madvise", 20, run_madvise, { EINVAL, EBUSY, EOPNOTSUPP, ENOMEM, EFAULT, EBADF, EACCES,
+					EAGAIN, ENODEV } },
+	{ "populate", 10, run_populate, { EFAULT, ENOMEM, EINVAL } },
+	{ "mincore", 10, run_mincore, { ENOMEM } },
+	{ "mprotect", 6, run_mprotect, { EAGAIN, ENOMEM } },
+	{ "parts", 12, run_parts, { EINVAL, EFAULT, ENOMEM }, true },
+	{ "mlock", 4, run_mlock, { EINVAL, ENOMEM, EAGAIN, EFAULT } },
+	{ "process_vm", 15, run_process_vm, { EFAULT } },
+	{ "vmsplice", 20, run_vmsplice, { EAGAIN, EFAULT } },
+	{ "drain", 15, run_drain, { EAGAIN } },
+	{ "direct I/O", 15, run_direct, { EFAULT } },
+	{ "touch", 60, run_touch },
+	{ "fork", 2, run_fork, { EAGAIN, ENOMEM } },
+	/* Not by chance, but once in some rounds */
+	{ "take away", 0, run_take_away },
+};
+
+/* A thread */
+
+static void step(struct thread *t, const struct kind *kind)
+{
+	struct count *count = &shm->counts[kind_nr(kind)];
+	bool known = false;
+	long ret;
+	int i;
+
+	t->step++;
+	t->kind = kind;
+	t->disturbed = __atomic_load_n(&world.disturbance, __ATOMIC_SEQ_CST);
+	ret = kind->run(t);
+	__atomic_store_n(&shm->live[world.place].current[t->index], 0, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&count->tried, 1, __ATOMIC_RELAXED);
+	if (ret >= 0)
+		__atomic_fetch_add(&count->succeeded, 1, __ATOMIC_RELAXED);
+	else if (!t->counted)
+		count_error(t, ret);
+	for (i = 0; ret < 0 && i < (int)ARRAY_SIZE(kind->errnos); i++)
+		known |= kind->errnos[i] == -ret;
+	if (ret < 0 && !known && !(is_gone() && (kind->refused || ret == -ENXIO || ret == -EBADF)))
+		bad(t, "%s is none of its errors", strerror(-ret));
+	EXPECT(t, ret < 0 || !kind->refused || is_gone(), "it must be refused");
+	if (options.verbose) {
+		char text[4096];
+
+		describe(t, text, sizeof(text));
+		printf("# %s", text);
+	}
+	for (i = 0; i < 2 && !is_gone(); i++)
+		own_check(t, &t->slots[below(&t->random, t->own)]);
+	if (!is_gone() && config.slots > config.own * config.threads)
+		shared_check(t, config.own * config.threads +
+			     below(&t->random, config.slots - config.own * config.threads));
+	__atomic_fetch_add(&shm->live[world.place].steps, 1, __ATOMIC_RELAXED);
+}
+
+static const struct kind *random_kind(struct thread *t)
+{
+	long dice = below(&t->random, all_weights);
+	int i;
+
+	for (i = 0; dice >= weights[i]; i++)
+		dice -= weights[i];
+	return &kinds[i];
+}
+
+static bool is_over(void)
+{
+	return __atomic_load_n(&shm->stop, __ATOMIC_RELAXED);
+}
+
+static void *work(void *arg)
+{
+	struct thread *t = arg;
+	int i, more;
+
+	for (;;) {
+		pthread_barrier_wait(&world.barrier);
+		if (world.round == config.rounds)
+			return NULL;
+		t->random = mix(seed_of(world.number) + world.round * MAX_THREADS + t->index);
+		more = 20;
+		for (i = 0; i < config.steps && !is_over() && more; i++) {
+			const bool ends = t->index == world.ends && i == (int)world.ends_at;
+
+			if (config.ending == EXIT &&
+			    __atomic_load_n(&shm->live[world.place].steps, __ATOMIC_RELAXED) >=
+			    config.end_step) {
+				/* With calls of the others under way */
+				__atomic_fetch_add(&shm->endings[EXIT], 1, __ATOMIC_RELAXED);
+				_exit(0);
+			}
+			step(t, ends ? &kinds[nr_kinds - 1] : random_kind(t));
+			more -= is_gone();
+		}
+		while (t->nr_held && run_drain(t) > 0)
+			;
+		pthread_barrier_wait(&world.barrier);
+	}
+}
+
+/* A world */
+
+static void make_config(struct config *c, int number, __u64 most)
+{
+	static const int pools[] = { 64, 100, 256, 600, 1024, 2048 };
+	static const int backings[] = {
+		-1, MEMFD, FILE_BUFFERED, FILE_BUFFERED, FILE_DIRECT, FILE_DIRECT,
+		BLOCK_BUFFERED, BLOCK_DIRECT, LOOP_DIRECT,
+	};
+	static const int more_ifaces[] = { 0, 1, 300, 5000 };
+	__u64 random = mix(seed_of(number) + 12345), all;
+	long anybody, shared;
+
+	memset(c, 0, sizeof(*c));
+	c->threads = one_in(&random, 6) ? 1 : options.threads;
+	c->rounds = 2 + below(&random, 4);
+	c->steps = 100 + below(&random, 300);
+	c->ifaces = c->threads + 1 + more_ifaces[below(&random, 4)];
+	c->buffer = pools[below(&random, ARRAY_SIZE(pools))];
+	c->own = c->threads > 1 ? 8 + below(&random, 72) : 64 + below(&random, 1000);
+	c->reread = 32 + below(&random, 100);
+	anybody = 64 + below(&random, 3 * c->buffer);
+	if (one_in(&random, 4))
+		anybody = 4200;
+	shared = c->own * c->threads + c->reread;
+	c->slots = shared + anybody;
+	c->quota = c->threads > 1 && one_in(&random, 4);
+	if (c->quota)
+		c->buffer = c->slots + c->threads * (2 * 512 + 2 * HELD);
+	c->backing = backings[below(&random, ARRAY_SIZE(backings))];
+	c->readonly = one_in(&random, 10);
+	c->file_pages = shared + anybody / 2;
+	if (c->backing < BLOCK_BUFFERED && one_in(&random, 3))
+		c->file_cut = 8 * (1 + below(&random, WORDS - 1));
+	if (one_in(&random, 2))
+		c->offset = one_in(&random, 4) ? 1ULL << 40 : below(&random, 1000) * PG;
+	c->deferred = one_in(&random, 2);
+	if (c->deferred && one_in(&random, 2))
+		c->quarantine = 1 + below(&random, c->buffer);
+	c->ending = below(&random, 3);
+	all = (__u64)c->threads * c->rounds * c->steps;
+	/* Not more than is left to be done */
+	if (all > most) {
+		c->steps = most / (c->threads * c->rounds) ?: 1;
+		all = (__u64)c->threads * c->rounds * c->steps;
+	}
+	c->end_step = 1 + below(&random, all);
+}
+
+/* Pages that say where they are, up to where the file ends */
+static int fill_with_stamps(int fd)
+{
+	static alignas(4096) __u64 words[64][WORDS];
+	long i, j;
+
+	memset(words, 0, sizeof(words));
+	for (i = 0; i < config.file_pages; i += 64) {
+		const long nr = min_of(64, config.file_pages - i);
+
+		for (j = 0; j < nr; j++)
+			put_stamp(words[j], stamp_of(i + j, 1));
+		if (pwrite(fd, words, nr * PG, config.offset + i * PG) != (ssize_t)(nr * PG))
+			return -errno;
+	}
+	if (backing_is_block(config.backing))
+		return 0;
+	return ftruncate(fd, config.offset + config.file_pages * PG - config.file_cut) ? -errno : 0;
+}
+
+static void make_file(void)
+{
+	long pages = config.file_pages;
+	int flags = config.readonly ? O_RDONLY : O_RDWR;
+
+	world.file = -1;
+	world.file_fd = -1;
+	if (config.backing < 0)
+		return;
+	if (backing_is_block(config.backing))
+		config.offset = 0;
+	if (config.backing == BLOCK_BUFFERED || config.backing == BLOCK_DIRECT) {
+		/* All worlds have the same disk, and nothing ends there */
+		config.file_pages = config.slots;
+		pages = config.slots;
+		config.offset = (__u64)world.place << 26;
+		pages += config.offset / PG;
+	}
+	world.file = open_backing(config.backing, &pages);
+	if (backing_is_direct(config.backing))
+		flags |= O_DIRECT;
+	if (world.file >= 0)
+		world.file_fd = reopen(world.file, flags);
+	if (world.file_fd >= 0)
+		return;
+	/* There is no such file here */
+	config.backing = MEMFD;
+	config.offset = 0;
+	pages = config.file_pages;
+	world.file = open_backing(MEMFD, &pages);
+	world.file_fd = reopen(world.file, config.readonly ? O_RDONLY : O_RDWR);
+	EXPECT(NULL, world.file_fd >= 0, "no backing file: %s", strerror(errno));
+}
+
+/* RssFile, in pages */
+static long file_rss(void)
+{
+	char text[4096], *line;
+	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	ssize_t len = read(fd, text, sizeof(text) - 1);
+
+	close(fd);
+	text[len > 0 ? len : 0] = 0;
+	line = strstr(text, "RssFile:");
+	return line ? atol(line + strlen("RssFile:")) / 4 : 0;
+}
+
+static void forget(struct thread *t)
+{
+	long i;
+
+	for (i = 0; i < t->own; i++) {
+		struct slot *s = &t->slots[i];
+
+		s->state = EMPTY;
+		s->lingers = false;
+		s->life++;
+		s->content = ANY;
+	}
+}
+
+static void make_exmap(void)
+{
+	const __u64 random = mix(seed_of(world.number) + 777 + world.incarnation);
+	struct exmap_setup2 setup2 = {
+		.size = sizeof(setup2), .fd = world.file_fd, .max_interfaces = config.ifaces,
+		.buffer_size = config.buffer, .offset = config.offset,
+		.quarantine = config.quarantine,
+		.flags = config.deferred ? EXMAP_SETUP_DEFERRED : 0,
+	};
+	struct exmap_ioctl_setup setup = {
+		.fd = world.file_fd, .max_interfaces = config.ifaces, .buffer_size = config.buffer,
+	};
+	/* Where nothing else is mapped by chance, when it is gone */
+	void *where = (void *)0x200000000000;
+	int err = 0, i, j;
+
+	world.incarnation++;
+	__atomic_fetch_add(&shm->exmaps, 1, __ATOMIC_RELAXED);
+	world.tag = (random >> 20 & 0xffffe) | 1;
+	world.gone = false;
+	world.disturbance = 0;
+	if (world.file >= 0)
+		err = fill_with_stamps(world.file);
+	EXPECT(NULL, !err, "writing the backing file: %s", strerror(-err));
+	world.fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	EXPECT(NULL, world.fd >= 0, "open: %s", strerror(errno));
+	/* Setup and mmap in either order */
+	for (i = 0; i < 2; i++) {
+		if (i == (int)(random & 1)) {
+			world.region = mmap(where, config.slots * PG, PROT_READ | PROT_WRITE,
+					    MAP_SHARED | MAP_FIXED_NOREPLACE, world.fd,
+					    EXMAP_OFF_EXMAP);
+			EXPECT(NULL, world.region == where, "mmap: %s", strerror(errno));
+		} else if (random & 2 && !config.deferred && !config.offset) {
+			err = ioctl(world.fd, EXMAP_IOCTL_SETUP, &setup);
+			EXPECT(NULL, !err, "SETUP: %s", strerror(errno));
+		} else {
+			err = ioctl(world.fd, EXMAP_IOCTL_SETUP2, &setup2);
+			EXPECT(NULL, !err, "SETUP2: %s", strerror(errno));
+		}
+	}
+	for (i = 0; i <= config.threads; i++) {
+		world.vectors[i] = mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, world.fd,
+					EXMAP_OFF_INTERFACE(i));
+		EXPECT(NULL, world.vectors[i] != MAP_FAILED, "mmap: %s", strerror(errno));
+		memset(world.vectors[i], 0, PG);
+	}
+	for (i = 0; i < config.threads; i++) {
+		struct thread *t = world.workers[i];
+		const bool has_file = world.file >= 0;
+
+		t->fd = world.fd;
+		forget(t);
+		for (j = 0; j < t->own; j++)
+			t->slots[j].file = has_file ? stamp_of(t->first + j, 1) : 0;
+		memset(t->copy, 0, PG);
+		for (j = 0; j < SCRATCH; j++) {
+			t->scratch_content[j] = 0;
+			err |= pwrite(t->scratch, t->copy, PG, j * PG) != (ssize_t)PG;
+		}
+		EXPECT(NULL, !err, "writing a file: %s", strerror(errno));
+	}
+	world.rss = file_rss();
+}
+
+static void destroy_exmap(void)
+{
+	int i;
+
+	world.gone = true;
+	for (i = 0; i <= config.threads; i++)
+		munmap(world.vectors[i], PG);
+	munmap(world.region, config.slots * PG);
+	for (i = 0; i < config.threads; i++)
+		if (world.workers[i]->fd != world.fd)
+			close(world.workers[i]->fd);
+	close(world.fd);
+	world.gone = false;
+}
+
+/* One opcode for all of the region: pages, or -errno with *pages before that */
+static int all_slots(int opcode, long *pages)
+{
+	struct exmap_action_params params = {
+		.interface = config.threads, .iov_len = 1, .opcode = opcode,
+	};
+	struct exmap_iov *iov = world.vectors[config.threads]->iov;
+	long slot, len, ret;
+
+	*pages = 0;
+	for (slot = 0; slot < config.slots; slot += len) {
+		struct exmap_iov vec;
+
+		len = min_of(config.slots - slot, 4095);
+		vec.page = slot;
+		vec.len = len;
+		iov->value = vec.value;
+		ret = ioctl(world.fd, EXMAP_IOCTL_ACTION, &params);
+		if (ret < 0)
+			return -errno;
+		*pages += iov->pages;
+		if (ret)
+			return iov->res;
+	}
+	return 0;
+}
+
+static void free_all(long expected)
+{
+	const int err = all_slots(EXMAP_OP_FREE, &expected);
+	long left;
+
+	EXPECT(NULL, !err, "FREE of all: %d", err);
+	EXPECT(NULL, !ioctl(world.fd, EXMAP_IOCTL_FLUSH, NULL), "FLUSH: %s", strerror(errno));
+	left = count_resident(NULL);
+	EXPECT(NULL, !left, "%ld pages are still there after FREE of all", left);
+	left = file_rss() - world.rss;
+	EXPECT(NULL, left < 64, "RssFile is %ld pages larger than at first", left);
+}
+
+/* Nobody is at work: every page of the pool must be there */
+static void account(void)
+{
+	const long want = min_of(config.buffer, config.slots);
+	struct thread *t = world.workers[0];
+	struct exmap_ioctl_stats stats;
+	long before = count_resident(NULL), pages, i;
+	int err = 0, tries;
+
+	free_all(before);
+	EXPECT(NULL, !ioctl(world.fd, EXMAP_IOCTL_STATS, &stats) &&
+	       stats.alloc_count <= (__u64)config.buffer, "STATS: %lld of %ld pages",
+	       stats.alloc_count, config.buffer);
+	/* A worker of the kernel may have to let go of pages that direct I/O has dirtied */
+	for (tries = 0; tries < 200; tries++) {
+		err = all_slots(EXMAP_OP_ALLOC, &pages);
+		if (pages >= want)
+			break;
+		free_all(pages);
+		usleep(20000);
+	}
+	if (pages == config.buffer && config.slots > config.buffer && err == -ENOMEM)
+		err = 0;
+	EXPECT(NULL, pages == want && !err && count_resident(NULL) == want,
+	       "ALLOC of all: %d, %ld pages, not %ld", err, pages, want);
+	for (i = 0; i < 256; i++) {
+		const long slot = below(&t->random, want);
+
+		EXPECT(NULL, !copy_page(t, slot), "slot %ld has no page", slot);
+		check_words(NULL, t->copy, slot, ANY, -1);
+	}
+	free_all(pages);
+	for (i = 0; i < config.threads; i++)
+		forget(world.workers[i]);
+}
+
+static void start_threads(void)
+{
+	int i;
+
+	pthread_mutex_init(&world.disturb, NULL);
+	pthread_barrier_init(&world.barrier, NULL, config.threads + 1);
+	for (i = 0; i < config.threads; i++) {
+		struct thread *t = calloc(1, sizeof(*t));
+		int fd = open_file();
+
+		EXPECT(NULL, t && fd >= 0, "no memory, or no file");
+		t->copy = aligned_alloc(PG, PG);
+		t->index = i;
+		t->own = config.own;
+		t->first = config.own * i;
+		t->slots = calloc(t->own, sizeof(*t->slots));
+		/* Where there is no direct I/O, it is some other I/O */
+		t->scratch = reopen(fd, O_RDWR | O_DIRECT);
+		if (t->scratch < 0)
+			t->scratch = reopen(fd, O_RDWR);
+		close(fd);
+		EXPECT(NULL, t->copy && t->slots && t->scratch >= 0 && !pipe2(t->pipe, O_CLOEXEC),
+		       "no memory, or no file");
+		world.workers[i] = t;
+	}
+}
+
+static int run_world(int number, int place)
+{
+	__u64 random = mix(seed_of(number) + 999);
+	int i;
+
+	world.number = number;
+	world.place = place;
+	catch_faults();
+	start_threads();
+	make_file();
+	make_exmap();
+	for (i = 0; i < config.threads; i++)
+		EXPECT(NULL, !pthread_create(&world.workers[i]->thread, NULL, work,
+					     world.workers[i]), "no thread");
+	for (world.round = 0; world.round < config.rounds; world.round++) {
+		world.ends = one_in(&random, 3) ? below(&random, config.threads) : -1;
+		world.ends_at = below(&random, config.steps);
+		pthread_barrier_wait(&world.barrier);
+		pthread_barrier_wait(&world.barrier);
+		if (is_over())
+			config.rounds = world.round + 1;
+		if (is_gone()) {
+			destroy_exmap();
+			if (world.round < config.rounds - 1)
+				make_exmap();
+		} else if (one_in(&random, 2) || world.round == config.rounds - 1) {
+			account();
+			if (world.round == config.rounds - 1)
+				destroy_exmap();
+		}
+	}
+	pthread_barrier_wait(&world.barrier);
+	for (i = 0; i < config.threads; i++)
+		pthread_join(world.workers[i]->thread, NULL);
+	__atomic_fetch_add(&shm->endings[CLEAN], 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
+/* All worlds */
+
+static struct child {
+	pid_t pid;
+	int number;
+	struct config config;
+	bool killed;
+	__u64 seen;		/* steps, when it was last looked at */
+	time_t since;
+} children[MAX_PROCESSES];
+
+static __u64 steps_done;
+
+static void start_child(int place, int number, __u64 most)
+{
+	struct child *c = &children[place];
+
+	memset(c, 0, sizeof(*c));
+	memset(&shm->live[place], 0, sizeof(shm->live[place]));
+	make_config(&c->config, number, most);
+	c->number = number;
+	c->since = time(NULL);
+	fflush(stdout);
+	shm->worlds++;
+	config = c->config;
+	c->pid = fork();
+	if (!c->pid)
+		_exit(run_world(number, place));
+}
+
+static void note(struct child *c, int place, const char *what, int value)
+{
+	char *text = shm->text;
+	int size = sizeof(shm->text), i, at;
+
+	if (shm->failed)
+		return;
+	shm->failed = 2;
+	shm->stop = 1;
+	config = c->config;
+	world.number = c->number;
+	at = snprintf(text, size, "seed %llu world %d: %s (%d) after %llu steps\n# under way:",
+		      options.seed, c->number, what, value, shm->live[place].steps);
+	for (i = 0; i < c->config.threads; i++)
+		if (shm->live[place].current[i])
+			at += snprintf(text + at, size - at, " %s,",
+				       kinds[shm->live[place].current[i] - 1].name);
+	at += snprintf(text + at, size - at, "\n");
+	describe_world(text + at, size - at);
+}
+
+/* Look after a world. False if there is none any more. */
+static bool attend(struct child *c, int place)
+{
+	const __u64 steps = __atomic_load_n(&shm->live[place].steps, __ATOMIC_RELAXED);
+	int status;
+
+	if (waitpid(c->pid, &status, WNOHANG) == c->pid) {
+		c->pid = 0;
+		steps_done += shm->live[place].steps;
+		if (WIFSIGNALED(status) && !(c->killed && WTERMSIG(status) == SIGKILL))
+			note(c, place, "ended by a signal", WTERMSIG(status));
+		else if (WIFEXITED(status) && WEXITSTATUS(status))
+			note(c, place, "exit status", WEXITSTATUS(status));
+		return false;
+	}
+	if (c->config.ending == KILLED && steps >= c->config.end_step && !c->killed) {
+		c->killed = true;
+		kill(c->pid, SIGKILL);
+		shm->endings[KILLED]++;
+	}
+	if (steps != c->seen) {
+		c->seen = steps;
+		c->since = time(NULL);
+	} else if (time(NULL) - c->since > STUCK) {
+		note(c, place, "no step for seconds", STUCK);
+		kill(c->pid, SIGKILL);
+		c->since = time(NULL);
+	}
+	return true;
+}
+
+static void run_worlds(void)
+{
+	const time_t end = time(NULL) + options.seconds;
+	int number = options.world >= 0 ? options.world : 0, place, alive;
+	bool only = options.world >= 0, more;
+	__u64 planned;
+
+	do {
+		alive = 0;
+		planned = steps_done;
+		for (place = 0; place < options.processes; place++) {
+			struct child *c = &children[place];
+
+			if (c->pid && attend(c, place)) {
+				alive++;
+				planned += (__u64)c->config.threads * c->config.rounds *
+					   c->config.steps;
+			}
+		}
+		if (options.seconds && time(NULL) >= end)
+			shm->stop = 1;
+		more = !shm->stop && planned < options.steps && !(only && shm->worlds);
+		for (place = 0; more && place < options.processes; place++) {
+			if (children[place].pid)
+				continue;
+			start_child(place, number++, options.steps - planned);
+			alive++;
+			break;
+		}
+		/* Whoever waits for somebody who has failed */
+		for (place = 0; shm->failed == 2 && place < options.processes; place++)
+			if (children[place].pid) {
+				children[place].killed = true;
+				kill(children[place].pid, SIGKILL);
+			}
+		usleep(2000);
+	} while (alive || more);
+}
+
+static int print_statistics(void)
+{
+	int i, j, e, never = 0, pairs = 0, all = 0;
+
+	printf("# %llu steps in %llu worlds (%llu ended, %llu by exit, %llu killed)\n",
+	       steps_done, shm->worlds, shm->endings[CLEAN], shm->endings[EXIT],
+	       shm->endings[KILLED]);
+	printf("# %llu exmaps, %llu pages looked at\n", shm->exmaps, shm->checks);
+	for (i = 0; i < nr_kinds; i++) {
+		const struct count *c = &shm->counts[i];
+		int others = 0;
+
+		for (j = 0; j < nr_kinds; j++)
+			others += shm->races[i][j] > 0;
+		pairs += others;
+		all += nr_kinds;
+		printf("# %-17s %7llu tried %7llu did something, beside %2d of %d;", kinds[i].name,
+		       c->tried, c->succeeded, others, nr_kinds);
+		for (e = 1; e < MAX_ERRNO; e++)
+			if (c->failed[e])
+				printf(" %s %llu", strerrorname_np(e) ?: "?", c->failed[e]);
+		printf("\n");
+		if (!c->succeeded && !kinds[i].refused && (weights[i] || i == nr_kinds - 1)) {
+			printf("# %s never did anything\n", kinds[i].name);
+			never++;
+		}
+	}
+	printf("# %d of %d pairs of calls succeeded beside each other\n", pairs, all);
+	if (!options.verbose)
+		return never;
+	for (i = 0; i < nr_kinds; i++)
+		for (j = 0; j < nr_kinds; j++)
+			printf("# %s beside %s: %llu\n", kinds[i].name, kinds[j].name,
+			       shm->races[i][j]);
+	return never;
+}
+
+static bool is_wanted(const char *name)
+{
+	const size_t len = strlen(name);
+	const char *at = options.only;
+
+	for (; at && *at; at += strcspn(at, ","), at += *at == ',')
+		if (!strncmp(at, name, len) && (!at[len] || at[len] == ','))
+			return true;
+	return !options.only;
+}
+
+static const char usage[] =
+	"usage: fuzz [--steps N] [--seconds T] [--seed S (0: random)] [--threads N]\n"
+	"            [--processes N] [--world N (only that)] [--only call,call] [--verbose]\n"
+	"calls:";
+
+static void parse(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "steps", required_argument, NULL, 'n' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "seconds", required_argument, NULL, 't' },
+		{ "threads", required_argument, NULL, 'j' },
+		{ "processes", required_argument, NULL, 'p' },
+		{ "world", required_argument, NULL, 'w' },
+		{ "only", required_argument, NULL, 'o' },
+		{ "verbose", no_argument, NULL, 'v' },
+		{},
+	};
+	int c, i;
+
+	while ((c = getopt_long(argc, argv, "v", longs, NULL)) != -1) {
+		switch (c) {
+		case 'n':
+			options.steps = strtoull(optarg, NULL, 0);
+			break;
+		case 's':
+			options.seed = strtoull(optarg, NULL, 0);
+			break;
+		case 't':
+			options.seconds = atoi(optarg);
+			break;
+		case 'j':
+			options.threads = atoi(optarg);
+			break;
+		case 'p':
+			options.processes = atoi(optarg);
+			break;
+		case 'w':
+			options.world = atoi(optarg);
+			break;
+		case 'o':
+			options.only = optarg;
+			break;
+		case 'v':
+			options.verbose = true;
+			break;
+		default:
+			fputs(usage, stderr);
+			for (i = 0; i < nr_kinds; i++)
+				fprintf(stderr, " %s,", kinds[i].name);
+			fprintf(stderr, "\n");
+			exit(2);
+		}
+	}
+	if (!options.steps)
+		options.steps = options.seconds ? ~0ULL : scaled(20000);
+	if (options.threads < 1 || options.threads > MAX_THREADS || options.processes < 1 ||
+	    options.processes > MAX_PROCESSES) {
+		fprintf(stderr, "fuzz: 1 to %d threads, 1 to %d processes\n", MAX_THREADS,
+			MAX_PROCESSES);
+		exit(2);
+	}
+	while (!options.seed)
+		options.seed = (getpid() ^ time(NULL) * 1000003) % 1000000000;
+	for (i = 0; i < nr_kinds; i++) {
+		weights[i] = is_wanted(kinds[i].name) ? kinds[i].weight : 0;
+		all_weights += weights[i];
+	}
+	if (!all_weights) {
+		fprintf(stderr, "fuzz: no call is called '%s'\n", options.only);
+		exit(2);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int never;
+	bool few;
+
+	while (kinds[nr_kinds].name)
+		nr_kinds++;
+	parse(argc, argv);
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	ksft_print_header();
+	if (access(DEVICE, R_OK | W_OK))
+		ksft_exit_skip("no " DEVICE "\n");
+	ksft_set_plan(2);
+	shm = mmap(NULL, sizeof(*shm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shm == MAP_FAILED)
+		ksft_exit_fail_msg("no memory\n");
+	printf("# seed %llu, %d processes of %d threads\n", options.seed, options.processes,
+	       options.threads);
+	run_worlds();
+	if (shm->failed)
+		printf("# %s", shm->text);
+	never = print_statistics();
+	ksft_test_result(!shm->failed, "every answer and every page as it must be\n");
+	/* Seldom ones need many steps */
+	few = steps_done < ENOUGH || options.only || options.world >= 0 || shm->failed;
+	ksft_test_result(few || !never, "every call has done something%s\n",
+			 few ? ", or there was not time enough" : "");
+	ksft_finished();
+}
