@@ -51,7 +51,7 @@ cat >"$ROOT/init" <<-'END'
 	mount -t proc proc /proc
 	mount -t sysfs sys /sys
 	mount -t tmpfs tmp /tmp
-	mount -t tmpfs disk /mnt/disk
+	mount -t ext4 /dev/ubda /mnt/disk
 	mount -t debugfs debug /sys/kernel/debug
 	mount -t configfs config /sys/kernel/config
 	mount -t cgroup2 cgroup /sys/fs/cgroup
@@ -63,11 +63,15 @@ cat >"$ROOT/init" <<-'END'
 	poweroff -f
 END
 chmod +x "$ROOT/init"
+rm -f "$OUT/disk"
+truncate -s 1G "$OUT/disk"
+PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -F "$OUT/disk" || die "mkfs.ext4 failed"
 : >"$ROOT/output"
 : >"$ROOT/status"
 
 timeout --foreground -k 5 "${TIMEOUT:-900}" "$OUT/linux" "mem=${MEM:-1024}M" rootfstype=hostfs \
-	rootflags="$ROOT" rw init=/init con0=fd:0,fd:1 con=null ssl=null ${APPEND:-} \
+	rootflags="$ROOT" rw init=/init con0=fd:0,fd:1 con=null ssl=null \
+	"ubd0=$OUT/disk" null_blk.nr_devices=1 null_blk.gb=1 null_blk.memory_backed=1 ${APPEND:-} \
 	</dev/null >"$OUT/console" 2>&1 &
 tail -n +1 -s 0.1 -f --pid=$! "$ROOT/output"
 code=0

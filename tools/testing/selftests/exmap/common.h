@@ -721,6 +721,17 @@ static inline void run_workers(struct __test_metadata *_metadata, struct worker 
 	join_workers(_metadata, w, count);
 }
 
+static inline bool is_user_mode_linux(void)
+{
+	char text[256] = "";
+	int fd = open("/proc/cpuinfo", O_RDONLY | O_CLOEXEC);
+	bool is = fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 &&
+		  strstr(text, "User Mode Linux");
+
+	close(fd);
+	return is;
+}
+
 static inline void pin_to_cpu(int cpu)
 {
 	cpu_set_t set;
