@@ -754,7 +754,7 @@ cmd_check() {
 	for tool in quilt "git am" b4; do
 		dir=$TMP/check-${tool// /-}
 		: >"$TMP/out"
-		if ("with_${tool// /_}") >"$TMP/log" 2>&1 && ! grep -qi 'fuzz' "$TMP/log"; then
+		if ("with_${tool// /_}") >"$TMP/log" 2>&1 && ! grep -qiE 'with fuzz|fuzz [0-9]' "$TMP/log"; then
 			compare "$tool" >"$TMP/out"
 		else
 			{ echo "$tool failed:"; tail -n 30 "$TMP/log"; } >"$TMP/out"
