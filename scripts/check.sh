@@ -9,7 +9,6 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null LC_ALL=C
-export CCACHE_DIR=$CACHE/ccache CCACHE_DEPEND=1
 unset ARCH CROSS_COMPILE MAKEFLAGS MFLAGS MAKELEVEL
 
 # What checkpatch may say, and why. Everything else is a failure.

@@ -27,5 +27,11 @@ fi
 TREE=$CACHE/tree-$NAME		# pristine source + series, a git work tree
 BUILD=$CACHE/build-$NAME	# build output: $BUILD/<config name>
 
+# Depend mode: headers are hashed as found, not preprocessed a second time
+export CCACHE_DIR=$CACHE/ccache CCACHE_DEPEND=1
+# Nothing in the output depends on when and where it was built: ccache hits
+export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
+export KBUILD_BUILD_USER=exmap KBUILD_BUILD_HOST=exmap KBUILD_BUILD_VERSION=1
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }

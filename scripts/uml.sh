@@ -20,9 +20,6 @@ mkdir -p "$OUT"
 exec 9>"$OUT/.lock"
 flock -n 9 || { say "uml: another run is building or running, waiting"; flock 9; }
 
-export CCACHE_DIR=$CACHE/ccache CCACHE_DEPEND=1
-export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
-export KBUILD_BUILD_USER=exmap KBUILD_BUILD_HOST=exmap KBUILD_BUILD_VERSION=1
 kmake() {
 	env -u DEBUG -u LOG -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -C "$TREE" O="$OUT" ARCH=um \
 		CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= -j"$JOBS" "$@" >>"$OUT/build.log" 2>&1 ||

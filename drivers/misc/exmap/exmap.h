@@ -28,8 +28,8 @@
  * whose count is 2 is held by nobody else, and a page whose count has fallen to
  * 1 was unmapped behind our back (MADV_DONTNEED) or was parked and is no more.
  *
- * Locks, in this order: mmap_lock or VMA lock, exmap::lock,
- * exmap_pool::flush_lock, exmap_interface::lock (never two of them),
+ * Locks, in this order (Documentation/driver-api/exmap.rst says more): mmap_lock
+ * or VMA lock, exmap::lock, that of the list of pools, exmap_pool::flush_lock, exmap_interface::lock (never two of them),
  * exmap_pool::lock or exmap_node::lock. The VMA lock is held while pages go into
  * the region or come out of it, which keeps exmap_pool_close() away; transfers
  * from and to the backing file hold none of them.

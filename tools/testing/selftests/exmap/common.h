@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -111,6 +112,34 @@ static inline int ex_stats(int fd, struct exmap_ioctl_stats *stats)
 {
 	memset(stats, 0xff, sizeof(*stats));
 	return ex_ioctl(fd, EXMAP_IOCTL_STATS, stats);
+}
+
+static inline int ex_resize(int fd, __u64 pages)
+{
+	/* The number itself is the argument */
+	return ex_ioctl(fd, EXMAP_IOCTL_RESIZE, (void *)pages);
+}
+
+static inline int ex_query(int fd, const struct exmap_vec *vecs, unsigned int nr,
+			   __u8 *slots, unsigned int flags)
+{
+	struct exmap_query query = {
+		.size = sizeof(query),
+		.flags = flags,
+		.nr = nr,
+		.vecs = (unsigned long)vecs,
+		.slots = (unsigned long)slots,
+	};
+
+	return ex_ioctl(fd, EXMAP_IOCTL_QUERY, &query);
+}
+
+/* Pages that the pool has from the system, or -1 */
+static inline long ex_owned(int fd)
+{
+	struct exmap_ioctl_stats stats;
+
+	return ex_stats(fd, &stats) ? -1 : (long)stats.alloc_count;
 }
 
 /* MAP_FAILED with errno set, as mmap itself */
@@ -739,6 +768,18 @@ static inline void pin_to_cpu(int cpu)
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	sched_setaffinity(0, sizeof(set), &set);
+}
+
+#define NOBODY	65534
+
+/* Give up all privileges, and have so many pages of RLIMIT_MEMLOCK */
+static inline void become_nobody(struct __test_metadata *_metadata, long pages)
+{
+	struct rlimit limit = { pages * PG, pages * PG };
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
+	ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));
+	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));
 }
 
 /* Exit status of a child, or 128 + the signal that killed it */

@@ -28,20 +28,13 @@ FIXTURE_TEARDOWN(fault_alloc)
 	exmap_destroy(ex);
 }
 
-static long owned(struct exmap *ex)
-{
-	struct exmap_ioctl_stats stats;
-
-	return ex_stats(ex->fd, &stats) ? -1 : (long)stats.alloc_count;
-}
-
 TEST_F(fault_alloc, touched)
 {
 	struct exmap *ex = &self->ex;
 	unsigned char core[3];
 	__u64 value;
 
-	EXPECT_EQ(0, owned(ex));
+	EXPECT_EQ(0, ex_owned(ex->fd));
 	EXPECT_EQ(0, try_write_byte(page_at(ex, 5), 'x'));
 	EXPECT_EQ(0, try_read(page_at(ex, 1000), &value));
 	EXPECT_EQ(0, value);
@@ -87,7 +80,7 @@ TEST_F(fault_alloc, exhausted)
 
 	for (i = 0; i < BUFFER; i++)
 		ASSERT_EQ(0, try_write_byte(page_at(ex, i * 3), i));
-	EXPECT_EQ(BUFFER, owned(ex));
+	EXPECT_EQ(BUFFER, ex_owned(ex->fd));
 	for (i = 1; i < 100; i += 3) {
 		EXPECT_EQ(SIGSEGV, try_read(page_at(ex, i), &value));
 		EXPECT_EQ(page_at(ex, i), fault_address);
@@ -129,7 +122,7 @@ TEST_F(fault_alloc, handler_makes_room)
 	for (i = 0; i < PAGES; i++)
 		__atomic_store_n(page_at(ex, i), i, __ATOMIC_SEQ_CST);
 	EXPECT_EQ(PAGES - BUFFER, __atomic_load_n(&evicted, __ATOMIC_SEQ_CST));
-	EXPECT_EQ(BUFFER, owned(ex));
+	EXPECT_EQ(BUFFER, ex_owned(ex->fd));
 	catch_faults();
 }
 

@@ -271,21 +271,15 @@ static int run_vectors(struct exmap *ex)
 
 static int run_resize(struct exmap *ex)
 {
-	int ret = ex_ioctl(ex->fd, EXMAP_IOCTL_RESIZE, (void *)(BUFFER + 10L));
-
-	return ret ?: ex_ioctl(ex->fd, EXMAP_IOCTL_RESIZE, (void *)(long)BUFFER);
+	return ex_resize(ex->fd, BUFFER + 10) ?: ex_resize(ex->fd, BUFFER);
 }
 
 static int run_query(struct exmap *ex)
 {
 	struct exmap_vec vecs[2] = { { .page = 0, .len = 5000 }, { .page = 77, .len = 1 } };
 	static __u8 slots[5001];
-	struct exmap_query query = {
-		.size = sizeof(query), .nr = 2, .vecs = (unsigned long)vecs,
-		.slots = (unsigned long)slots,
-	};
 
-	return ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query);
+	return ex_query(ex->fd, vecs, 2, slots, 0);
 }
 
 static int run_flush(struct exmap *ex)

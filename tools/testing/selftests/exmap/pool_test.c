@@ -6,9 +6,6 @@
 #include "common.h"
 
 #include <sys/mount.h>
-#include <sys/resource.h>
-
-#define NOBODY	65534
 
 FIXTURE(pool) {
 	struct exmap ex;
@@ -429,15 +426,6 @@ FIXTURE(memlock) {
 };
 
 #define LIMIT	256
-
-static void become_nobody(struct __test_metadata *_metadata, long pages)
-{
-	struct rlimit limit = { pages * PG, pages * PG };
-
-	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
-	ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));
-	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));
-}
 
 FIXTURE_SETUP(memlock)
 {

@@ -10,26 +10,12 @@
 #define PAGES	200000
 #define FILE_PAGES 640
 
-static int ex_query(struct exmap *ex, const struct exmap_vec *vecs, unsigned int nr,
-		    __u8 *slots, unsigned int flags)
-{
-	struct exmap_query query = {
-		.size = sizeof(query),
-		.flags = flags,
-		.nr = nr,
-		.vecs = (unsigned long)vecs,
-		.slots = (unsigned long)slots,
-	};
-
-	return ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query);
-}
-
 /* Of a single slot: its bits, or -errno */
 static int query_one(struct exmap *ex, long page, unsigned int flags)
 {
 	struct exmap_vec vec = { .page = page, .len = 1 };
 	__u8 slot = 0xff;
-	int ret = ex_query(ex, &vec, 1, &slot, flags);
+	int ret = ex_query(ex->fd, &vec, 1, &slot, flags);
 
 	return ret ?: slot;
 }
@@ -129,7 +115,7 @@ TEST_F(query, many_vectors)
 		ASSERT_EQ(1, ex_alloc(ex, 0, i * 67, 1));
 	ASSERT_EQ(1, ex_alloc(ex, 0, PAGES - 1, 1));
 	memset(slots, 0xee, total + 1);
-	ASSERT_EQ(0, ex_query(ex, vecs, ARRAY_SIZE(vecs), slots, 0));
+	ASSERT_EQ(0, ex_query(ex->fd, vecs, ARRAY_SIZE(vecs), slots, 0));
 	for (i = 0; i < (int)ARRAY_SIZE(vecs); i++) {
 		for (j = 0; j < vecs[i].len; j++, slot++) {
 			const long page = vecs[i].page + j;
@@ -158,30 +144,30 @@ TEST_F(query, errors)
 	ASSERT_EQ(2, ex_alloc(ex, 0, 0, 2));
 	/* What is wrong in the last vector is seen before anything is done */
 	vecs[1].page = PAGES;
-	EXPECT_EQ(-ERANGE, ex_query(ex, vecs, 2, slots, EXMAP_QUERY_AGE));
+	EXPECT_EQ(-ERANGE, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1].page = PAGES - 1;
 	vecs[1].len = 2;
-	EXPECT_EQ(-ERANGE, ex_query(ex, vecs, 2, slots, EXMAP_QUERY_AGE));
+	EXPECT_EQ(-ERANGE, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1].page = ~0ULL;
-	EXPECT_EQ(-ERANGE, ex_query(ex, vecs, 2, slots, EXMAP_QUERY_AGE));
+	EXPECT_EQ(-ERANGE, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1] = (struct exmap_vec){ .len = 1, .opcode = EXMAP_OP_FREE };
-	EXPECT_EQ(-EINVAL, ex_query(ex, vecs, 2, slots, EXMAP_QUERY_AGE));
+	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1] = (struct exmap_vec){ .len = 1, .flags = 1 };
-	EXPECT_EQ(-EINVAL, ex_query(ex, vecs, 2, slots, EXMAP_QUERY_AGE));
+	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1] = (struct exmap_vec){ .len = 1, .order = 1 };
-	EXPECT_EQ(-EINVAL, ex_query(ex, vecs, 2, slots, EXMAP_QUERY_AGE));
+	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1] = (struct exmap_vec){ .len = 1, .node = 1 };
-	EXPECT_EQ(-EINVAL, ex_query(ex, vecs, 2, slots, EXMAP_QUERY_AGE));
-	EXPECT_EQ(-EINVAL, ex_query(ex, vecs, 1, slots, 2));
-	EXPECT_EQ(-EINVAL, ex_query(ex, vecs, EXMAP_VECTORS_MAX + 1, slots, 0));
-	EXPECT_EQ(-EFAULT, ex_query(ex, NULL, 1, slots, EXMAP_QUERY_AGE));
+	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
+	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 1, slots, 2));
+	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, EXMAP_VECTORS_MAX + 1, slots, 0));
+	EXPECT_EQ(-EFAULT, ex_query(ex->fd, NULL, 1, slots, EXMAP_QUERY_AGE));
 	EXPECT_EQ(0xee, slots[0]);
 	EXPECT_EQ(0xee, slots[1]);
 	EXPECT_TRUE(query_one(ex, 0, 0) & EXMAP_SLOT_USED);
 
-	EXPECT_EQ(-EFAULT, ex_query(ex, vecs, 1, NULL, 0));
-	EXPECT_EQ(-EFAULT, ex_query(ex, vecs, 1, (__u8 *)page_at(ex, 77), 0));
-	EXPECT_EQ(0, ex_query(ex, NULL, 0, NULL, 0));
+	EXPECT_EQ(-EFAULT, ex_query(ex->fd, vecs, 1, NULL, 0));
+	EXPECT_EQ(-EFAULT, ex_query(ex->fd, vecs, 1, (__u8 *)page_at(ex, 77), 0));
+	EXPECT_EQ(0, ex_query(ex->fd, NULL, 0, NULL, 0));
 	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, NULL));
 	query.reserved = 1;
 	EXPECT_EQ(-EINVAL, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
@@ -282,7 +268,7 @@ TEST_F(query, mincore_and_pagemap_scan)
 	for (i = 0; i < 30; i++)
 		ASSERT_EQ(1, ex_free(ex, 0, 310 + i * 20, 1));
 	ASSERT_EQ(0, madvise(page_at(ex, 700), 5 * PG, MADV_DONTNEED));
-	ASSERT_EQ(0, ex_query(ex, &all, 1, slots, 0));
+	ASSERT_EQ(0, ex_query(ex->fd, &all, 1, slots, 0));
 	ASSERT_EQ(0, mincore(ex->region, 2000 * PG, core));
 	for (i = 0; i < 2000; i++)
 		wrong += (core[i] & 1) != (slots[i] & EXMAP_SLOT_RESIDENT);
@@ -350,7 +336,7 @@ TEST_F_TIMEOUT(query, clock_hand, SLOW)
 
 	start_workers(_metadata, w, 2, use_and_evict, ex, &done);
 	do {
-		ASSERT_EQ(0, ex_query(ex, &all, 1, slots, EXMAP_QUERY_AGE));
+		ASSERT_EQ(0, ex_query(ex->fd, &all, 1, slots, EXMAP_QUERY_AGE));
 		for (i = 0; i < 2000; i++)
 			if (slots[i] & ~(EXMAP_SLOT_RESIDENT | EXMAP_SLOT_DIRTY | EXMAP_SLOT_USED))
 				break;

@@ -6,25 +6,9 @@
  */
 #include "common.h"
 
-#include <sys/resource.h>
-
 #define BUFFER	5000
 #define PAGES	20000
 #define IFACES	6
-#define NOBODY	65534
-
-static int ex_resize(int fd, __u64 pages)
-{
-	/* The number itself is the argument */
-	return ex_ioctl(fd, EXMAP_IOCTL_RESIZE, (void *)pages);
-}
-
-static long owned(struct exmap *ex)
-{
-	struct exmap_ioctl_stats stats;
-
-	return ex_stats(ex->fd, &stats) ? -1 : (long)stats.alloc_count;
-}
 
 static long limit_of(struct exmap *ex)
 {
@@ -76,7 +60,7 @@ FIXTURE_TEARDOWN(resize)
 	EXPECT_LE(0, ex_drain(ex, 0, 0, PAGES));
 	EXPECT_EQ(0, ex_resize(ex->fd, BUFFER));
 	EXPECT_EQ(BUFFER, ex_fill(ex, IFACES - 1, 0));
-	EXPECT_EQ(BUFFER, owned(ex));
+	EXPECT_EQ(BUFFER, ex_owned(ex->fd));
 	exmap_destroy(ex);
 }
 
@@ -90,7 +74,7 @@ TEST_F(resize, grow)
 	EXPECT_EQ(0, ex_resize(ex->fd, 2 * BUFFER));
 	EXPECT_EQ(2 * BUFFER, limit_of(ex));
 	EXPECT_EQ(BUFFER - 1, ex_fill(ex, 2, BUFFER + 1));
-	EXPECT_EQ(2 * BUFFER, owned(ex));
+	EXPECT_EQ(2 * BUFFER, ex_owned(ex->fd));
 }
 
 TEST_F(resize, shrink)
@@ -102,12 +86,12 @@ TEST_F(resize, shrink)
 	for (i = 0; i < (int)ARRAY_SIZE(sizes); i++) {
 		ASSERT_EQ(0, ex_resize(ex->fd, BUFFER));
 		scatter(_metadata, ex, 0, BUFFER);
-		EXPECT_EQ(BUFFER, owned(ex));
+		EXPECT_EQ(BUFFER, ex_owned(ex->fd));
 		EXPECT_EQ(0, ex_resize(ex->fd, sizes[i]));
 		EXPECT_EQ(sizes[i], limit_of(ex));
-		EXPECT_GE(sizes[i], owned(ex));
+		EXPECT_GE(sizes[i], ex_owned(ex->fd));
 		EXPECT_EQ(sizes[i], ex_fill(ex, i % IFACES, 0));
-		EXPECT_EQ(sizes[i], owned(ex));
+		EXPECT_EQ(sizes[i], ex_owned(ex->fd));
 		EXPECT_EQ(sizes[i], ex_drain(ex, 0, 0, PAGES));
 	}
 }
@@ -129,7 +113,7 @@ TEST_F(resize, shrink_below_what_is_mapped)
 	EXPECT_EQ(-EBUSY, ex_resize(ex->fd, BUFFER - 1));
 	EXPECT_EQ(BUFFER - 1000, ex_drain(ex, 5, 1000, PAGES - 1000));
 	EXPECT_EQ(0, ex_resize(ex->fd, 1000));
-	EXPECT_EQ(1000, owned(ex));
+	EXPECT_EQ(1000, ex_owned(ex->fd));
 	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 1000, 1));
 	for (i = 0; i < 1000; i++)
 		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
@@ -146,7 +130,7 @@ TEST_F(resize, shrink_and_regrow_is_clean)
 		memset(ex->region, 0x55, BUFFER * PG);
 		ASSERT_EQ(BUFFER, ex_drain(ex, 0, 0, PAGES));
 		ASSERT_EQ(0, ex_resize(ex->fd, 1));
-		EXPECT_GE(1, owned(ex));
+		EXPECT_GE(1, ex_owned(ex->fd));
 		ASSERT_EQ(1, ex_fill(ex, 0, 0));
 		memset(ex->region, 0, PG);
 		ASSERT_EQ(0, ex_resize(ex->fd, BUFFER));
@@ -187,7 +171,7 @@ TEST_F(resize, pages_taken_away_by_madvise)
 	ASSERT_EQ(0, madvise(ex->region, 4000 * PG, MADV_DONTNEED));
 	EXPECT_EQ(-EBUSY, ex_resize(ex->fd, 999));
 	EXPECT_EQ(0, ex_resize(ex->fd, 1000));
-	EXPECT_EQ(1000, owned(ex));
+	EXPECT_EQ(1000, ex_owned(ex->fd));
 	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 0, 1));
 }
 
@@ -295,12 +279,12 @@ TEST_F(resize, free_pages_go_under_pressure)
 		stamp_page(page_at(ex, i), i);
 	scatter(_metadata, ex, 1000, BUFFER - 1000);
 	ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
-	EXPECT_EQ(BUFFER, owned(ex));
+	EXPECT_EQ(BUFFER, ex_owned(ex->fd));
 	if (!drop_slab())
 		SKIP(return, "not root");
 	/* The last few are not worth another round */
-	EXPECT_LE(1000, owned(ex));
-	EXPECT_GT(1100, owned(ex));
+	EXPECT_LE(1000, ex_owned(ex->fd));
+	EXPECT_GT(1100, ex_owned(ex->fd));
 	for (i = 0; i < 1000; i++)
 		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
 	EXPECT_EQ(BUFFER, limit_of(ex));
@@ -347,20 +331,11 @@ FIXTURE_TEARDOWN(memlock)
 
 #define LIMIT	256
 
-static void become_nobody(struct __test_metadata *_metadata)
-{
-	struct rlimit limit = { LIMIT * PG, LIMIT * PG };
-
-	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
-	ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));
-	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));
-}
-
 TEST_F(memlock, growth_is_charged)
 {
 	int other = exmap_open(_metadata);
 
-	become_nobody(_metadata);
+	become_nobody(_metadata, LIMIT);
 	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 100));
 	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, LIMIT + 1));
 	EXPECT_EQ(0, ex_resize(self->fd, LIMIT));
@@ -379,7 +354,7 @@ TEST_F(memlock, given_back_in_full)
 {
 	int i, fd;
 
-	become_nobody(_metadata);
+	become_nobody(_metadata, LIMIT);
 	for (i = 0; i < 100; i++) {
 		fd = exmap_open(_metadata);
 		ASSERT_EQ(0, ex_setup(fd, -1, 1, 1 + i));
@@ -395,7 +370,7 @@ TEST_F(memlock, privileges_given_up)
 	int other = exmap_open(_metadata);
 
 	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 1000));
-	become_nobody(_metadata);
+	become_nobody(_metadata, LIMIT);
 	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, 1000 + LIMIT + 1));
 	EXPECT_EQ(0, ex_resize(self->fd, 1000 + LIMIT));
 	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, 1));
