@@ -29,10 +29,11 @@
  * 1 was unmapped behind our back (MADV_DONTNEED) or was parked and is no more.
  *
  * Locks, in this order (Documentation/driver-api/exmap.rst says more): mmap_lock
- * or VMA lock, exmap::lock, that of the list of pools, exmap_pool::flush_lock, exmap_interface::lock (never two of them),
- * exmap_pool::lock or exmap_node::lock. The VMA lock is held while pages go into
- * the region or come out of it, which keeps exmap_pool_close() away; transfers
- * from and to the backing file hold none of them.
+ * or VMA lock, exmap::lock, that of the list of pools, exmap_pool::flush_lock,
+ * exmap_interface::lock (never two of them), exmap_pool::lock or
+ * exmap_node::lock. The VMA lock is held while pages go into the region or come
+ * out of it, which keeps exmap_pool_close() away; transfers from and to the
+ * backing file hold none of them.
  */
 #ifndef _EXMAP_H
 #define _EXMAP_H
