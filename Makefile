@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 S := scripts
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug run test bench check series-check selftests fuzz vm uml shell clean distclean
+	build build-debug run test bench check series-check selftests fuzz coverage vm uml shell clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -36,6 +36,9 @@ selftests: $(if $(filter 1,$(DEBUG)),build-debug,build) ## The kselftests in the
 # The sanitizer kernel unless DEBUG=0, a random seed unless ARGS has one
 fuzz: $(if $(filter 0,$(DEBUG)),build,build-debug) ## Random calls against a model of them (DEBUG=0, FUZZ_SECONDS=600, ARGS='--seed N')
 	@DEBUG=$(or $(DEBUG),1) $(S)/fuzz.sh $(ARGS)
+
+coverage: build ## Lines and branches of the driver that the fuzzer reaches, or CMD='...'
+	@$(S)/coverage.sh $(if $(CMD),"$$VM_CMD")
 
 vm: $(if $(filter 1,$(DEBUG)),build-debug,build) ## CMD='...' SHARE=dir: a shell command in the machine
 	@$(S)/vm.sh "$$VM_CMD"

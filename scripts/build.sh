@@ -129,7 +129,7 @@ step "selftests and tools" programs
 initramfs() {
 	local root=$OUT/initramfs applet
 	rm -rf "$root"
-	mkdir -p "$root"/{bin,dev,etc,lib/modules,mnt/disk,mnt/share,proc,root,sys,tmp}
+	mkdir -p "$root"/{bin,dev,etc,lib/modules,mnt/disk,mnt/share,mnt/xfs,proc,root,sys,tmp}
 	cp -r "$PROGRAMS"/install/* "$root/"
 	cp "$TOP/scripts/init" "$root/init"
 	cp "$TOP/scripts/run-selftests" "$root/bin/"

@@ -14,7 +14,7 @@ packages=(
 	# series and static checks
 	b4 g++ git patch quilt rsync shellcheck sparse
 	# virtual machine
-	busybox-static e2fsprogs qemu-system-x86
+	busybox-static e2fsprogs qemu-system-x86 xfsprogs
 )
 
 [ "$(uname -m)" = x86_64 ] || die "this needs an x86-64 machine: the kernel is built and run for x86-64"

@@ -12,7 +12,7 @@ exec 6>"$CACHE/.test.lock"	# two runs would write to the same logs
 flock -n 6 || { say "test: another run is under way, waiting"; flock 6; }
 
 LOGS=$CACHE/test
-RESULTS=$LOGS/results	# one line a test: "pass|fail|skip <group>: <name>"
+RESULTS=$LOGS/results	# one line a test: "pass|fail|skip <group>: <name>"; by lane
 mkdir -p "$CACHE"
 exec 8>"$CACHE/test.lock"
 flock -n 8 || { say "test: another run is using $LOGS, waiting"; flock 8; }
@@ -112,34 +112,42 @@ compile() {
 
 # KUnit, kselftests and the example through io_uring in one machine. What the
 # example stores is what the machine has: large files, which are read ahead.
-guest() {	# lean|debug
-	local config=$1 log=$LOGS/$1 code=0
+TRANSFERS='io_test io_fault_test uring_test nomem_test resize_test'
+guest() {	# lean|debug [transfers|others]
+	local config=$1 part=${2:-} log=$LOGS/$1${2:+-$2} code=0
 	# Shorter stress loops where everything takes many times as long, but for
 	# the fuzzer: there is no better place for it
-	local scale=100 fuzz=
-	[ "$config" = lean ] || { export DEBUG=1; scale=15; fuzz=120; }
-	TIMEOUT=1700 LOG=$LOGS/$config.console "$TOP/scripts/vm.sh" "export EXMAP_TEST_SCALE=$scale FUZZ=$fuzz"'
+	local scale=40 fuzz=
+	[ "$config" = lean ] || { export DEBUG=1; scale=10; }
+	[ "$part" != others ] || fuzz=120
+	TIMEOUT=1700 LOG=$log.console "$TOP/scripts/vm.sh" \
+		"export EXMAP_TEST_SCALE=$scale FUZZ=$fuzz; part='$part' transfers='$TRANSFERS'"'
 		for f in /sys/kernel/debug/kunit/*/results; do
-			[ ! -e "$f" ] || { echo "# kunit"; cat "$f"; }
+			[ "$part" = transfers ] || [ ! -e "$f" ] || { echo "# kunit"; cat "$f"; }
 		done
-		run-selftests
+		case $part in
+		transfers) set -- $transfers ;;
+		others)	set -- $(echo "$transfers" | tr " " "\n" | grep -vxFf - /selftests/exmap/.tests) ;;
+		esac
+		run-selftests "$@"
 		code=$?
 		if [ "$FUZZ" ]; then
 			echo "# program fuzz-random"
-			EXMAP_TEST_DIR=/mnt/disk /selftests/exmap/fuzz --seed 0 --seconds "$FUZZ"
+			EXMAP_TEST_DIR=/mnt/disk EXMAP_TEST_XFS=/mnt/xfs /selftests/exmap/fuzz --seed 0 --seconds "$FUZZ"
 			echo "# exit fuzz-random $?"
+		else
+			printf "# program exmap-store\n1..1\n"
+			timeout 300 exmap-store --uring --quiet --load /selftests --file /mnt/disk/store || printf "not "
+			printf "ok 1 every file verified through io_uring\n# exit exmap-store 0\n"
 		fi
-		printf "# program exmap-store\n1..1\n"
-		timeout 300 exmap-store --uring --quiet --load /selftests --file /mnt/disk/store || printf "not "
-		printf "ok 1 every file verified through io_uring\n# exit exmap-store 0\n"
 		exit $code' >"$log" 2>"$log.err" || code=$?
 	unset DEBUG
 	sed -n '/^# kunit/,/^# program/p' "$log" | grep -v '^# program' >"$log.kunit"
 	sed -n '/^# program/,$p' "$log" >"$log.selftests"
-	tap "kunit ($config)" "$log.kunit" '    '
+	[ "$part" = transfers ] || tap "kunit ($config)" "$log.kunit" '    '
 	tap "selftests ($config)" "$log.selftests"
 	for group in "kunit ($config)" "selftests ($config)"; do
-		grep -q "^[a-z]* $group: " "$RESULTS" || {
+		[ "$part $group" = "transfers kunit ($config)" ] || grep -q "^[a-z]* $group: " "$RESULTS" || {
 			record fail "$group" "no test ran"
 			echo "not ok - $group: no test ran (log: $log)"
 		}
@@ -152,7 +160,7 @@ guest() {	# lean|debug
 	else
 		record pass "selftests ($config)" "the kernel reported no bug"
 	fi
-	summary "kunit ($config)"
+	[ "$part" = transfers ] || summary "kunit ($config)"
 	summary "selftests ($config)"
 }
 
@@ -222,25 +230,38 @@ want() { [[ $wanted == *" $1 "* ]]; }
 "$TOP/scripts/series.sh" tree
 "$TOP/scripts/build.sh" lean
 
-# Two lanes for two cores: everything around the debug kernel takes long and
-# leaves a core idle much of the time
-lane=
-trap '[ -z "$lane" ] || kill -- -$lane 2>/dev/null || true' EXIT
+# In lanes, for two cores: a test waits for something much of the time, the more
+# so where one is slow. Each has results of its own.
+lanes=()
+trap '[ ${#lanes[@]} = 0 ] || kill -- "${lanes[@]/#/-}" 2>/dev/null || true' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-if want debug; then
+lane() {	# <name> <command...>
+	local name=$1
+	shift
 	set -m	# a process group of its own, which ends with us
 	{
-		if "$TOP/scripts/build.sh" debug; then
-			start=$SECONDS
-			guest debug
-			sanitizers
-		else
-			record fail debug "build of the debug kernel"
-		fi
-	} >"$LOGS/lane" </dev/null &
-	lane=$!
+		RESULTS=$RESULTS.$name
+		: >"$RESULTS"
+		start=$SECONDS
+		"$@"
+	} >"$LOGS/lane.$name" </dev/null &
+	lanes+=($!)
 	set +m
+}
+debug() {	# transfers|others: the first to come builds, the other waits for that
+	if ! "$TOP/scripts/build.sh" debug; then
+		record fail debug "build of the debug kernel"
+	elif [ "$1" = transfers ]; then
+		sanitizers
+		guest debug transfers
+	else
+		guest debug others
+	fi
+}
+if want debug; then
+	lane debug-others debug others
+	lane debug-transfers debug transfers
 fi
 start=$SECONDS
 ! want static || static
@@ -252,11 +273,12 @@ if want run; then
 	main_job madvise --madvise
 	summary run
 fi
-if [ -n "$lane" ]; then
-	wait $lane || record fail debug "the tests on the debug kernel ended early"
-	lane=
-	cat "$LOGS/lane"
-fi
+for i in "${lanes[@]}"; do
+	wait "$i" || record fail debug "the tests on the debug kernel ended early"
+done
+lanes=()
+cat "$LOGS"/lane.* 2>/dev/null || true
+cat "$RESULTS".* >>"$RESULTS" 2>/dev/null || true
 
 failed=$(grep -c '^fail ' "$RESULTS" || true)
 if [ "$failed" != 0 ]; then

@@ -7,7 +7,8 @@
 #
 #   DEBUG=1	the sanitizer kernel instead of the lean one
 #   SHARE=dir	visible in the machine as /mnt/share; SHARE_RO=1: read only
-#   CPUS=4  MEM=2048 (MiB)  DISK=4096 (MiB, ext4 on /mnt/disk, empty each time)
+#   CPUS=4  MEM=2048 (MiB)  DISK=4096 (MiB, ext4 on /mnt/disk, empty each time,
+#		beside XFS on /mnt/xfs, which has 320, with DEBUG=1; 0: neither)
 #   APPEND=	more kernel arguments    QEMU_ARGS=	more arguments of QEMU
 #   ACCEL=	force one: tcg, "tcg,thread=single", kvm
 #   TIMEOUT=900	seconds after which the machine counts as hung (0: never)
@@ -18,7 +19,7 @@
 # machine did not start or did not end as it should. Else the command's.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-PATH=$PATH:/usr/sbin:/sbin	# mkfs.ext4, for people who are not root
+PATH=$PATH:/usr/sbin:/sbin	# mkfs, for people who are not root
 
 config=lean
 [ "${DEBUG:-0}" != 1 ] || config=debug
@@ -73,8 +74,8 @@ choose_accel() {
 
 case $ACCEL in
 kvm*)	machine=(-accel "$ACCEL" -cpu host) ;;
-tcg)	machine=(-accel "tcg,thread=multi,tb-size=512" -cpu "qemu64,+rdrand") ;;
-*)	machine=(-accel "$ACCEL" -cpu "qemu64,+rdrand") ;;
+tcg)	machine=(-accel "tcg,thread=multi,tb-size=512" -cpu "qemu64,+rdrand,+svm,+npt") ;;
+*)	machine=(-accel "$ACCEL" -cpu "qemu64,+rdrand,+svm,+npt") ;;
 esac
 
 run=$(mktemp -d "$CACHE/vm/run.XXXXXX")
@@ -98,7 +99,9 @@ mkdir "$run/root"
 cat "$OUT/initramfs.cpio" "$run/settings.cpio" >"$run/initramfs"
 
 truncate -s "${DISK}M" "$run/disk"
+truncate -s 320M "$run/disk.xfs"
 [ "$DISK" = 0 ] || mkfs.ext4 -q -F -E nodiscard "$run/disk" || die "mkfs.ext4 failed"
+[ "$DISK" = 0 ] || mkfs.xfs -q -K "$run/disk.xfs" || die "mkfs.xfs failed"
 
 log=$run/console
 : >"$log"
@@ -115,7 +118,10 @@ args=(
 	-device virtio-serial-pci
 	-chardev "file,id=status,path=$run/status" -device "virtserialport,chardev=status,name=status"
 )
-[ "$DISK" = 0 ] || args+=(-drive "file=$run/disk,format=raw,if=none,id=disk,cache=unsafe" -device "virtio-blk-pci,drive=disk")
+for disk in disk disk.xfs; do
+	[ "$DISK" = 0 ] || args+=(-drive "file=$run/$disk,format=raw,if=none,id=$disk,cache=unsafe"
+		-device "virtio-blk-pci,drive=$disk")
+done
 [ -z "$SHARE" ] || {
 	ro=
 	[ "${SHARE_RO:-0}" != 1 ] || ro=,readonly=on

@@ -24,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -33,6 +34,7 @@
 #include <linux/exmap.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
+#include <linux/magic.h>
 
 #include "kselftest_harness.h"
 
@@ -415,7 +417,8 @@ static inline bool stamp_intact(const void *page, __u64 stamp)
 /* Files to be the backing of an exmap, with pages of words that tell the same */
 
 enum backing {
-	MEMFD, FILE_BUFFERED, FILE_DIRECT, BLOCK_BUFFERED, BLOCK_DIRECT, LOOP_DIRECT,
+	MEMFD, FILE_BUFFERED, FILE_DIRECT, XFS_BUFFERED, XFS_DIRECT,
+	BLOCK_BUFFERED, BLOCK_DIRECT, LOOP_DIRECT,
 };
 
 static inline __u64 word_of(long page, int word)
@@ -461,18 +464,33 @@ static inline int fill_file(int fd, int pages)
 	return fsync(fd) ? -errno : 0;
 }
 
-/* A nameless file in the directory that the tests are given */
-static inline int open_file(void)
+static inline int open_file_in(const char *dir)
 {
-	const char *dir = getenv("EXMAP_TEST_DIR");
 	char path[256];
 	int fd;
 
-	snprintf(path, sizeof(path), "%s/exmap-test-XXXXXX", dir ? dir : "/tmp");
+	snprintf(path, sizeof(path), "%s/exmap-test-XXXXXX", dir);
 	fd = mkstemp(path);
 	if (fd >= 0)
 		unlink(path);
 	return fd;
+}
+
+/* A nameless file in the directory that the tests are given */
+static inline int open_file(void)
+{
+	return open_file_in(getenv("EXMAP_TEST_DIR") ?: "/tmp");
+}
+
+/* The same on XFS, or -1 */
+static inline int open_xfs_file(void)
+{
+	const char *dir = getenv("EXMAP_TEST_XFS");
+	struct statfs info;
+
+	if (!dir || statfs(dir, &info) || info.f_type != XFS_SUPER_MAGIC)
+		return -1;
+	return open_file_in(dir);
 }
 
 static inline int reopen(int fd, int flags)
@@ -513,7 +531,8 @@ static inline bool backing_is_block(enum backing backing)
 
 static inline bool backing_is_direct(enum backing backing)
 {
-	return backing == FILE_DIRECT || backing == BLOCK_DIRECT || backing == LOOP_DIRECT;
+	return backing == FILE_DIRECT || backing == XFS_DIRECT || backing == BLOCK_DIRECT ||
+	       backing == LOOP_DIRECT;
 }
 
 /* A loop device, which lasts as long as somebody has it open */
@@ -556,7 +575,8 @@ static inline int open_backing(enum backing backing, long *pages)
 	if (backing == LOOP_DIRECT)
 		return open_loop(*pages);
 	if (!backing_is_block(backing)) {
-		fd = backing == MEMFD ? memfd_create("backing", MFD_CLOEXEC) : open_file();
+		fd = backing == MEMFD ? memfd_create("backing", MFD_CLOEXEC) :
+		     backing >= XFS_BUFFERED ? open_xfs_file() : open_file();
 		if (fd >= 0 && !ftruncate(fd, *pages * PG))
 			return fd;
 	} else {

@@ -191,7 +191,7 @@ static struct shm {
 } *shm;
 
 static struct {
-	__u64 steps, seed;
+	__u64 steps, seed, kills;
 	int seconds, threads, processes, world;
 	bool verbose;
 	char *only;
@@ -2275,7 +2275,7 @@ static void make_config(struct config *c, int number, __u64 most)
 	static const int pools[] = { 64, 100, 256, 600, 1024, 2048 };
 	static const int backings[] = {
 		-1, MEMFD, FILE_BUFFERED, FILE_BUFFERED, FILE_DIRECT, FILE_DIRECT,
-		BLOCK_BUFFERED, BLOCK_DIRECT, LOOP_DIRECT,
+		XFS_DIRECT, BLOCK_BUFFERED, BLOCK_DIRECT, LOOP_DIRECT,
 	};
 	static const int more_ifaces[] = { 0, 1, 300, 5000 };
 	__u64 random = mix(seed_of(number) + 12345), all;
@@ -2313,6 +2313,10 @@ static void make_config(struct config *c, int number, __u64 most)
 	if (all > most) {
 		c->steps = most / (c->threads * c->rounds) ?: 1;
 		all = (__u64)c->threads * c->rounds * c->steps;
+	}
+	if (options.kills) {
+		c->ending = KILLED;
+		all = min_of(all, 300);
 	}
 	c->end_step = 1 + below(&random, all);
 }
@@ -2722,7 +2726,8 @@ static void run_worlds(void)
 		}
 		if (options.seconds && time(NULL) >= end)
 			shm->stop = 1;
-		more = !shm->stop && planned < options.steps && !(only && shm->worlds);
+		more = !shm->stop && planned < options.steps && !(only && shm->worlds) &&
+		       !(options.kills && shm->worlds >= options.kills);
 		for (place = 0; more && place < options.processes; place++) {
 			if (children[place].pid)
 				continue;
@@ -2791,6 +2796,7 @@ static bool is_wanted(const char *name)
 static const char usage[] =
 	"usage: fuzz [--steps N] [--seconds T] [--seed S (0: random)] [--threads N]\n"
 	"            [--processes N] [--world N (only that)] [--only call,call] [--verbose]\n"
+	"            [--kill N (so many worlds, each of them killed soon)]\n"
 	"calls:";
 
 static void parse(int argc, char **argv)
@@ -2803,6 +2809,7 @@ static void parse(int argc, char **argv)
 		{ "processes", required_argument, NULL, 'p' },
 		{ "world", required_argument, NULL, 'w' },
 		{ "only", required_argument, NULL, 'o' },
+		{ "kill", required_argument, NULL, 'k' },
 		{ "verbose", no_argument, NULL, 'v' },
 		{},
 	};
@@ -2831,6 +2838,9 @@ static void parse(int argc, char **argv)
 		case 'o':
 			options.only = optarg;
 			break;
+		case 'k':
+			options.kills = strtoull(optarg, NULL, 0);
+			break;
 		case 'v':
 			options.verbose = true;
 			break;
@@ -2843,7 +2853,7 @@ static void parse(int argc, char **argv)
 		}
 	}
 	if (!options.steps)
-		options.steps = options.seconds ? ~0ULL : scaled(20000);
+		options.steps = options.seconds || options.kills ? ~0ULL : scaled(20000);
 	if (options.threads < 1 || options.threads > MAX_THREADS || options.processes < 1 ||
 	    options.processes > MAX_PROCESSES) {
 		fprintf(stderr, "fuzz: 1 to %d threads, 1 to %d processes\n", MAX_THREADS,

@@ -264,6 +264,32 @@ TEST_F_TIMEOUT(bad, disk_disappears, SLOW)
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
 }
 
+/* Requests that get no answer, until the kernel has waited long enough */
+TEST_F_TIMEOUT(bad, requests_time_out, SLOW)
+{
+	const int err = variant->buffered ? -EIO : -ETIMEDOUT;
+	struct exmap *ex = &self->ex;
+
+	ASSERT_EQ(4, ex_one(ex, 0, EXMAP_OP_READ, 30, 4));
+	renew(ex, 31);
+	if (nullb_time_out(&self->disk, "100", "200"))
+		SKIP(return, "no CONFIG_BLK_DEV_NULL_BLK_FAULT_INJECTION");
+	EXPECT_EQ(err, ex_one(ex, 0, EXMAP_OP_READ, 1, 1));
+	EXPECT_EQ(err, ex_pread(ex->fd, 1, EXMAP_OP_READ, page_at(ex, 2), 2 * PG));
+	EXPECT_EQ(0, count_present(ex, 0, 10));
+	EXPECT_GT(0, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 31, 1, EXMAP_VEC_DSYNC));
+	/* Not written, so dirty; and once there are answers, all is well */
+	ASSERT_EQ(0, nullb_time_out(&self->disk, "0", "30000"));
+	if (!variant->buffered) {
+		EXPECT_TRUE(file_has(self->fd, 31, 31));
+		EXPECT_EQ(1, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 31, 1, EXMAP_VEC_DIRTY));
+		EXPECT_TRUE(file_has(self->fd, 31, NEW(31)));
+	}
+	EXPECT_EQ(3, ex_one(ex, 0, EXMAP_OP_READ, 1, 3));
+	EXPECT_TRUE(page_is(page_at(ex, 1), 1));
+	EXPECT_TRUE(page_is(page_at(ex, 3), 3));
+}
+
 /* The same for the end of a file, and for what could not be read at once */
 
 TEST(nothing_leaks_from_short_reads)
@@ -460,6 +486,41 @@ TEST_F_TIMEOUT(trouble, disk_disappears_under_load, SLOW)
 		close(fd);
 		nullb_destroy(&disk);
 	}
+}
+
+TEST_F_TIMEOUT(trouble, time_outs_under_load, SLOW)
+{
+	struct load l = { .may_fail = true };
+	struct worker w[LOADERS];
+	struct nullb disk;
+	struct exmap ex;
+	int fd, i;
+
+	if (nullb_create(&disk, "mute", 0, NULL))
+		SKIP(return, "no null_blk through configfs: %s", strerror(errno));
+	fd = open(disk.path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, fill_file(fd, 64));
+	if (nullb_time_out(&disk, "20", "50")) {
+		close(fd);
+		nullb_destroy(&disk);
+		SKIP(return, "no CONFIG_BLK_DEV_NULL_BLK_FAULT_INJECTION");
+	}
+	exmap_create(_metadata, &ex, fd, LOADERS, 44, 64);
+	start_workers(_metadata, w, LOADERS, load, &ex, &l);
+	wait_for_calls(&l, scaled(100));
+	EXPECT_EQ(0, nullb_time_out(&disk, "0", "30000"));
+	__atomic_store_n(&l.stop, 1, __ATOMIC_SEQ_CST);
+	join_workers(_metadata, w, LOADERS);
+	for (i = 0; i < 64; i += 32) {
+		EXPECT_EQ(32, ex_one(&ex, 0, EXMAP_OP_READ, i, 32));
+		EXPECT_TRUE(page_is(page_at(&ex, i + 31), i + 31));
+		EXPECT_EQ(32, ex_free(&ex, 0, i, 32));
+	}
+	check_pool(_metadata, &ex);
+	exmap_destroy(&ex);
+	close(fd);
+	nullb_destroy(&disk);
 }
 
 static int signals;

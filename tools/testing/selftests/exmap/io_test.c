@@ -27,6 +27,8 @@ FIXTURE_VARIANT(io) {
 FIXTURE_VARIANT_ADD(io, memfd) { .backing = MEMFD };
 FIXTURE_VARIANT_ADD(io, buffered) { .backing = FILE_BUFFERED };
 FIXTURE_VARIANT_ADD(io, direct) { .backing = FILE_DIRECT };
+FIXTURE_VARIANT_ADD(io, xfs_buffered) { .backing = XFS_BUFFERED };
+FIXTURE_VARIANT_ADD(io, xfs_direct) { .backing = XFS_DIRECT };
 FIXTURE_VARIANT_ADD(io, block_buffered) { .backing = BLOCK_BUFFERED };
 FIXTURE_VARIANT_ADD(io, block_direct) { .backing = BLOCK_DIRECT };
 FIXTURE_VARIANT_ADD(io, loop_direct) { .backing = LOOP_DIRECT };

@@ -71,6 +71,27 @@ out:
 	return -1;
 }
 
+/*
+ * From now on so many percent of the requests get no answer, for which the kernel
+ * waits @ms. Returns 0, or -errno where null_blk cannot do that.
+ */
+static inline int nullb_time_out(const struct nullb *disk, const char *percent, const char *ms)
+{
+	char path[160];
+	int fd, err;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/queue/io_timeout", disk->name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	err = write(fd, ms, strlen(ms)) < 0 ? -errno : 0;
+	close(fd);
+	/* -1: as often as it happens */
+	return err ?: nullb_set(disk, "timeout_inject/times", "-1") ?:
+		nullb_set(disk, "timeout_inject/verbose", "0") ?:
+		nullb_set(disk, "timeout_inject/probability", percent);
+}
+
 /* Requests that the disk has got and not answered */
 static inline int nullb_inflight(const struct nullb *disk)
 {

@@ -313,6 +313,13 @@ FIXTURE(cgroup) {
 	bool mounted;
 };
 
+FIXTURE_VARIANT(cgroup) {
+	int opcode;
+};
+
+FIXTURE_VARIANT_ADD(cgroup, alloc) { .opcode = EXMAP_OP_ALLOC };
+FIXTURE_VARIANT_ADD(cgroup, read) { .opcode = EXMAP_OP_READ };
+
 FIXTURE_SETUP(cgroup)
 {
 	char path[256];
@@ -373,17 +380,21 @@ TEST_F_TIMEOUT(cgroup, pages_are_charged, SLOW)
 
 TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 {
-	int limit, mapped = 0, freed, again, ret, i;
+	int limit, backing, fd, mapped = 0, freed, again, ret, i;
 	char path[256], text[32];
 	struct exmap ex;
 	pid_t pid;
+	long end;
 
+	/* In the page cache already, charged to us */
+	backing = make_backing(_metadata, MEMFD, 4096, &fd, &end);
+	ASSERT_LE(0, backing);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		if (write_file(self->group, "cgroup.procs", "0"))
 			_exit(100);
-		exmap_create(_metadata, &ex, -1, 1, 4000, 4096);
+		exmap_create(_metadata, &ex, backing, 1, 4000, 4096);
 		/* Without memory for page tables the kernel would kill us */
 		for (i = 0; i < 4096; i += 512)
 			EXPECT_EQ(1, ex_alloc(&ex, 0, i, 1));
@@ -398,12 +409,12 @@ TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 		/* ENOMEM, not death */
 		do {
 			set_vec(&ex, 0, 0, mapped, 64);
-			ret = ex_action(ex.fd, 0, EXMAP_OP_ALLOC, 1);
+			ret = ex_action(ex.fd, 0, variant->opcode, 1);
 			if (ret >= 0)
 				mapped += ex.iface[0]->iov[0].pages;
 		} while (!ret && mapped < 3900);
 		freed = ex_free(&ex, 0, 0, 10);
-		again = ex_alloc(&ex, 0, 0, 10);
+		again = ex_one(&ex, 0, variant->opcode, 0, 10);
 
 		/* Not before now: complaining takes memory */
 		EXPECT_EQ(3, pwrite(limit, "max", 3, 0));
@@ -417,6 +428,49 @@ TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 		_exit(_metadata->exit_code);
 	}
 	EXPECT_EQ(0, wait_child(pid));
+	close(backing);
+	close(fd);
+}
+
+/* The process moves on and its group is removed, with pages still charged to it */
+TEST_F_TIMEOUT(cgroup, goes_away, SLOW)
+{
+	char empty[160], path[256];
+	struct exmap ex;
+	int backing, fd, i;
+	pid_t pid;
+	long end;
+
+	snprintf(empty, sizeof(empty), "%s-2", self->group);
+	snprintf(path, sizeof(path), "%s/cgroup.procs", self->root);
+	backing = make_backing(_metadata, MEMFD, 1024, &fd, &end);
+	ASSERT_LE(0, backing);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		EXPECT_EQ(0, mkdir(empty, 0755));
+		EXPECT_EQ(0, write_file(empty, "cgroup.procs", "0"));
+		exmap_create(_metadata, &ex, backing, 2, 1000, 2000);
+		for (i = 0; i < 1000; i += 500)
+			EXPECT_EQ(500, ex_one(&ex, 0, variant->opcode, i, 500));
+		for (i = 0; i < 1000; i++)
+			stamp_page(page_at(&ex, i), i);
+		EXPECT_EQ(500, ex_free(&ex, 0, 500, 500));
+		EXPECT_EQ(0, write_file(self->group, "cgroup.procs", "0"));
+		EXPECT_EQ(0, rmdir(empty));
+		/* Mapped ones, free ones, and new ones */
+		for (i = 0; i < 500; i++)
+			EXPECT_TRUE(stamp_intact(page_at(&ex, i), i));
+		EXPECT_EQ(0, ex_resize(ex.fd, 1500));
+		EXPECT_EQ(500, ex_one(&ex, 1, variant->opcode, 500, 500));
+		EXPECT_EQ(1000, ex_drain(&ex, 1, 0, 2000));
+		EXPECT_EQ(1500, ex_fill(&ex, 0, 0));
+		exmap_destroy(&ex);
+		_exit(_metadata->exit_code);
+	}
+	EXPECT_EQ(0, wait_child(pid));
+	close(backing);
+	close(fd);
 }
 
 /* RLIMIT_MEMLOCK: by user, in pages of the pool, given back in full */

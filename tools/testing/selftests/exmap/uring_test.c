@@ -108,6 +108,7 @@ FIXTURE_VARIANT(uring) {
 FIXTURE_VARIANT_ADD(uring, memfd) { .backing = MEMFD };
 FIXTURE_VARIANT_ADD(uring, buffered) { .backing = FILE_BUFFERED };
 FIXTURE_VARIANT_ADD(uring, direct) { .backing = FILE_DIRECT };
+FIXTURE_VARIANT_ADD(uring, xfs_direct) { .backing = XFS_DIRECT };
 FIXTURE_VARIANT_ADD(uring, block_buffered) { .backing = BLOCK_BUFFERED };
 FIXTURE_VARIANT_ADD(uring, block_direct) { .backing = BLOCK_DIRECT };
 FIXTURE_VARIANT_ADD(uring, loop_direct) { .backing = LOOP_DIRECT };
