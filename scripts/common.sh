@@ -33,5 +33,8 @@ export CCACHE_DIR=$CACHE/ccache CCACHE_DEPEND=1
 export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
 export KBUILD_BUILD_USER=exmap KBUILD_BUILD_HOST=exmap KBUILD_BUILD_VERSION=1
 
+# A kernel that says any of this is a failed run, whatever the command says
+COMPLAINTS='Kernel panic|BUG: |\] Oops|\] WARNING: |UBSAN: |INFO: (task|rcu_|lockdep)|rcu: INFO|detected stall|possible recursive locking|kmemleak: .*suspected|soft lockup|unable to handle|Modules linked in|init: FAILED|---\[ end trace'
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }

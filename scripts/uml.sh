@@ -74,9 +74,8 @@ tail -n +1 -s 0.1 -f --pid=$! "$ROOT/output"
 code=0
 wait $! || code=$?
 
-bad='Kernel panic|BUG: |\] WARNING: |UBSAN: |INFO: (task|rcu_|lockdep)|possible recursive locking|not ok '
 result=$(sed -n 's/^exit //p' "$ROOT/status")
-if grep -qE "$bad" "$OUT/console"; then
+if grep -qE "$COMPLAINTS|not ok " "$OUT/console"; then
 	tail -n 60 "$OUT/console" >&2
 	say "uml: the kernel reported a bug (log: $OUT/console)"
 	exit 125

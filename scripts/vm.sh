@@ -155,13 +155,11 @@ else
 fi
 [ -z "${LOG:-}" ] || cp "$log" "$LOG"
 
-# A kernel that complained is a failed run, whatever the command says
-bad='Kernel panic|BUG: |\] Oops|\] WARNING: |UBSAN: |INFO: (task|rcu_|lockdep)|rcu: INFO|detected stall|possible recursive locking|kmemleak: .*suspected|soft lockup|unable to handle|Modules linked in|init: FAILED|---\[ end trace'
 show() {
 	[ -z "${PROBE:-}" ] || return 0
 	local keep=$CACHE/vm/failed-$config.log first
 	cp "$log" "$keep"
-	first=$(grep -nEm1 "$bad" "$log" | cut -d: -f1) || true
+	first=$(grep -nEm1 "$COMPLAINTS" "$log" | cut -d: -f1) || true
 	say "---- kernel log (all of it: $keep)"
 	if [ -n "$first" ]; then
 		tail -n +"$((first > 5 ? first - 5 : 1))" "$log" | head -n 120 >&2
@@ -171,7 +169,7 @@ show() {
 	say "----"
 }
 result=$(sed -n 's/^exit //p' "$run/status" | tr -d '\r')
-if grep -qE "$bad" "$log"; then
+if grep -qE "$COMPLAINTS" "$log"; then
 	show
 	say "vm: the kernel reported a bug"
 	exit 125
