@@ -142,7 +142,7 @@ guest() {	# lean|debug [transfers|others]
 		fi
 		exit $code' >"$log" 2>"$log.err" || code=$?
 	unset DEBUG
-	sed -n '/^# kunit/,/^# program/p' "$log" | grep -v '^# program' >"$log.kunit"
+	sed -n '/^# kunit/,/^# program/p' "$log" | sed '/^# program/d' >"$log.kunit"
 	sed -n '/^# program/,$p' "$log" >"$log.selftests"
 	[ "$part" = transfers ] || tap "kunit ($config)" "$log.kunit" '    '
 	tap "selftests ($config)" "$log.selftests"

@@ -361,10 +361,14 @@ static bool fork_error(int ret)
 	return ret >= 0 || ret == -ENOMEM || ret == -EAGAIN;
 }
 
-/* So have file systems, of what they cannot do for want of memory */
+/*
+ * So have file systems, of what they cannot do for want of memory. null_blk may have
+ * points of failure of its own, which are not allocations: no answer to a request.
+ */
 static bool any_io_error(int ret)
 {
-	return ret >= 0 || ret == -ENOMEM || ret == -EIO || ret == -EAGAIN || ret == -ENOSPC;
+	return ret >= 0 || ret == -ENOMEM || ret == -EIO || ret == -EAGAIN || ret == -ENOSPC ||
+	       ret == -ETIMEDOUT;
 }
 
 FIXTURE_VARIANT_ADD(nomem, alloc) {
