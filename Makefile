@@ -6,9 +6,11 @@ export VM_CMD := $(value CMD)
 
 MAKEFLAGS += --no-print-directory
 S := scripts
+# What DEBUG= asks for
+KERNEL_BUILD = $(if $(filter 1,$(DEBUG)),build-debug,$(if $(filter kcsan,$(DEBUG)),build-kcsan,build))
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug run test bench check series-check selftests fuzz coverage vm uml shell clean distclean
+	build build-debug build-kcsan run test bench check series-check selftests fuzz coverage vm uml shell clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -30,23 +32,23 @@ bench: build ## Instructions, TLB shootdowns and reads a page, peers beside them
 check: build ## Static checks alone
 	@$(S)/check.sh
 
-selftests: $(if $(filter 1,$(DEBUG)),build-debug,build) ## The kselftests in the machine (DEBUG=1, TESTS='name ...')
+selftests: $(KERNEL_BUILD) ## The kselftests in the machine (DEBUG=1, TESTS='name ...')
 	@$(S)/vm.sh 'run-selftests $(TESTS)'
 
 # The sanitizer kernel unless DEBUG=0, a random seed unless ARGS has one
-fuzz: $(if $(filter 0,$(DEBUG)),build,build-debug) ## Random calls against a model of them (DEBUG=0, FUZZ_SECONDS=600, ARGS='--seed N')
+fuzz: $(if $(DEBUG),$(KERNEL_BUILD),build-debug) ## Random calls against a model of them (DEBUG=0, DEBUG=kcsan, FUZZ_SECONDS=600, ARGS='--seed N')
 	@DEBUG=$(or $(DEBUG),1) $(S)/fuzz.sh $(ARGS)
 
 coverage: build ## Lines and branches of the driver that the fuzzer reaches, or CMD='...'
 	@$(S)/coverage.sh $(if $(CMD),"$$VM_CMD")
 
-vm: $(if $(filter 1,$(DEBUG)),build-debug,build) ## CMD='...' SHARE=dir: a shell command in the machine
+vm: $(KERNEL_BUILD) ## CMD='...' SHARE=dir: a shell command in the machine
 	@$(S)/vm.sh "$$VM_CMD"
 
 uml: build ## CMD='...': a shell command in user-mode Linux with the driver
 	@$(S)/uml.sh "$$VM_CMD"
 
-shell: $(if $(filter 1,$(DEBUG)),build-debug,build) ## A shell in the machine
+shell: $(KERNEL_BUILD) ## A shell in the machine
 	@$(S)/vm.sh --shell
 
 setup: ## Install the Debian packages that all this needs (root), or list them
@@ -78,6 +80,9 @@ build: tree ## The lean kernel, its modules and the programs
 
 build-debug: tree ## The same with KASAN, lockdep and the other sanitizers
 	@$(S)/build.sh debug
+
+build-kcsan: tree ## The same with KCSAN, to look for data races
+	@$(S)/build.sh kcsan
 
 clean: ## Remove build output and the machine's files, keep source, tree and ccache
 	@. $(S)/common.sh && rm -rf "$$CACHE"/build-* "$$CACHE"/vm

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Build a kernel, its modules and the programs that run in the machine.
 #
-#   build.sh lean|debug
+#   build.sh lean|debug|kcsan
 #
 # Output: $BUILD/<config>/{vmlinux,.config}, $BUILD/<config>/programs/ (the
 # selftests and tools, static) and $BUILD/<config>/initramfs.cpio
@@ -13,8 +13,9 @@
 config=${1:-}
 case $config in
 lean)	fragments=("$TOP/configs/lean.config") ;;
-debug)	fragments=("$TOP/configs/lean.config" "$TOP/configs/debug.config") ;;
-*)	die "usage: build.sh lean|debug" ;;
+debug|kcsan)
+	fragments=("$TOP/configs/lean.config" "$TOP/configs/$config.config") ;;
+*)	die "usage: build.sh lean|debug|kcsan" ;;
 esac
 
 OUT=$BUILD/$config
@@ -50,8 +51,16 @@ clean() { env -u DEBUG -u LOG -u V -u W -u C -u M -u O -u CFLAGS -u LDFLAGS "$@"
 # there, if the compiler (GCC 13 on) leaves it a call
 kmake() {
 	clean make -C "$TREE" O="$OUT" CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= \
-		KASAN_SANITIZE_string.o=n -j"$JOBS" "$@"
+		KASAN_SANITIZE_string.o=n "${variables[@]}" -j"$JOBS" "$@"
 }
+variables=()
+if [ $config = kcsan ]; then
+	# The other objects of the kernel have no part in it, and all their speed
+	variables=(KCSAN_SANITIZE=n KCSAN_SANITIZE_vma_batch.o=y)
+	for f in "$TREE"/drivers/misc/exmap/*.c; do
+		[ ! -e "$f" ] || variables+=("KCSAN_SANITIZE_$(basename "$f" .c).o=y")
+	done
+fi
 
 configure() {
 	local merged=$OUT/.config.wanted line option failed=0

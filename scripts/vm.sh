@@ -5,7 +5,8 @@
 #   vm.sh '<command>'	its output (and nothing else) on stdout, its exit status
 #   vm.sh --shell	an interactive shell
 #
-#   DEBUG=1	the sanitizer kernel instead of the lean one
+#   DEBUG=1	the sanitizer kernel instead of the lean one; DEBUG=kcsan: the one that
+#		looks for data races
 #   SHARE=dir	visible in the machine as /mnt/share; SHARE_RO=1: read only
 #   CPUS=4  MEM=2048 (MiB)  DISK=4096 (MiB, ext4 on /mnt/disk, empty each time,
 #		beside XFS on /mnt/xfs, which has 320, with DEBUG=1; 0: neither)
@@ -21,8 +22,11 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 PATH=$PATH:/usr/sbin:/sbin	# mkfs, for people who are not root
 
-config=lean
-[ "${DEBUG:-0}" != 1 ] || config=debug
+case ${DEBUG:-0} in
+1)	config=debug ;;
+kcsan)	config=kcsan ;;
+*)	config=lean ;;
+esac
 OUT=$BUILD/$config
 CPUS=${CPUS:-4}
 MEM=${MEM:-2048}
@@ -92,7 +96,7 @@ mkdir "$run/root"
 	1)	echo share=ro,cache=loose ;;
 	*)	echo share=rw,cache=mmap ;;
 	esac
-	[ $config = lean ] || [ "${LEAKS:-1}" = 0 ] || echo leaks=1
+	[ $config != debug ] || [ "${LEAKS:-1}" = 0 ] || echo leaks=1
 } >"$run/root/settings"
 [ -n "$shell" ] || printf '%s\n' "$1" >"$run/root/cmd"
 (cd "$run/root" && find . | cpio --quiet -o -H newc -R 0:0) >"$run/settings.cpio"

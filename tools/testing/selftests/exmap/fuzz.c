@@ -142,6 +142,8 @@ struct config {
 	int backing;		/* enum backing, or -1 */
 	bool readonly;
 	bool deferred;
+	bool faults;		/* EXMAP_SETUP_PAGEFAULT_ALLOC */
+	bool resizes;		/* the pool is smaller at times, whatever others do */
 	bool quota;		/* there is a page for every slot */
 	enum ending ending;
 	__u64 end_step;		/* with EXIT and KILLED, of all threads */
@@ -268,7 +270,8 @@ static int describe_world(char *text, int size)
 		world.number, config.threads, config.slots, config.own, config.reread,
 		config.buffer, config.quota ? " (enough)" : "", config.ifaces, config.backing,
 		config.readonly ? " read only" : "", config.offset, config.file_pages,
-		config.file_cut, config.deferred ? "deferred" : "strict", config.quarantine,
+		config.file_cut, config.deferred ? "deferred" : config.faults ? "faults" : "strict",
+		config.quarantine,
 		config.ending);
 }
 
@@ -536,6 +539,18 @@ static void own_stamp(struct thread *t, struct slot *s)
 	s->clean = false;
 }
 
+/*
+ * Where pages come at a touch, a slot may have got one, with anything in it; also
+ * where the touch has failed then, because the region is being disturbed.
+ */
+static void own_touched(struct thread *t, struct slot *s, bool there)
+{
+	if (config.faults && s->state != FULL && (there || is_resident(slot_nr(t, s))))
+		slot_filled(s, ANY, false);
+}
+
+static bool may_lack_pages(struct thread *t);
+
 /* Compare a slot that the thread owns with what it knows */
 static void own_check(struct thread *t, struct slot *s)
 {
@@ -548,6 +563,7 @@ static void own_check(struct thread *t, struct slot *s)
 		sig = copy_page(t, nr);
 		if (is_gone())
 			return;
+		own_touched(t, s, !sig);
 		EXPECT(t, !sig || s->state != FULL || (sig == SIGSEGV && !is_still(before)),
 		       "slot %ld has a page (%llx), a touch raised signal %d",
 		       nr, s->content, sig);
@@ -555,6 +571,8 @@ static void own_check(struct thread *t, struct slot *s)
 	if (s->state == FULL) {
 		check_words(t, t->copy, nr, s->content, -1);
 	} else if (sig) {
+		EXPECT(t, !config.faults || !is_still(before) || may_lack_pages(t),
+		       "slot %ld gets no page at a touch", nr);
 		EXPECT(t, sig == SIGSEGV && (char *)fault_address >= at(nr) &&
 		       (char *)fault_address < at(nr + 1),
 		       "slot %ld is empty: signal %d at %p", nr, sig, fault_address);
@@ -575,7 +593,7 @@ static void own_fresh(struct thread *t, struct slot *s)
 /* Look at a slot of the other areas, if there is a page */
 static void shared_check(struct thread *t, long slot)
 {
-	bool home = slot < config.own * config.threads + config.reread;
+	bool home = slot < config.own * config.threads + config.reread && !config.faults;
 
 	if (slot < config.own * config.threads || copy_page(t, slot) || is_gone())
 		return;
@@ -687,7 +705,7 @@ static bool may_lack_pages(struct thread *t)
 
 	if (config.quota)
 		return false;
-	if (config.threads > 1 || t->many)
+	if (config.threads > 1 || t->many || config.resizes)
 		return true;
 	/* One thread: then all pages are in the region, or in its pipe */
 	for (i = 0; i < t->nr; i++)
@@ -745,7 +763,7 @@ static void own_free(struct thread *t, const struct exmap_vec *v, const struct e
 	}
 	t->vague |= maybe;
 	EXPECT(t, !r->res && r->pages >= full && r->pages <= full + maybe,
-	       "FREE of %lld: expected %ld pages, or %ld more", v->page, full, maybe);
+	       "FREE of %lld: %d pages, expected %ld, or %ld more", v->page, r->pages, full, maybe);
 }
 
 static void own_read(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
@@ -1410,9 +1428,11 @@ static long run_stats(struct thread *t)
 	start_vecs(t);
 	memset(&stats, 0xff, sizeof(stats));
 	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_STATS, &stats));
-	EXPECT(t, !ret && stats.buffer_size == (__u64)config.buffer && !stats.flags &&
+	EXPECT(t, !ret && !stats.flags &&
+	       (config.resizes ? stats.buffer_size && stats.buffer_size <= (__u64)config.buffer :
+		stats.buffer_size == (__u64)config.buffer) &&
 	       stats.max_interfaces == (unsigned int)config.ifaces &&
-	       stats.alloc_count <= stats.buffer_size, "%lld of %lld pages, %d interfaces",
+	       stats.alloc_count <= (__u64)config.buffer, "%lld of %lld pages, %d interfaces",
 	       stats.alloc_count, stats.buffer_size, stats.max_interfaces);
 	return ret;
 }
@@ -1602,7 +1622,7 @@ static long run_bad_vectors(struct thread *t)
 		want = -EFAULT;
 		break;
 	case 8:		/* it takes the memory of its own results away */
-		if (config.deferred || s->state != FULL)
+		if (config.deferred || config.faults || s->state != FULL)
 			return -EFAULT;
 		params.results = (unsigned long)at(slot_nr(t, s));
 		want = -EFAULT;
@@ -1754,6 +1774,7 @@ static long run_populate(struct thread *t)
 	start_vecs(t);
 	t->arg[0] = slot_nr(t, s);
 	ret = CALL(t, madvise(at(slot_nr(t, s)), PG, advice));
+	own_touched(t, s, !ret);
 	EXPECT(t, s->state == FULL ? !ret || may_be_excused(t) : ret < 0,
 	       "populate of a slot that is %s", s->state == FULL ? "resident" : "empty");
 	if (!ret && advice == 23)
@@ -1801,10 +1822,10 @@ static long run_query(struct thread *t)
 	return ret;
 }
 
-/* Smaller, where nobody else wants pages meanwhile, and back again */
+/* Smaller, where nobody else counts on pages meanwhile, and back again */
 static long run_resize(struct thread *t)
 {
-	const long size = config.threads > 1 ? config.buffer :
+	const long size = config.threads > 1 && !config.resizes ? config.buffer :
 			  1 + below(&t->random, config.buffer);
 	long ret, again;
 
@@ -1894,7 +1915,8 @@ static long run_parts(struct thread *t)
 
 static long run_mlock(struct thread *t)
 {
-	const bool all = one_in(&t->random, 2);
+	/* Pages at a touch would come into slots of others */
+	const bool all = !config.faults && one_in(&t->random, 2);
 	char *addr = all ? world.region : at(t->first);
 	const size_t size = all ? config.slots * PG : PG;
 	long ret;
@@ -1902,6 +1924,9 @@ static long run_mlock(struct thread *t)
 	start_vecs(t);
 	t->arg[0] = all;
 	ret = CALL(t, mlock(addr, size));
+	/* Nothing is locked in such a VMA, but it is touched */
+	if (!all && !is_gone())
+		own_touched(t, t->slots, !ret);
 	if (all)
 		CALL(t, munlock(addr, size));
 	return ret;
@@ -1929,6 +1954,7 @@ static long run_process_vm(struct thread *t)
 	}
 	if (is_gone())
 		return ret;
+	own_touched(t, s, ret == (long)PG);
 	if (s->state != FULL) {
 		EXPECT(t, ret == -EFAULT, "slot %ld is empty", nr);
 	} else if (ret != (long)PG) {
@@ -1960,6 +1986,7 @@ static long run_vmsplice(struct thread *t)
 		t->nr_held += ret > 0;
 		return ret;
 	}
+	own_touched(t, s, ret == (long)PG);
 	if (s->state != FULL) {
 		EXPECT(t, ret == -EFAULT, "slot %ld is empty", slot_nr(t, s));
 		return ret;
@@ -2014,6 +2041,7 @@ static long run_direct(struct thread *t)
 		t->scratch_content[at_page] = ANY;
 		return ret;
 	}
+	own_touched(t, s, ret == (long)PG);
 	if (s->state != FULL) {
 		EXPECT(t, ret == -EFAULT, "slot %ld is empty", slot_nr(t, s));
 	} else if (ret != (long)PG) {
@@ -2046,8 +2074,9 @@ static long run_touch(struct thread *t)
 		} else {
 			/* In vain, or into a page that is nobody's */
 			sig = stamp_slot(slot_nr(t, s), stamp_of(slot_nr(t, s), ++t->version));
-			EXPECT(t, sig || s->lingers, "slot %ld is empty and can be written to",
-			       slot_nr(t, s));
+			own_touched(t, s, !sig);
+			EXPECT(t, sig || s->lingers || s->state == FULL,
+			       "slot %ld is empty and can be written to", slot_nr(t, s));
 			/* Not all of it, maybe */
 			s->content = ANY;
 		}
@@ -2307,6 +2336,8 @@ static void make_config(struct config *c, int number, __u64 most)
 	c->deferred = one_in(&random, 2);
 	if (c->deferred && one_in(&random, 2))
 		c->quarantine = 1 + below(&random, c->buffer);
+	c->faults = !c->deferred && one_in(&random, 3);
+	c->resizes = !c->quota && one_in(&random, 3);
 	c->ending = below(&random, 3);
 	all = (__u64)c->threads * c->rounds * c->steps;
 	/* Not more than is left to be done */
@@ -2409,7 +2440,8 @@ static void make_exmap(void)
 		.size = sizeof(setup2), .fd = world.file_fd, .max_interfaces = config.ifaces,
 		.buffer_size = config.buffer, .offset = config.offset,
 		.quarantine = config.quarantine,
-		.flags = config.deferred ? EXMAP_SETUP_DEFERRED : 0,
+		.flags = (config.deferred ? EXMAP_SETUP_DEFERRED : 0) |
+			 (config.faults ? EXMAP_SETUP_PAGEFAULT_ALLOC : 0),
 	};
 	struct exmap_ioctl_setup setup = {
 		.fd = world.file_fd, .max_interfaces = config.ifaces, .buffer_size = config.buffer,
@@ -2435,7 +2467,7 @@ static void make_exmap(void)
 					    MAP_SHARED | MAP_FIXED_NOREPLACE, world.fd,
 					    EXMAP_OFF_EXMAP);
 			EXPECT(NULL, world.region == where, "mmap: %s", strerror(errno));
-		} else if (random & 2 && !config.deferred && !config.offset) {
+		} else if (random & 2 && !setup2.flags && !config.offset) {
 			err = ioctl(world.fd, EXMAP_IOCTL_SETUP, &setup);
 			EXPECT(NULL, !err, "SETUP: %s", strerror(errno));
 		} else {
