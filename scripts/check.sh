@@ -134,8 +134,10 @@ known_noise() {
 
 # Compiles what the series touches, as commit $1 has it, with W=1. $2: the driver
 # as y, m or n. $3: "sparse", to have that look at it as well. Prints the warnings.
+# kernel-doc, which W=1 includes, takes longer than a compiler that has ccache: it
+# is of the whole series only, as in check_kernel_doc().
 compile() {
-	local f targets=() sparse=()
+	local f targets=() extra=(KERNELDOC="$TMP/no-kernel-doc")
 
 	git -C "$SCRATCH" checkout -q --detach "$(t rev-parse "$1")" 2>&1 || return
 	configure "$2" || { cat "$TMP/log"; return 1; }
@@ -146,8 +148,8 @@ compile() {
 	[ ${#targets[@]} != 0 ] || return 0
 	# Debian's sparse does not know __typeof_unqual__, on which the kernel
 	# would leave sparse out altogether
-	[ -z "${3:-}" ] || sparse=(C=2 CHECK="sparse -D__typeof_unqual__=__typeof__")
-	kmake W=1 "${sparse[@]}" "${targets[@]}" >"$TMP/log" 2>&1 ||
+	[ -z "${3:-}" ] || extra=(C=2 CHECK="sparse -D__typeof_unqual__=__typeof__")
+	kmake W=1 "${extra[@]}" "${targets[@]}" >"$TMP/log" 2>&1 ||
 		{ grep -v '^make' "$TMP/log" | tail -n 40; return 1; }
 	[ -z "${3:-}" ] || grep -q '^  CHECK ' "$TMP/log" || { echo "sparse looked at nothing"; return 1; }
 	{ grep -E '(warning|error):|^Warning:' "$TMP/log" || true; } | known_noise |
@@ -170,6 +172,7 @@ check_build() {
 	local c i=0 f
 
 	mkdir -p "$OUT"
+	: >"$TMP/no-kernel-doc"
 	exec 7>"$OUT/.lock"
 	flock 7
 	if ! git -C "$SCRATCH" rev-parse -q --verify HEAD >/dev/null 2>&1; then

@@ -192,7 +192,7 @@ static void *touch_and_free(void *arg)
 	int i, ret;
 
 	pthread_barrier_wait(&start_line);
-	for (i = 0; i < scaled(20000); i++) {
+	for (i = 0; i < scaled(4000); i++) {
 		const long mine = 100 * (1 + w->index) + random_below(&w->random, 100);
 		const long shared = random_below(&w->random, 100);
 

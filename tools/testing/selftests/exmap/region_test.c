@@ -199,7 +199,7 @@ TEST_F_TIMEOUT(region, dontneed, SLOW)
 	int round, i;
 
 	EXPECT_EQ(700, ex_fill(ex, 0, 1100));
-	for (round = 0; round < 20; round++) {
+	for (round = 0; round < 6; round++) {
 		/* Behind the driver's back: it cannot know until it looks */
 		ASSERT_EQ(0, madvise(ex->region, PAGES * PG, MADV_DONTNEED));
 		EXPECT_EQ(0, count_present(ex, 0, PAGES));
