@@ -7,7 +7,7 @@ export VM_CMD := $(value CMD)
 MAKEFLAGS += --no-print-directory
 S := scripts
 # What DEBUG= asks for
-KERNEL_BUILD = $(if $(filter 1,$(DEBUG)),build-debug,$(if $(filter kcsan,$(DEBUG)),build-kcsan,build))
+KERNEL_BUILD = build$(if $(filter 1,$(DEBUG)),-debug)$(if $(filter kcsan,$(DEBUG)),-kcsan)
 
 .PHONY: all help setup kernel kernel-update tree export import author \
 	build build-debug build-kcsan run test bench check series-check selftests fuzz coverage vm uml shell clean distclean

@@ -134,8 +134,8 @@ known_noise() {
 
 # Compiles what the series touches, as commit $1 has it, with W=1. $2: the driver
 # as y, m or n. $3: "sparse", to have that look at it as well. Prints the warnings.
-# kernel-doc, which W=1 includes, takes longer than a compiler that has ccache: it
-# is of the whole series only, as in check_kernel_doc().
+# Without the kernel-doc of W=1, which takes longer than a compiler that has ccache:
+# check_kernel_doc() looks at what the whole series makes.
 compile() {
 	local f targets=() extra=(KERNELDOC="$TMP/no-kernel-doc")
 

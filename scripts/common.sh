@@ -36,5 +36,14 @@ export KBUILD_BUILD_USER=exmap KBUILD_BUILD_HOST=exmap KBUILD_BUILD_VERSION=1
 # A kernel that says any of this is a failed run, whatever the command says
 COMPLAINTS='Kernel panic|BUG: |\] Oops|\] WARNING: |UBSAN: |INFO: (task|rcu_|lockdep)|rcu: INFO|detected stall|possible recursive locking|kmemleak: .*suspected|soft lockup|unable to handle|Modules linked in|init: FAILED|---\[ end trace'
 
+# The configuration that DEBUG= asks for
+wanted_config() {
+	case ${DEBUG:-0} in
+	1)	echo debug ;;
+	kcsan)	echo kcsan ;;
+	*)	echo lean ;;
+	esac
+}
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }

@@ -5,7 +5,7 @@
 #   symbols.sh [options] <output of the plugin>
 #
 #   -m file	System.map of the kernel that ran (default: the lean kernel's,
-#		with DEBUG=1 the sanitizer kernel's)
+#		with DEBUG= that of the kernel which vm.sh boots for it)
 #   -k file	/proc/kallsyms as root saw it in the machine, for modules
 #   -n pages	how many pages the window handled: adds a column per page
 #   -t rows	only the first so many of each group; the totals are of all
@@ -17,9 +17,7 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-config=lean
-[ "${DEBUG:-0}" != 1 ] || config=debug
-map=$BUILD/$config/System.map modules=/dev/null pages=0 rows=0 single=0
+map=$BUILD/$(wanted_config)/System.map modules=/dev/null pages=0 rows=0 single=0
 while getopts m:k:n:t:i option; do
 	case $option in
 	m)	map=$OPTARG ;;

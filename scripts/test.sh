@@ -113,8 +113,8 @@ compile() {
 # KUnit, kselftests and the example through io_uring in one machine. What the
 # example stores is what the machine has: large files, which are read ahead. With
 # the sanitizers it is two machines, for two cores. In one of them, nothing looks
-# for leaks, which takes a third of the time: what the programs there do, the
-# fuzzer does in the other, and there every allocation fails once, too.
+# for leaks, which takes a third of the time of io_test: most of what the programs
+# there do, the fuzzer does in the other, beside the failing allocations.
 NO_LEAKS='io_test io_fault_test uring_test action_test vectors_test read_test query_test region_test machine_test kvm_test'
 guest() {	# lean|debug [leaks|no-leaks]
 	local config=$1 part=${2:-} log=$LOGS/$1${2:+-$2} code=0
@@ -145,7 +145,7 @@ guest() {	# lean|debug [leaks|no-leaks]
 			printf "ok 1 every file verified through io_uring\n# exit exmap-store 0\n"
 		fi
 		exit $code' >"$log" 2>"$log.err" || code=$?
-	unset DEBUG CPUS LEAKS APPEND
+	unset DEBUG LEAKS APPEND
 	sed -n '/^# kunit/,/^# program/p' "$log" | sed '/^# program/d' >"$log.kunit"
 	sed -n '/^# program/,$p' "$log" >"$log.selftests"
 	[ "$part" = no-leaks ] || tap "kunit ($config)" "$log.kunit" '    '

@@ -22,11 +22,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 PATH=$PATH:/usr/sbin:/sbin	# mkfs, for people who are not root
 
-case ${DEBUG:-0} in
-1)	config=debug ;;
-kcsan)	config=kcsan ;;
-*)	config=lean ;;
-esac
+config=$(wanted_config)
 OUT=$BUILD/$config
 CPUS=${CPUS:-4}
 MEM=${MEM:-2048}

@@ -271,8 +271,7 @@ static int describe_world(char *text, int size)
 		config.buffer, config.quota ? " (enough)" : "", config.ifaces, config.backing,
 		config.readonly ? " read only" : "", config.offset, config.file_pages,
 		config.file_cut, config.deferred ? "deferred" : config.faults ? "faults" : "strict",
-		config.quarantine,
-		config.ending);
+		config.quarantine, config.ending);
 }
 
 static void __printf(2, 3) bad(struct thread *t, const char *format, ...)
