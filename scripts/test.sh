@@ -19,7 +19,7 @@ flock -n 8 || { say "test: another run is using $LOGS, waiting"; flock 8; }
 rm -rf "$LOGS"
 mkdir -p "$LOGS"
 : >"$RESULTS"
-unset DEBUG SHARE APPEND QEMU_ARGS CPUS MEM LOG TIMEOUT
+unset DEBUG LEAKS SHARE APPEND QEMU_ARGS CPUS MEM LOG TIMEOUT
 
 record() { printf '%s %s: %s\n' "$1" "$2" "$3" >>"$RESULTS"; }	# <verdict> <group> <name>
 
