@@ -10,7 +10,7 @@ S := scripts
 KERNEL_BUILD = build$(if $(filter 1,$(DEBUG)),-debug)$(if $(filter kcsan,$(DEBUG)),-kcsan)
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug build-kcsan run test bench check series-check selftests fuzz coverage vm uml shell clean distclean
+	build build-debug build-kcsan run test bench check series-check selftests fuzz stress coverage vm uml shell clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -38,6 +38,9 @@ selftests: $(KERNEL_BUILD) ## The kselftests in the machine (DEBUG=1, TESTS='nam
 # The sanitizer kernel unless DEBUG=0, a random seed unless ARGS has one
 fuzz: $(if $(DEBUG),$(KERNEL_BUILD),build-debug) ## Random calls against a model of them (DEBUG=0, DEBUG=kcsan, FUZZ_SECONDS=600, ARGS='--seed N')
 	@DEBUG=$(or $(DEBUG),1) $(S)/fuzz.sh $(ARGS)
+
+stress: build-debug ## stress-ng beside the fuzzer and the stress tests, on the sanitizer kernel (STRESS_SECONDS=3600)
+	@$(S)/stress.sh
 
 coverage: build ## Lines and branches of the driver that the fuzzer reaches, or CMD='...'
 	@$(S)/coverage.sh $(if $(CMD),"$$VM_CMD")

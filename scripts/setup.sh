@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Install what the other scripts need, from Debian's own packages. Not as root:
-# say what is missing and stop. With everything there, it costs milliseconds.
+# Install what the other scripts need, and the packages that are named, from Debian's
+# own. Not as root: say what is missing and stop. With everything there, it costs
+# milliseconds.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -15,6 +16,7 @@ packages=(
 	b4 g++ git patch quilt rsync shellcheck sparse
 	# virtual machine
 	busybox-static e2fsprogs qemu-system-x86 xfsprogs
+	"$@"
 )
 
 [ "$(uname -m)" = x86_64 ] || die "this needs an x86-64 machine: the kernel is built and run for x86-64"

@@ -24,7 +24,9 @@
 #pragma GCC diagnostic pop
 
 #include <getopt.h>
+#include <linux/capability.h>
 #include <stdarg.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #ifdef HAVE_LIBURING
 #include <liburing.h>
@@ -40,6 +42,8 @@
 #define SCRATCH		8		/* pages of the file it does direct I/O on */
 #define RING_CALLS	3		/* in flight at once */
 #define RING_VECS	16
+#define LIMIT		256		/* pages that may be locked without a privilege */
+#define MINE		0x5a		/* first byte of pages of another exmap */
 #define ENOUGH		100000		/* steps in which every call must succeed once */
 #define STUCK		300		/* seconds without a step */
 
@@ -1287,6 +1291,17 @@ static long run_pread_pwrite(struct thread *t)
 	return ret;
 }
 
+/* Pointers that are no good for reading */
+static void *bad_pointer(struct thread *t)
+{
+	static void * const pointers[] = {
+		NULL, (void *)8, (void *)-4096L, (void *)0xffff888000000000, (void *)-1L,
+		(void *)0x7ffffffff000, (void *)0x8000000000000000,
+	};
+
+	return pointers[below(&t->random, ARRAY_SIZE(pointers))];
+}
+
 /* io_uring: some calls at once, which may be carried out in any order */
 
 #ifdef HAVE_LIBURING
@@ -1377,6 +1392,47 @@ static long run_uring_cmd(struct thread *t)
 		}
 	}
 	return first;
+}
+
+/* One that is no command, or is not as long as it says */
+static long run_bad_uring(struct thread *t)
+{
+	struct exmap_vectors params = { .size = sizeof(params) };
+	struct exmap_uring_cmd cmd = { .iov = { &params, sizeof(params) } };
+	struct io_uring_sqe *sqe;
+	int want = -EINVAL, res = 0;
+	long ret;
+
+	start_vecs(t);
+	if (!start_ring(t))
+		return -EOPNOTSUPP;
+	sqe = io_uring_get_sqe(&t->ring);
+	io_uring_prep_rw(IORING_OP_URING_CMD, sqe, t->fd, NULL, 0, 0);
+	sqe->cmd_op = EXMAP_IOCTL_VECTORS;
+	t->arg[0] = below(&t->random, 4);
+	switch (t->arg[0]) {
+	case 0:
+		sqe->cmd_op = below(&t->random, 1000);
+		want = -EOPNOTSUPP;
+		break;
+	case 1:
+		cmd.iov.iov_len += 1 + below(&t->random, 64);
+		break;
+	case 2:
+		params.interface = config.ifaces;
+		break;
+	case 3:
+		cmd.iov.iov_base = bad_pointer(t);
+		want = -EFAULT;
+		break;
+	}
+	memcpy(sqe->cmd, &cmd, sizeof(cmd));
+	io_uring_sqe_set_data(sqe, &res);
+	ret = CALL(t, ring_wait(t, 1));
+	EXPECT(t, !ret, "io_uring failed");
+	t->ret = res;
+	EXPECT(t, res == want, "expected %d", want);
+	return res;
 }
 
 static long run_uring_rw(struct thread *t)
@@ -1531,17 +1587,6 @@ static long run_mmap_again(struct thread *t)
 	EXPECT(t, !try_read_byte(addr), "the vectors of an interface cannot be read");
 	munmap(addr, PG);
 	return 0;
-}
-
-/* Pointers that are no good for reading */
-static void *bad_pointer(struct thread *t)
-{
-	static void * const pointers[] = {
-		NULL, (void *)8, (void *)-4096L, (void *)0xffff888000000000, (void *)-1L,
-		(void *)0x7ffffffff000, (void *)0x8000000000000000,
-	};
-
-	return pointers[below(&t->random, ARRAY_SIZE(pointers))];
 }
 
 static long run_bad_action(struct thread *t)
@@ -1715,7 +1760,281 @@ static long run_bad_ioctl(struct thread *t)
 	return ret;
 }
 
+static long run_bad_query(struct thread *t)
+{
+	struct exmap_vec vec = { .page = t->first, .len = t->own };
+	__u8 slots[MAX_SLOTS];
+	struct exmap_query query = {
+		.size = sizeof(query), .nr = 1, .vecs = (unsigned long)&vec,
+		.slots = (unsigned long)slots,
+	};
+	const void *arg = &query;
+	int want = EINVAL;
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = below(&t->random, 12);
+	switch (t->arg[0]) {
+	case 0:
+		query.size = sizeof(query) - 1 - below(&t->random, 8);
+		break;
+	case 1:
+		query.flags = 2U << below(&t->random, 15);
+		break;
+	case 2:
+		query.reserved = 1;
+		break;
+	case 3:
+		query.nr = EXMAP_VECTORS_MAX + 1;
+		break;
+	case 4:
+		vec.opcode = 1 + below(&t->random, 255);
+		break;
+	case 5:
+		vec.flags = 1U << below(&t->random, 16);
+		break;
+	case 6:
+		vec.order = 1;
+		break;
+	case 7:
+		vec.node = 1;
+		break;
+	case 8:
+		vec.page = config.slots - below(&t->random, 2);
+		vec.len = 2;
+		want = ERANGE;
+		break;
+	case 9:
+		query.vecs = (unsigned long)bad_pointer(t);
+		want = EFAULT;
+		break;
+	case 10:
+		query.slots = (unsigned long)bad_pointer(t);
+		want = EFAULT;
+		break;
+	default:
+		arg = bad_pointer(t);
+		want = EFAULT;
+		break;
+	}
+	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_QUERY, arg));
+	EXPECT(t, ret == -want, "expected %d", -want);
+	return ret;
+}
+
+/* A thread that may not lock as much memory as it likes, or may again */
+static bool set_limited(bool limited)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &header, data))
+		return false;
+	if (limited && !(data[0].permitted & 1U << CAP_IPC_LOCK))
+		return false;
+	if (limited)
+		data[0].effective &= ~(1U << CAP_IPC_LOCK);
+	else
+		data[0].effective |= data[0].permitted & 1U << CAP_IPC_LOCK;
+	return !syscall(SYS_capset, &header, data);
+}
+
+/* A call that needs a region, or, unless it is set up, that at least */
+static long call_early(struct thread *t, int fd, void *addr, bool set_up)
+{
+	struct exmap_action_params action = { .opcode = EXMAP_OP_ALLOC, .iov_len = 1 };
+	struct exmap_vectors vectors = { .size = sizeof(vectors) };
+	struct exmap_query query = { .size = sizeof(query) };
+	struct exmap_ioctl_stats stats;
+
+	switch (below(&t->random, set_up ? 4 : 8)) {
+	case 0:
+		return CALL(t, ioctl(fd, EXMAP_IOCTL_ACTION, &action));
+	case 1:
+		return CALL(t, ioctl(fd, EXMAP_IOCTL_VECTORS, &vectors));
+	case 2:
+		return CALL(t, ioctl(fd, EXMAP_IOCTL_QUERY, &query));
+	case 3:
+		return CALL(t, pread(fd, addr, PG, ex_pos(0, EXMAP_OP_ALLOC)));
+	case 4:
+		return CALL(t, ioctl(fd, EXMAP_IOCTL_STATS, &stats));
+	case 5:
+		return CALL(t, ioctl(fd, EXMAP_IOCTL_RESIZE, 1L));
+	case 6:
+		return CALL(t, ioctl(fd, EXMAP_IOCTL_FLUSH, NULL));
+	default:
+		return CALL(t, mmap(NULL, PG, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_INTERFACE(0)));
+	}
+}
+
+/* Setups that fail. They leave nothing behind. */
+static void set_up_wrongly(struct thread *t, int fd, struct exmap_setup2 setup)
+{
+	int want = EINVAL, other = -1;
+	long ret;
+
+	t->arg[1] = below(&t->random, 7);
+	switch (t->arg[1]) {
+	case 0:
+		setup.fd = t->pipe[0];
+		break;
+	case 1:
+		setup.fd = -2;
+		want = EBADF;
+		break;
+	case 2:
+		other = reopen(t->scratch, O_WRONLY);
+		setup.fd = other;
+		want = EBADF;
+		break;
+	case 3:
+		setup.buffer_size = 1ULL << (52 + below(&t->random, 12));
+		want = ENOMEM;
+		break;
+	case 4:
+		setup.max_interfaces = 0;
+		break;
+	case 5:
+		setup.offset = 1ULL << 63;
+		break;
+	case 6:
+		setup.flags = EXMAP_SETUP_DEFERRED | EXMAP_SETUP_PAGEFAULT_ALLOC;
+		break;
+	}
+	ret = CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
+	EXPECT(t, ret == -want, "SETUP2: expected %d", -want);
+	if (other >= 0)
+		close(other);
+}
+
+/*
+ * From its beginning to its end, in any order, another exmap: what fails before, what
+ * may be locked, that there is nothing of anybody else in it, what fails after.
+ */
+static long run_another(struct thread *t)
+{
+	const long slots = 64 + below(&t->random, 512);
+	const bool small = one_in(&t->random, 2), first = one_in(&t->random, 2);
+	const bool file = one_in(&t->random, 2);
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .fd = file ? t->scratch : -1,
+		.max_interfaces = 1 + below(&t->random, 4),
+		.buffer_size = 1 + below(&t->random, small ? 64 : 2 * LIMIT),
+		.flags = one_in(&t->random, 2) ? 0 : 1 + below(&t->random, 2),
+	};
+	const bool limited = one_in(&t->random, 2) && set_limited(true);
+	char *region = MAP_FAILED, *over;
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC), fd2 = open(DEVICE, O_RDWR | O_CLOEXEC);
+	long ret = 0, i;
+
+	start_vecs(t);
+	t->arg[0] = setup.buffer_size;
+	if (fd < 0 || fd2 < 0)
+		goto out;
+	EXPECT(t, call_early(t, fd, at(0), false) == -ENXIO, "a call before SETUP");
+	EXPECT(t, ioctl(fd2, EXMAP_IOCTL_CLONE, (long)fd) == -1 && errno == EINVAL,
+	       "CLONE of what is not set up");
+	if (one_in(&t->random, 2))
+		set_up_wrongly(t, fd, setup);
+	EXPECT(t, mmap(NULL, PG, PROT_READ, MAP_PRIVATE, fd, EXMAP_OFF_EXMAP) == MAP_FAILED &&
+	       errno == EINVAL, "a private region");
+	EXPECT(t, mmap(NULL, PG, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_EXMAP + PG) == MAP_FAILED &&
+	       errno == EINVAL, "a region at an offset");
+
+	/* The region first, or later, or gone before the setup */
+	if (first) {
+		region = mmap(NULL, slots * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			      EXMAP_OFF_EXMAP);
+		EXPECT(t, region != MAP_FAILED, "mmap: %s", strerror(errno));
+		if (one_in(&t->random, 8)) {
+			munmap(region, slots * PG);
+			region = MAP_FAILED;
+			ret = CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
+			EXPECT(t, ret == -ENXIO, "SETUP2 after the end of the region");
+			ret = 0;
+			goto out;
+		}
+	}
+	ret = CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
+	EXPECT(t, !ret || (ret == -ENOMEM && limited), "SETUP2 of %lld pages", setup.buffer_size);
+	EXPECT(t, ret || !limited || setup.buffer_size <= LIMIT, "SETUP2 beyond the limit");
+	if (ret)
+		goto out;
+	ret = CALL(t, ioctl(fd, EXMAP_IOCTL_RESIZE, LIMIT + 1L));
+	EXPECT(t, ret == (limited ? -ENOMEM : 0), "RESIZE beyond the limit");
+	EXPECT(t, ioctl(fd, EXMAP_IOCTL_RESIZE, 1L << 60) == -1 && errno == ENOMEM,
+	       "RESIZE to more than there is");
+	EXPECT(t, ioctl(fd, EXMAP_IOCTL_RESIZE, 0L) == -1 && errno == EINVAL, "RESIZE to nothing");
+	ret = CALL(t, ioctl(fd, EXMAP_IOCTL_RESIZE, (long)setup.buffer_size));
+	EXPECT(t, !ret, "RESIZE back to %lld", setup.buffer_size);
+	ret = CALL(t, ioctl(fd2, EXMAP_IOCTL_CLONE, (long)fd));
+	EXPECT(t, !ret, "CLONE");
+	if (!first) {
+		EXPECT(t, call_early(t, fd, at(0), true) == -ENXIO, "a call before mmap()");
+		region = mmap(NULL, slots * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd2,
+			      EXMAP_OFF_EXMAP);
+		EXPECT(t, region != MAP_FAILED, "mmap: %s", strerror(errno));
+	}
+
+	/* Of the system, not of another exmap, let alone of another process */
+	for (i = below(&t->random, 16); i; i--) {
+		const long slot = below(&t->random, slots);
+
+		ret = CALL(t, pread(one_in(&t->random, 2) ? fd : fd2, region + slot * PG, PG,
+				    ex_pos(0, EXMAP_OP_ALLOC)));
+		EXPECT(t, ret == (long)PG || ret == -ENOMEM, "ALLOC by pread()");
+		EXPECT(t, ret < 0 || !region[slot * PG] || region[slot * PG] == MINE,
+		       "%d in a fresh page", region[slot * PG]);
+		if (ret > 0) {
+			EXPECT(t, region[slot * PG] == MINE || all_zero(region + slot * PG, PG),
+			       "something in a fresh page");
+			region[slot * PG] = MINE;
+		}
+	}
+	ret = 0;
+	over = MAP_FAILED;
+	switch (below(&t->random, 3)) {
+	case 0:
+		munmap(region, slots * PG);
+		break;
+	case 1:
+		/* Another one in its place */
+		close(fd);
+		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		over = mmap(region, slots * PG, PROT_READ, MAP_SHARED | MAP_FIXED, fd,
+			    EXMAP_OFF_EXMAP);
+		EXPECT(t, over == region, "mmap: %s", strerror(errno));
+		break;
+	default:
+		goto out;
+	}
+	EXPECT(t, call_early(t, fd2, region, true) == -ENXIO, "a call after the end of the region");
+	region = over;
+out:
+	if (region != MAP_FAILED)
+		munmap(region, slots * PG);
+	close(fd);
+	close(fd2);
+	if (limited)
+		EXPECT(t, set_limited(false), "a capability does not come back");
+	return ret;
+}
+
 /* What the memory management makes of the region */
+
+/* All that can be had back is, also what is in the pools */
+static long run_shrink(struct thread *t)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+	long ret = -errno;
+
+	start_vecs(t);
+	if (fd < 0)
+		return ret;
+	ret = CALL(t, write(fd, "2\n", 2));
+	close(fd);
+	return ret;
+}
 
 static long run_madvise_dontneed(struct thread *t)
 {
@@ -1795,13 +2114,20 @@ static long run_mincore(struct thread *t)
 	return ret;
 }
 
+/* Of all slots, in two vectors with nothing between them, or of our own */
 static long run_query(struct thread *t)
 {
 	static __thread __u8 slots[MAX_SLOTS];
-	const struct exmap_vec vec = { .page = t->first, .len = t->own };
+	const bool all = one_in(&t->random, 3);
+	const long cut = below(&t->random, config.slots);
+	const struct exmap_vec vecs[3] = {
+		{ .page = all ? 0 : t->first, .len = all ? cut : t->own },
+		{ .page = cut },
+		{ .page = cut, .len = config.slots - cut },
+	};
 	struct exmap_query query = {
-		.size = sizeof(query), .flags = below(&t->random, 2), .nr = 1,
-		.vecs = (unsigned long)&vec, .slots = (unsigned long)slots,
+		.size = sizeof(query), .flags = below(&t->random, 2), .nr = all ? 3 : 1,
+		.vecs = (unsigned long)vecs, .slots = (unsigned long)slots,
 	};
 	long ret, i;
 
@@ -1810,13 +2136,12 @@ static long run_query(struct thread *t)
 	for (i = 0; !ret && i < t->own; i++) {
 		const struct slot *slot = &t->slots[i];
 		const bool full = slot->state == FULL;
+		const __u8 is = slots[all ? t->first + i : i];
 
-		EXPECT(t, !(slots[i] & EXMAP_SLOT_BUSY) &&
-		       !!(slots[i] & EXMAP_SLOT_RESIDENT) == full &&
-		       (full || !slots[i]) &&
-		       (!full || !slot->dirty || slots[i] & EXMAP_SLOT_DIRTY) &&
-		       (!full || !slot->clean || !(slots[i] & EXMAP_SLOT_DIRTY)),
-		       "slot %ld: it is %#x", t->first + i, slots[i]);
+		EXPECT(t, !(is & EXMAP_SLOT_BUSY) && !!(is & EXMAP_SLOT_RESIDENT) == full &&
+		       (full || !is) && (!full || !slot->dirty || is & EXMAP_SLOT_DIRTY) &&
+		       (!full || !slot->clean || !(is & EXMAP_SLOT_DIRTY)),
+		       "slot %ld: it is %#x", t->first + i, is);
 	}
 	return ret;
 }
@@ -2183,17 +2508,20 @@ static const struct kind kinds[MAX_KINDS] = {
 						   ENODATA, EBADF, ENOSPC } },
 	{ "io_uring rw", 60, run_uring_rw, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA, EBADF,
 					     ENOSPC } },
+	{ "wrong io_uring", 8, run_bad_uring, { EINVAL, EFAULT, EOPNOTSUPP }, true },
 #endif
 	{ "FLUSH", 15, run_flush },
 	{ "STATS", 10, run_stats },
 	{ "QUERY", 15, run_query },
 	{ "RESIZE", 8, run_resize, { EBUSY } },
 	{ "CLONE", 8, run_clone },
+	{ "another", 10, run_another, { ENOMEM } },
 	{ "SETUP again", 8, run_setup, { EBUSY, EINVAL, EFAULT }, true },
 	{ "mmap again", 8, run_mmap_again, { EBUSY, ENXIO } },
 	{ "wrong ACTION", 10, run_bad_action, { EINVAL, EFAULT }, true },
 	{ "wrong VECTORS", 10, run_bad_vectors, { EINVAL, EFAULT }, true },
 	{ "wrong pread", 10, run_bad_rw, { EINVAL, EFAULT, ERANGE, ENODEV }, true },
+	{ "wrong QUERY", 8, run_bad_query, { EINVAL, ERANGE, EFAULT }, true },
 	{ "wrong ioctl", 8, run_bad_ioctl, { ENOTTY, EFAULT, EBADF, EINVAL }, true },
 	{ "MADV_DONTNEED", 25, run_madvise_dontneed, { EINVAL } },
 	{ "madvise", 20, run_madvise, { EINVAL, EBUSY, EOPNOTSUPP, ENOMEM, EFAULT, EBADF, EACCES,
@@ -2208,6 +2536,7 @@ static const struct kind kinds[MAX_KINDS] = {
 	{ "drain", 15, run_drain, { EAGAIN } },
 	{ "direct I/O", 15, run_direct, { EFAULT } },
 	{ "touch", 60, run_touch },
+	{ "shrink", 1, run_shrink, { EACCES, EROFS, ENOENT } },
 	{ "fork", 2, run_fork, { EAGAIN, ENOMEM } },
 	/* Not by chance, but once in some rounds */
 	{ "take away", 0, run_take_away },
@@ -2618,12 +2947,14 @@ static void start_threads(void)
 
 static int run_world(int number, int place)
 {
+	const struct rlimit limit = { LIMIT * PG, LIMIT * PG };
 	__u64 random = mix(seed_of(number) + 999);
 	int i;
 
 	world.number = number;
 	world.place = place;
 	catch_faults();
+	setrlimit(RLIMIT_MEMLOCK, &limit);
 	start_threads();
 	make_file();
 	make_exmap();

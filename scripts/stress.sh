@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# In the machine with the sanitizers: the memory stressors of stress-ng, one kind
+# after the other, and beside them the fuzzer, and again and again those selftests
+# that have threads and processes race for a region.
+#
+#   STRESS_SECONDS=3600	how long
+#
+# The variables of vm.sh count. Exit status: 0; 1 if a test failed, the fuzzer found
+# something, or stress-ng did nothing; or vm.sh's.
+
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+seconds=${STRESS_SECONDS:-3600}
+[[ $seconds =~ ^[0-9]+$ ]] || die "STRESS_SECONDS=$seconds: not a number"
+"$TOP/scripts/setup.sh" stress-ng
+
+# It is not static: its libraries, where it looks for them, come with it
+mkdir -p "$CACHE/stress"
+share=$(mktemp -d "$CACHE/stress/share.XXXXXX")
+trap 'rm -rf "$share"' EXIT
+stress=$(command -v stress-ng)
+ldd "$stress" | grep -o '/[^ ]*' | cpio --quiet -pdL "$share" 2>/dev/null
+cp "$stress" "$share/stress-ng"
+
+# An OOM killer that is asked to by stress-ng shall look there for its victims. Each
+# stressor has its share of the time; nine of ten, for they take some to end.
+export DEBUG=1 MEM=${MEM:-6144} SHARE=$share SHARE_RO=1
+TIMEOUT=${TIMEOUT:-$((seconds + 1200))} "$TOP/scripts/vm.sh" "seconds=$seconds"'
+	cp -r /mnt/share/* / && cp /stress-ng /bin/ || exit 1
+	export EXMAP_TEST_DIR=/mnt/disk EXMAP_TEST_XFS=/mnt/xfs
+	end=$(($(date +%s) + seconds))
+
+	kinds=$(stress-ng --class "vm?" 2>&1 | sed -n "s/^class .* stressors: *//p" | wc -w)
+	[ "$kinds" -gt 0 ] || { echo "stress: stress-ng names no stressors"; exit 1; }
+	echo "stress: $kinds kinds of stressors of stress-ng, $((seconds * 9 / 10 / kinds)) s each"
+	mkdir /tmp/stress
+	stress-ng --class vm --sequential 2 --timeout $((seconds * 9 / 10 / kinds)) --vm-bytes 128m \
+		--temp-path /tmp/stress --oomable --metrics-brief >/tmp/stress.log 2>&1 &
+	stress=$!
+
+	echo -1000 >/proc/self/oom_score_adj
+	/selftests/exmap/fuzz --seed 0 --seconds "$seconds" >/tmp/fuzz.log 2>&1 &
+	fuzz=$!
+	bad=0 rounds=0
+	while [ $(date +%s) -lt $end ]; do
+		for t in thread_test deferred_test region_test process_test resize_test pin_test; do
+			EXMAP_TEST_SCALE=50 timeout 900 /selftests/exmap/$t >/tmp/test.log 2>&1 ||
+				{ [ $? = 4 ] || { bad=$((bad + 1)); cat /tmp/test.log; }; }
+		done
+		rounds=$((rounds + 1))
+	done
+	wait $fuzz || bad=$((bad + 1))
+	kill -INT $stress 2>/dev/null
+	wait $stress
+	grep -E "failed|passed|skipped|completed|error" /tmp/stress.log | grep -v "unsetting" | tail -n 60
+	grep -Eq "passed: *[1-9]|successful run" /tmp/stress.log || { tail -n 20 /tmp/stress.log; bad=$((bad + 1)); }
+	cat /tmp/fuzz.log
+	echo "stress: $rounds rounds of the selftests, $bad failures of any kind"
+	[ $bad = 0 ]'
