@@ -37,18 +37,23 @@ TIMEOUT=${TIMEOUT:-$((seconds + 1200))} "$TOP/scripts/vm.sh" "seconds=$seconds"'
 	echo "stress: $kinds kinds of stressors of stress-ng, $((seconds * 9 / 10 / kinds)) s each"
 	mkdir /tmp/stress
 	# Without swapping, which the kernel here cannot, and what is about MTRRs
-	stress-ng --class vm --exclude swap,physpage --sequential 2 --timeout $((seconds * 9 / 10 / kinds)) --vm-bytes 128m \
-		--temp-path /tmp/stress --oomable --metrics-brief >/tmp/stress.log 2>&1 &
+	stress-ng --class vm --exclude swap,physpage --sequential 2 --vm-bytes 128m \
+		--timeout $((seconds * 9 / 10 / kinds)) --temp-path /tmp/stress \
+		--oomable --metrics-brief >/tmp/stress.log 2>&1 &
 	stress=$!
 
 	echo -1000 >/proc/self/oom_score_adj
 	/selftests/exmap/fuzz --seed 0 --seconds "$seconds" >/tmp/fuzz.log 2>&1 &
 	fuzz=$!
 	bad=0 rounds=0
+	# The others allow for no more than 30 s each, which is little here
 	while [ $(date +%s) -lt $end ]; do
-		for t in thread_test deferred_test region_test process_test resize_test pin_test; do
-			EXMAP_TEST_SCALE=50 timeout 900 /selftests/exmap/$t >/tmp/test.log 2>&1 ||
-				{ [ $? = 4 ] || { bad=$((bad + 1)); cat /tmp/test.log; }; }
+		for t in thread_test \
+			"deferred_test -t hunt_by_shortage -t hunt_by_high_water -t hunt_with_flushes" \
+			"process_test -t ends_in_the_middle_of_calls" \
+			"pin_test -t freed_with_reads_in_flight -t freed_under_a_reader"; do
+			EXMAP_TEST_SCALE=50 timeout 1200 /selftests/exmap/$t >/tmp/test.log 2>&1 ||
+				{ bad=$((bad + 1)); cat /tmp/test.log; }
 		done
 		rounds=$((rounds + 1))
 	done
