@@ -276,7 +276,7 @@ TEST_F_TIMEOUT(threads, against_madvise, SLOW)
 
 	exmap_create(_metadata, ex, -1, 4, 300, 1000);
 	start_workers(_metadata, self->w, 4, keep_busy, ex, &fire);
-	for (i = 0; i < scaled(200); i++)
+	for (i = 0; i < scaled(1000); i++)
 		EXPECT_EQ(0, madvise(page_at(ex, i), (ex->pages - i) * PG, MADV_DONTNEED));
 	__atomic_store_n(&fire.stop, 1, __ATOMIC_SEQ_CST);
 	join_workers(_metadata, self->w, 4);
