@@ -2415,6 +2415,8 @@ static long run_touch(struct thread *t)
 static long run_fork(struct thread *t)
 {
 	struct exmap_action_params params = { .opcode = EXMAP_OP_ALLOC, .iov_len = 1 };
+	const struct iovec here = { t->copy, PG };
+	const struct iovec there = { at(t->first + below(&t->random, t->own)), PG };
 	struct exmap_ioctl_stats stats;
 	int status = 0;
 	long pid;
@@ -2437,6 +2439,10 @@ static long run_fork(struct thread *t)
 			_exit(5);
 		if (try_read_byte(at(t->first)) != SIGSEGV)
 			_exit(6);
+		/* It may look into its parent's memory, but gets no pages for that */
+		if (process_vm_readv(getppid(), &here, 1, &there, 1, 0) < 0 &&
+		    errno != EFAULT && errno != ESRCH)
+			_exit(7);
 		_exit(0);
 	}
 	pid = end_call(t, pid);
