@@ -1492,6 +1492,22 @@ static long run_stats(struct thread *t)
 	return ret;
 }
 
+/* Calls that have nothing to do */
+static long run_nothing(struct thread *t)
+{
+	struct exmap_action_params action = { .interface = t->index, .opcode = below(&t->random, 4) };
+	struct exmap_vectors vectors = { .size = sizeof(vectors), .interface = t->index };
+	long ret;
+
+	start_vecs(t);
+	t->arg[0] = action.opcode;
+	ret = one_in(&t->random, 2) ? CALL(t, ioctl(t->fd, EXMAP_IOCTL_ACTION, &action)) :
+	      one_in(&t->random, 2) ? CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &vectors)) :
+				      CALL(t, preadv(t->fd, NULL, 0, ex_pos(t->index, EXMAP_OP_ALLOC)));
+	EXPECT(t, !ret || ret == -ENODEV, "nothing to do");
+	return ret;
+}
+
 /* A clone of the clone of a clone, and go on with that */
 static long run_clone(struct thread *t)
 {
@@ -1516,10 +1532,14 @@ static long run_clone(struct thread *t)
 static long run_setup(struct thread *t)
 {
 	struct exmap_ioctl_setup setup = { .fd = -1, .max_interfaces = 1, .buffer_size = 1 };
+	struct {
+		struct exmap_setup2 setup2;
+		__u64 more;
+	} larger;
 	struct exmap_setup2 setup2 = {
 		.size = sizeof(setup2), .fd = -1, .max_interfaces = 1, .buffer_size = 1,
 	};
-	int wrong = below(&t->random, 10);
+	int wrong = below(&t->random, 11);
 	int want = EINVAL;
 	long ret;
 
@@ -1558,6 +1578,14 @@ static long run_setup(struct thread *t)
 	case 9:
 		setup2.buffer_size = 0;
 		break;
+	case 10:
+		/* Something that only a kernel of the future knows */
+		setup2.size = sizeof(larger);
+		larger.setup2 = setup2;
+		larger.more = 1;
+		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_SETUP2, &larger));
+		EXPECT(t, ret == -EINVAL, "a larger SETUP2");
+		return ret;
 	}
 	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_SETUP2, &setup2));
 	EXPECT(t, ret == -want, "SETUP2: expected %d", -want);
@@ -1577,6 +1605,12 @@ static long run_mmap_again(struct thread *t)
 		return ret;
 	}
 	t->arg[0] = n;
+	if (one_in(&t->random, 8)) {
+		ret = CALL(t, mmap(NULL, 2 * PG, PROT_READ, MAP_SHARED, t->fd,
+				   EXMAP_OFF_INTERFACE(0)));
+		EXPECT(t, ret == -EINVAL, "two pages of an interface");
+		return ret;
+	}
 	ret = CALL(t, mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, t->fd,
 			   EXMAP_OFF_INTERFACE(n)));
 	EXPECT(t, n < (unsigned long)config.ifaces ? ret > 0 : ret == -ENXIO, "an interface");
@@ -1922,6 +1956,12 @@ static long run_another(struct thread *t)
 		.buffer_size = 1 + below(&t->random, small ? 64 : 2 * LIMIT),
 		.flags = one_in(&t->random, 2) ? 0 : 1 + below(&t->random, 2),
 	};
+	struct exmap_vec vec = { .len = 1, .opcode = EXMAP_OP_FREE };
+	struct exmap_result result;
+	struct exmap_vectors vectors = {
+		.size = sizeof(vectors), .nr = 1, .vecs = (unsigned long)&vec,
+		.results = (unsigned long)&result,
+	};
 	const bool limited = one_in(&t->random, 2) && set_limited(true);
 	char *region = MAP_FAILED, *over;
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC), fd2 = open(DEVICE, O_RDWR | O_CLOEXEC);
@@ -1946,6 +1986,7 @@ static long run_another(struct thread *t)
 		region = mmap(NULL, slots * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 			      EXMAP_OFF_EXMAP);
 		EXPECT(t, region != MAP_FAILED, "mmap: %s", strerror(errno));
+		EXPECT(t, try_read_byte(region) == SIGSEGV, "a page before SETUP");
 		if (one_in(&t->random, 8)) {
 			munmap(region, slots * PG);
 			region = MAP_FAILED;
@@ -1990,6 +2031,10 @@ static long run_another(struct thread *t)
 			       "something in a fresh page");
 			region[slot * PG] = MINE;
 		}
+	}
+	for (i = below(&t->random, 32); i; i--) {
+		vec.page = below(&t->random, slots);
+		EXPECT(t, ioctl(fd, EXMAP_IOCTL_VECTORS, &vectors) >= 0, "FREE: %s", strerror(errno));
 	}
 	ret = 0;
 	over = MAP_FAILED;
@@ -2417,6 +2462,11 @@ static long run_fork(struct thread *t)
 	struct exmap_action_params params = { .opcode = EXMAP_OP_ALLOC, .iov_len = 1 };
 	const struct iovec here = { t->copy, PG };
 	const struct iovec there = { at(t->first + below(&t->random, t->own)), PG };
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .fd = -1, .max_interfaces = 1, .buffer_size = 1,
+	};
+	struct exmap_vectors vectors = { .size = sizeof(vectors) };
+	struct exmap_query query = { .size = sizeof(query) };
 	struct exmap_ioctl_stats stats;
 	int status = 0;
 	long pid;
@@ -2434,6 +2484,14 @@ static long run_fork(struct thread *t)
 			_exit(3);
 		if (pread(t->fd, at(0), PG, ex_pos(0, 1)) != -1 || errno != EPERM)
 			_exit(4);
+		if (ioctl(t->fd, EXMAP_IOCTL_VECTORS, &vectors) != -1 || errno != EPERM ||
+		    ioctl(t->fd, EXMAP_IOCTL_QUERY, &query) != -1 || errno != EPERM ||
+		    ioctl(t->fd, EXMAP_IOCTL_RESIZE, 1L) != -1 || errno != EPERM ||
+		    ioctl(t->fd, EXMAP_IOCTL_SETUP2, &setup) != -1 || errno != EPERM)
+			_exit(8);
+		if (ioctl(open(DEVICE, O_RDWR), EXMAP_IOCTL_CLONE, (long)t->fd) != -1 ||
+		    errno != EPERM)
+			_exit(9);
 		if (mmap(NULL, PG, PROT_READ, MAP_SHARED, t->fd, 0) != MAP_FAILED ||
 		    errno != EPERM)
 			_exit(5);
@@ -2520,10 +2578,11 @@ static const struct kind kinds[MAX_KINDS] = {
 	{ "STATS", 10, run_stats },
 	{ "QUERY", 15, run_query },
 	{ "RESIZE", 8, run_resize, { EBUSY } },
+	{ "nothing", 8, run_nothing, { ENODEV } },
 	{ "CLONE", 8, run_clone },
 	{ "another", 10, run_another, { ENOMEM } },
 	{ "SETUP again", 8, run_setup, { EBUSY, EINVAL, EFAULT }, true },
-	{ "mmap again", 8, run_mmap_again, { EBUSY, ENXIO } },
+	{ "mmap again", 8, run_mmap_again, { EBUSY, ENXIO, EINVAL } },
 	{ "wrong ACTION", 10, run_bad_action, { EINVAL, EFAULT }, true },
 	{ "wrong VECTORS", 10, run_bad_vectors, { EINVAL, EFAULT }, true },
 	{ "wrong pread", 10, run_bad_rw, { EINVAL, EFAULT, ERANGE, ENODEV }, true },
