@@ -1495,15 +1495,25 @@ static long run_stats(struct thread *t)
 /* Calls that have nothing to do */
 static long run_nothing(struct thread *t)
 {
-	struct exmap_action_params action = { .interface = t->index, .opcode = below(&t->random, 4) };
+	struct exmap_action_params action = {
+		.interface = t->index, .opcode = below(&t->random, 4),
+	};
 	struct exmap_vectors vectors = { .size = sizeof(vectors), .interface = t->index };
 	long ret;
 
 	start_vecs(t);
 	t->arg[0] = action.opcode;
-	ret = one_in(&t->random, 2) ? CALL(t, ioctl(t->fd, EXMAP_IOCTL_ACTION, &action)) :
-	      one_in(&t->random, 2) ? CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &vectors)) :
-				      CALL(t, preadv(t->fd, NULL, 0, ex_pos(t->index, EXMAP_OP_ALLOC)));
+	switch (below(&t->random, 3)) {
+	case 0:
+		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_ACTION, &action));
+		break;
+	case 1:
+		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &vectors));
+		break;
+	default:
+		ret = CALL(t, preadv(t->fd, NULL, 0, ex_pos(t->index, EXMAP_OP_ALLOC)));
+		break;
+	}
 	EXPECT(t, !ret || ret == -ENODEV, "nothing to do");
 	return ret;
 }
@@ -2034,7 +2044,8 @@ static long run_another(struct thread *t)
 	}
 	for (i = below(&t->random, 32); i; i--) {
 		vec.page = below(&t->random, slots);
-		EXPECT(t, ioctl(fd, EXMAP_IOCTL_VECTORS, &vectors) >= 0, "FREE: %s", strerror(errno));
+		EXPECT(t, ioctl(fd, EXMAP_IOCTL_VECTORS, &vectors) >= 0, "FREE: %s",
+		       strerror(errno));
 	}
 	ret = 0;
 	over = MAP_FAILED;
