@@ -11,7 +11,7 @@
 OUT=$BUILD/lean
 WORK=$CACHE/coverage
 DRIVER=drivers/misc/exmap
-default="EXMAP_TEST_DIR=/mnt/disk EXMAP_TEST_XFS=/mnt/xfs /selftests/exmap/fuzz --seed 0 --seconds ${FUZZ_SECONDS:-600}"
+default="/selftests/exmap/fuzz --seed 0 --seconds ${FUZZ_SECONDS:-600}"
 
 "$TOP/scripts/build.sh" lean
 rm -rf "$WORK"

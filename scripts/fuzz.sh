@@ -27,4 +27,4 @@ for ((i = 0; i < ${#options[@]}; i++)); do
 done
 # Beside that: to boot, for worlds to end, and to look for leaked memory
 TIMEOUT=${TIMEOUT:-$((seconds + 600))} \
-	"$TOP/scripts/vm.sh" "EXMAP_TEST_DIR=/mnt/disk EXMAP_TEST_XFS=/mnt/xfs /selftests/exmap/fuzz ${options[*]@Q}"
+	"$TOP/scripts/vm.sh" "/selftests/exmap/fuzz ${options[*]@Q}"

@@ -40,7 +40,7 @@ cp "$BUILD"/lean/initramfs/etc/* "$ROOT/etc/"
 printf '%s\n' "$1" >"$ROOT/cmd"
 cat >"$ROOT/init" <<-'END'
 	#!/bin/sh
-	export PATH=/bin:/tools HOME=/root
+	export PATH=/bin:/tools HOME=/root EXMAP_TEST_DIR=/mnt/disk
 	mount -t devtmpfs dev /dev
 	mkdir -p /dev/pts /dev/shm
 	mount -t devpts pts /dev/pts
