@@ -60,11 +60,10 @@ TIMEOUT=${TIMEOUT:-$((seconds + 1200))} "$TOP/scripts/vm.sh" "seconds=$seconds"'
 		rounds=$((rounds + 1))
 	done
 	wait $fuzz || bad=$((bad + 1))
-	kill -INT $stress 2>/dev/null
 	wait $stress
-	# 2: what one of them checks was not as it should be
-	[ $? != 2 ] || bad=$((bad + 1))
-	grep -E "metrc.*( +[0-9.]+){4}|fail|error|completed" /tmp/stress.log
+	# Its exit status is bad at times with nothing said: not all have time for a turn
+	! grep "^stress-ng: fail:" /tmp/stress.log || bad=$((bad + 1))
+	grep -E "metrc.*( +[0-9.]+){4}|error|completed" /tmp/stress.log
 	grep -q "metrc.* vm-rw " /tmp/stress.log || { tail -n 20 /tmp/stress.log; bad=$((bad + 1)); }
 	cat /tmp/fuzz.log
 	echo "stress: $rounds rounds of the selftests, $bad failures of any kind"
