@@ -7,10 +7,10 @@ export VM_CMD := $(value CMD)
 MAKEFLAGS += --no-print-directory
 S := scripts
 # What DEBUG= asks for
-KERNEL_BUILD = build$(if $(filter 1,$(DEBUG)),-debug)$(if $(filter kcsan,$(DEBUG)),-kcsan)
+KERNEL_BUILD = build$(if $(filter 1,$(DEBUG)),-debug)$(if $(filter kcsan coverage,$(DEBUG)),-$(DEBUG))
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug build-kcsan run test bench check series-check selftests fuzz stress coverage vm uml shell clean distclean
+	build build-debug build-kcsan build-coverage run test bench check series-check selftests fuzz stress coverage vm uml shell clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -42,7 +42,7 @@ fuzz: $(if $(DEBUG),$(KERNEL_BUILD),build-debug) ## Random calls against a model
 stress: build-debug ## stress-ng beside the fuzzer and the stress tests, on the sanitizer kernel (STRESS_SECONDS=3600)
 	@$(S)/stress.sh
 
-coverage: build ## Lines and branches of the driver that the fuzzer reaches, or CMD='...'
+coverage: build-coverage ## Lines and branches of the driver that the fuzzer reaches, or CMD='...'
 	@$(S)/coverage.sh $(if $(CMD),"$$VM_CMD")
 
 vm: $(KERNEL_BUILD) ## CMD='...' SHARE=dir: a shell command in the machine
@@ -86,6 +86,9 @@ build-debug: tree ## The same with KASAN, lockdep and the other sanitizers
 
 build-kcsan: tree ## The same with KCSAN, to look for data races
 	@$(S)/build.sh kcsan
+
+build-coverage: tree ## The same with gcov, to see what of the driver is reached
+	@$(S)/build.sh coverage
 
 clean: ## Remove build output and the machine's files, keep source, tree and ccache
 	@. $(S)/common.sh && rm -rf "$$CACHE"/build-* "$$CACHE"/vm

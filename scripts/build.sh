@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Build a kernel, its modules and the programs that run in the machine.
 #
-#   build.sh lean|debug|kcsan
+#   build.sh lean|debug|kcsan|coverage
 #
 # Output: $BUILD/<config>/{vmlinux,.config}, $BUILD/<config>/programs/ (the
 # selftests and tools, static) and $BUILD/<config>/initramfs.cpio
@@ -13,9 +13,9 @@
 config=${1:-}
 case $config in
 lean)	fragments=("$TOP/configs/lean.config") ;;
-debug|kcsan)
+debug|kcsan|coverage)
 	fragments=("$TOP/configs/lean.config" "$TOP/configs/$config.config") ;;
-*)	die "usage: build.sh lean|debug|kcsan" ;;
+*)	die "usage: build.sh lean|debug|kcsan|coverage" ;;
 esac
 
 OUT=$BUILD/$config
@@ -53,14 +53,23 @@ kmake() {
 	clean make -C "$TREE" O="$OUT" CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= \
 		KASAN_SANITIZE_string.o=n "${variables[@]}" -j"$JOBS" "$@"
 }
+# The other objects of the kernel have no part in some things, and all their speed
 variables=()
-if [ $config = kcsan ]; then
-	# The other objects of the kernel have no part in it, and all their speed
-	variables=(KCSAN_SANITIZE=n KCSAN_SANITIZE_vma_batch.o=y)
+for_driver() {	# <variable>: of the objects of the driver
+	local f
 	for f in "$TREE"/drivers/misc/exmap/*.c; do
-		[ ! -e "$f" ] || variables+=("KCSAN_SANITIZE_$(basename "$f" .c).o=y")
+		[ ! -e "$f" ] || variables+=("$1_$(basename "$f" .c).o=y")
 	done
-fi
+}
+case $config in
+kcsan)
+	variables=(KCSAN_SANITIZE=n KCSAN_SANITIZE_vma_batch.o=y)
+	for_driver KCSAN_SANITIZE
+	;;
+coverage)
+	for_driver GCOV_PROFILE
+	;;
+esac
 
 configure() {
 	local merged=$OUT/.config.wanted line option failed=0

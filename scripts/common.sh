@@ -40,7 +40,7 @@ COMPLAINTS='Kernel panic|BUG: |\] Oops|\] WARNING: |UBSAN: |INFO: (task|rcu_|loc
 wanted_config() {
 	case ${DEBUG:-0} in
 	1)	echo debug ;;
-	kcsan)	echo kcsan ;;
+	kcsan|coverage)	echo "$DEBUG" ;;
 	*)	echo lean ;;
 	esac
 }

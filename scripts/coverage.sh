@@ -2,41 +2,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Which branches of the driver a command reaches: coverage.sh ['<command>']
 #
-# Builds the driver for gcov, runs the command in the machine with it (default: the
-# fuzzer, FUZZ_SECONDS=600), and prints lines and branches reached, by file. What was
-# not, by line, is in $CACHE/coverage/*.gcov. The variables of vm.sh count.
+# Runs the command in the machine, on a kernel whose driver was built for gcov
+# (default: the fuzzer, FUZZ_SECONDS=600), and prints lines and branches reached, by
+# file. What was not, by line, is in $CACHE/coverage/*.gcov. The variables of vm.sh count.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-OUT=$BUILD/lean
 WORK=$CACHE/coverage
 DRIVER=drivers/misc/exmap
 default="/selftests/exmap/fuzz --seed 0 --seconds ${FUZZ_SECONDS:-600}"
 
-"$TOP/scripts/build.sh" lean
 rm -rf "$WORK"
 mkdir -p "$WORK"
-profile=()
-for f in "$TREE/$DRIVER"/*.c; do
-	profile+=("GCOV_PROFILE_$(basename "$f" .c).o=y")
-done
-env -u DEBUG -u LOG -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -C "$TREE" O="$OUT" CC="ccache gcc" HOSTCC="ccache gcc" \
-	LOCALVERSION= -j"$JOBS" "${profile[@]}" $DRIVER/exmap.ko >"$WORK/build.log" 2>&1 ||
-	{ tail -n 15 "$WORK/build.log" >&2; die "build failed (log: $WORK/build.log)"; }
-cp "$OUT/$DRIVER"/*.gcno "$OUT/$DRIVER/exmap.ko" "$WORK/"
-# The next build must not take this for its own
-rm -f "$OUT/$DRIVER"/*.{o,gcno} "$OUT/.inputs"
+cp "$BUILD/coverage/$DRIVER"/*.gcno "$WORK/"
 
 code=0
-TIMEOUT=${TIMEOUT:-3600} SHARE=$WORK "$TOP/scripts/vm.sh" "
-	rmmod exmap && insmod /mnt/share/exmap.ko || exit 99
+DEBUG=coverage TIMEOUT=${TIMEOUT:-3600} SHARE=$WORK "$TOP/scripts/vm.sh" "
 	${1:-$default}
 	code=\$?
 	cd /sys/kernel/debug/gcov && find . -name '*.gcda' | grep /exmap/ | while read -r f; do
 		cat \"\$f\" >/mnt/share/\${f##*/}
 	done
 	exit \$code" || code=$?
-[ $code != 99 ] || die "the machine could not load the driver"
 
 cd "$WORK"
 gcov -b -c -- *.gcda >gcov.log 2>&1 || die "gcov failed (log: $WORK/gcov.log)"

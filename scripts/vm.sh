@@ -6,7 +6,7 @@
 #   vm.sh --shell	an interactive shell
 #
 #   DEBUG=1	the sanitizer kernel instead of the lean one; DEBUG=kcsan: the one that
-#		looks for data races
+#		looks for data races; DEBUG=coverage: the one that counts branches
 #   SHARE=dir	visible in the machine as /mnt/share; SHARE_RO=1: read only
 #   CPUS=4  MEM=2048 (MiB)  DISK=4096 (MiB, ext4 on /mnt/disk, empty each time,
 #		beside XFS on /mnt/xfs, which has 320, with DEBUG=1; 0: neither)

@@ -19,7 +19,8 @@ static void exmap_call_load(struct exmap_call *call)
 	struct exmap_bundle *bundle = call->freeing ? call->into : call->iface->local;
 
 	call->vb.pages = bundle ? bundle->pages : NULL;
-	call->vb.nr = bundle ? bundle->nr : 0;
+	/* Where there is no bundle, there are no pages, and is no room for any */
+	call->vb.nr = bundle ? bundle->nr : call->freeing ? EXMAP_BUNDLE_PAGES : 0;
 }
 
 /* Tell the bundle what has become of its pages */
@@ -154,11 +155,12 @@ int exmap_call_fault(struct exmap *exmap, struct vm_area_struct *vma,
  * @call: the call, which is set for the opposite; it begins with putting in
  * @freeing: what is to come
  *
+ * If there is no memory for a bundle to collect pages in, exmap_call_free() tries
+ * once more as soon as there is a page to collect.
+ *
  * Context: Process context, may sleep.
- * Return: 0, or -ENOMEM if there was no memory for a bundle; then nothing has
- * changed.
  */
-int exmap_call_set_freeing(struct exmap_call *call, bool freeing)
+void exmap_call_set_freeing(struct exmap_call *call, bool freeing)
 {
 	struct exmap_pool *pool = &call->exmap->pool;
 
@@ -167,16 +169,14 @@ int exmap_call_set_freeing(struct exmap_call *call, bool freeing)
 		/* May sleep, and the cursor may hold a lock */
 		vma_batch_end(&call->vb);
 		call->into = exmap_pool_collect(pool, call->iface);
-		if (!call->into)
-			return -ENOMEM;
-		call->vb.stamp = call->into->epoch;
+		if (call->into)
+			call->vb.stamp = call->into->epoch;
 	}
 	/* It is worth asking for pages again */
 	if (freeing)
 		call->nomem = false;
 	call->freeing = freeing;
 	exmap_call_load(call);
-	return 0;
 }
 
 /* Have all flushed that waits for it. Drops the interface's lock. */
@@ -311,7 +311,6 @@ int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
 	for (;;) {
 		unsigned int before;
 		unsigned long done;
-		int err;
 
 		if (call->vb.stop == VMA_BATCH_BUSY) {
 			ret = -EBUSY;
@@ -320,9 +319,9 @@ int exmap_call_free_more(struct exmap_call *call, unsigned long slot,
 				return ret;
 		} else {
 			exmap_call_settle(call);
-			err = exmap_call_set_freeing(call, true);
-			if (err)
-				return err;
+			exmap_call_set_freeing(call, true);
+			if (!call->into)
+				return -ENOMEM;
 		}
 		before = call->vb.nr;
 		done = vma_batch_unmap(&call->vb, addr, nr);

@@ -474,7 +474,7 @@ int exmap_call_begin(struct exmap_call *call, struct exmap *exmap,
 void exmap_call_end(struct exmap_call *call);
 int exmap_call_fault(struct exmap *exmap, struct vm_area_struct *vma,
 		     unsigned long slot);
-int exmap_call_set_freeing(struct exmap_call *call, bool freeing);
+void exmap_call_set_freeing(struct exmap_call *call, bool freeing);
 int exmap_call_resume(struct exmap_call *call, unsigned long want);
 int exmap_call_alloc_more(struct exmap_call *call, unsigned long slot,
 			  unsigned long nr, unsigned long *done,

@@ -304,9 +304,8 @@ static noinline long exmap_do_action(struct exmap *exmap, struct exmap_interface
 	} else if (alloc) {
 		ret = exmap_do_vectors(&call, vecs, nr_vecs, true);
 	} else {
-		ret = exmap_call_set_freeing(&call, true);
-		if (likely(!ret))
-			ret = exmap_do_vectors(&call, vecs, nr_vecs, false);
+		exmap_call_set_freeing(&call, true);
+		ret = exmap_do_vectors(&call, vecs, nr_vecs, false);
 	}
 out:
 	exmap_call_end(&call);

@@ -92,7 +92,8 @@ static noinline int exmap_alloc_all_or_nothing(struct exmap_call *call,
 	err = exmap_alloc_each(call, vec, fresh, changed);
 	if (!err)
 		return 0;
-	if (*changed && !exmap_call_set_freeing(call, true)) {
+	if (*changed) {
+		exmap_call_set_freeing(call, true);
 		for_each_set_bit(i, fresh, vec->len) {
 			if (exmap_call_free(call, vec->page + i, 1, &freed))
 				break;
@@ -217,13 +218,8 @@ static bool exmap_job_vec(struct exmap_job *job, struct exmap_call *call)
 
 	if (vec->opcode == EXMAP_OP_WRITE)
 		return exmap_job_write(job, call, vec);
-	if (call->freeing != freeing) {
-		err = exmap_call_set_freeing(call, freeing);
-		if (err) {
-			exmap_job_fail(job, i, 0, err);
-			return true;
-		}
-	}
+	if (call->freeing != freeing)
+		exmap_call_set_freeing(call, freeing);
 	if (vec->opcode == EXMAP_OP_READ)
 		return exmap_job_read(job, call, vec);
 

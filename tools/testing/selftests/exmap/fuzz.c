@@ -14,13 +14,16 @@
  * nothing else. To tell, a page holds a *stamp* a few times over, which says
  * whose it is, or zeroes.
  *
+ * In some worlds, where the kernel can inject that and we are root, allocations of
+ * some calls fail. These may say so then, but whatever they leave must be right.
+ *
  * At times the threads meet, and every page of the pool has to be accounted for;
  * or the region is unmapped, or the process ends, with calls under way.
  */
 /* The harness's main() is not needed */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
-#include "common.h"
+#include "inject.h"
 #pragma GCC diagnostic pop
 
 #include <getopt.h>
@@ -97,6 +100,8 @@ struct thread {
 	bool only_anybody;	/* no vectors but for the third area */
 	bool all_apart;		/* no slot twice in all of a call */
 	bool many;		/* other calls are carried out beside it */
+	enum { FED, ONE_FAILS, SOME_FAIL } allocations;
+	bool starved;		/* there was one that failed in this step, or may have */
 	/* The call under way, for reports too */
 	int iface;
 	int opcode;
@@ -149,6 +154,7 @@ struct config {
 	bool faults;		/* EXMAP_SETUP_PAGEFAULT_ALLOC */
 	bool resizes;		/* the pool is smaller at times, whatever others do */
 	bool quota;		/* there is a page for every slot */
+	bool starves;		/* allocations fail at times */
 	enum ending ending;
 	__u64 end_step;		/* with EXIT and KILLED, of all threads */
 };
@@ -188,6 +194,7 @@ static struct shm {
 	__u64 worlds;
 	__u64 endings[3];
 	__u64 exmaps;
+	__u64 starved;		/* calls with an allocation that failed, or may have */
 	struct count counts[MAX_KINDS];
 	__u64 races[MAX_KINDS][MAX_KINDS];
 	struct {
@@ -202,6 +209,8 @@ static struct {
 	bool verbose;
 	char *only;
 } options = { .seed = 1, .threads = 4, .processes = 2, .world = -1 };
+
+static bool can_starve;
 
 static const struct kind kinds[MAX_KINDS];
 static int weights[MAX_KINDS], all_weights, nr_kinds;
@@ -270,9 +279,10 @@ static int describe(struct thread *t, char *text, int size)
 static int describe_world(char *text, int size)
 {
 	return snprintf(text, size,
-		"# world %d: %d threads, %ld slots (%ld owned by each from 0 on, then %ld), pool %ld%s, %d interfaces, backing %d%s offset %llx pages %ld-%ld, %s %llu, ending %d\n",
+		"# world %d: %d threads, %ld slots (%ld owned by each from 0 on, then %ld), pool %ld%s%s, %d interfaces, backing %d%s offset %llx pages %ld-%ld, %s %llu, ending %d\n",
 		world.number, config.threads, config.slots, config.own, config.reread,
-		config.buffer, config.quota ? " (enough)" : "", config.ifaces, config.backing,
+		config.buffer, config.quota ? " (enough)" : "",
+		config.starves ? " (starved)" : "", config.ifaces, config.backing,
 		config.readonly ? " read only" : "", config.offset, config.file_pages,
 		config.file_cut, config.deferred ? "deferred" : config.faults ? "faults" : "strict",
 		config.quarantine, config.ending);
@@ -354,6 +364,84 @@ static long end_call(struct thread *t, long ret)
 	begin_call(caller);				\
 	end_call(caller, (long)(EXPRESSION));		\
 })
+
+/*
+ * From here on, at times, an allocation of the kernel for this thread fails, or half of
+ * those of pages do: not where there may be new threads, which are born with that.
+ */
+static void starve(struct thread *t, bool pages)
+{
+	const bool some = one_in(&t->random, 4) && pages;
+	const int nth = 1 + below(&t->random, 1 << below(&t->random, 6));
+
+	if (!one_in(&t->random, 4) || !config.starves || inject_nth_fd < 0)
+		return;
+	t->allocations = some ? SOME_FAIL : ONE_FAILS;
+	if (some)
+		inject_pages(true);
+	else
+		inject_nth(nth);
+}
+
+/* No longer */
+static void feed(struct thread *t)
+{
+	bool failed = false;
+
+	switch (t->allocations) {
+	case FED:
+		return;
+	case ONE_FAILS:
+		failed = inject_nth_failed();
+		inject_nth(0);
+		break;
+	case SOME_FAIL:
+		failed = true;
+		inject_pages(false);
+		break;
+	}
+	t->allocations = FED;
+	t->starved |= failed;
+	if (failed)
+		__atomic_fetch_add(&shm->starved, 1, __ATOMIC_RELAXED);
+}
+
+/* A call in which allocations may fail */
+#define HUNGRY_CALL(T, EXPRESSION) ({			\
+	struct thread *eater = (T);			\
+	long answer;					\
+							\
+	starve(eater, true);				\
+	answer = CALL(eater, EXPRESSION);		\
+	feed(eater);					\
+	answer;						\
+})
+
+/* Does it come of an allocation that has failed? */
+static bool lacks_memory(struct thread *t, long ret)
+{
+	return t->starved && ret == -ENOMEM;
+}
+
+/*
+ * The same of something with files. File systems have their own ideas of what to say;
+ * what they could not write to a disk, they may remember and tell later. io_uring
+ * cancels what it finds no worker for.
+ */
+static bool file_lacks_memory(struct thread *t, long ret)
+{
+	switch (-ret) {
+	case ENOMEM:
+	case EAGAIN:
+	case ENOSPC:
+	case ECANCELED:
+		return t->starved;
+	case EIO:
+		return config.starves;
+	default:
+		return false;
+	}
+}
 
 /* Pages */
 
@@ -706,6 +794,8 @@ static bool may_lack_pages(struct thread *t)
 {
 	int i;
 
+	if (t->starved)
+		return true;
 	if (config.quota)
 		return false;
 	if (config.threads > 1 || t->many || config.resizes)
@@ -735,8 +825,9 @@ static void own_alloc(struct thread *t, const struct exmap_vec *v, const struct 
 		       (empty || maybe), "ALLOC of %lld must not fail so (%ld empty, %ld resident)",
 		       v->page, empty, config.threads == 1 ? count_resident(t) : -1);
 		if (v->flags & EXMAP_VEC_ALL_OR_NOTHING) {
-			EXPECT(t, !r->pages, "ALLOC of %lld: all or nothing", v->page);
-			return;
+			EXPECT(t, !r->pages || t->starved, "ALLOC of %lld: all or nothing", v->page);
+			if (!r->pages)
+				return;
 		}
 		t->maybes += r->pages;
 	}
@@ -761,12 +852,17 @@ static void own_free(struct thread *t, const struct exmap_vec *v, const struct e
 
 		full += s->state == FULL;
 		maybe += s->state == MAYBE;
-		if (s->state != EMPTY)
-			slot_emptied(t, s, config.deferred);
+		if (s->state == EMPTY)
+			continue;
+		/* Who can still reach a page may write to it, so may we if it is still there */
+		slot_emptied(t, s, config.deferred || r->res);
+		if (r->res)
+			s->state = MAYBE;
 	}
-	t->vague |= maybe;
-	EXPECT(t, !r->res && r->pages >= full && r->pages <= full + maybe,
-	       "FREE of %lld: %d pages, expected %ld, or %ld more", v->page, r->pages, full, maybe);
+	t->vague |= maybe || r->res;
+	EXPECT(t, lacks_memory(t, r->res) || (!r->res && r->pages >= full),
+	       "FREE of %lld: expected %ld pages, or %ld more", v->page, full, maybe);
+	EXPECT(t, r->pages <= full + maybe, "FREE of %lld: more pages than there were", v->page);
 }
 
 static void own_read(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
@@ -782,7 +878,8 @@ static void own_read(struct thread *t, const struct exmap_vec *v, const struct e
 	else if (r->res == -EFAULT)
 		EXPECT(t, replace && may_be_excused(t), "READ of %lld", v->page);
 	else
-		EXPECT(t, r->res == -ENOMEM && may_lack_pages(t), "READ of %lld", v->page);
+		EXPECT(t, (r->res == -ENOMEM && may_lack_pages(t)) || file_lacks_memory(t, r->res),
+		       "READ of %lld", v->page);
 	/* Which pages were counted is not known then */
 	t->vague |= r->res && replace;
 	t->maybes += r->res ? r->pages : 0;
@@ -821,6 +918,17 @@ static void own_write(struct thread *t, const struct exmap_vec *v, const struct 
 		       "WRITE of %lld to a file that is read only", v->page);
 		return;
 	}
+	if (r->res == want ? want && config.starves : file_lacks_memory(t, r->res)) {
+		/* Which pages were written before that is not known, nor how often it failed */
+		for (i = 0; i < v->len; i++) {
+			struct slot *s = own_slot(t, v->page + i);
+
+			s->file = ANY;
+			s->dirty = false;
+			s->clean = false;
+		}
+		return;
+	}
 	EXPECT(t, r->res == want && r->pages >= least && r->pages <= most,
 	       "WRITE of %lld: expected %d, %ld to %ld pages", v->page, want, least, most);
 	while (i--) {
@@ -837,11 +945,15 @@ static void own_write(struct thread *t, const struct exmap_vec *v, const struct 
 /* A vector for the areas that are not the thread's own */
 static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
 {
+	if (transfers(opcode) && file_lacks_memory(t, res))
+		return true;
 	switch (-res) {
 	case 0:
 		return true;
 	case ENOMEM:
-		return opcode != EXMAP_OP_FREE && opcode != EXMAP_OP_WRITE && may_lack_pages(t);
+		if (opcode == EXMAP_OP_FREE)
+			return lacks_memory(t, res);
+		return opcode != EXMAP_OP_WRITE && may_lack_pages(t);
 	case EBUSY:
 		return opcode == EXMAP_OP_FREE && config.backing >= 0;
 	case ENODATA:
@@ -1026,7 +1138,7 @@ static long run_action(struct thread *t, int opcode)
 	}
 	params.interface = t->iface;
 	params.iov_len = t->nr;
-	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_ACTION, &params));
+	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_ACTION, &params));
 	if (ret == -ENOMEM) {
 		/* For shared slots only this can be said: it was not full of pages */
 		EXPECT(t, may_lack_pages(t), "there are enough pages");
@@ -1115,9 +1227,11 @@ static long run_vectors(struct thread *t)
 	params.nr = t->nr;
 	params.vecs = (unsigned long)t->vecs;
 	params.results = (unsigned long)t->results;
-	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &params));
+	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &params));
 	if (ret < 0) {
-		bad(t, "all of the call");
+		EXPECT(t, lacks_memory(t, ret), "all of the call");
+		for (i = 0; i < t->nr; i++)
+			EXPECT(t, t->results[i].pages == 0xaaaaaaaa, "result %d was changed", i);
 		return ret;
 	}
 	return check_vecs(t, ret);
@@ -1150,7 +1264,8 @@ static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 			if (s)
 				s += j;
 			if (nr == done && before < 0)
-				EXPECT(t, !err || err == -before || (nowait && err == EAGAIN),
+				EXPECT(t, !err || err == -before || (nowait && err == EAGAIN) ||
+				       file_lacks_memory(t, -err),
 				       "expected %d", before);
 			if (nr == done && before > 0 && s) {
 				const bool there = s->state == FULL;
@@ -1165,10 +1280,13 @@ static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 				ok |= opcode == EXMAP_OP_WRITE && config.readonly &&
 				      (!err || err == EBADF);
 				ok |= opcode == EXMAP_OP_READ && there && may_be_excused(t);
+				ok |= err ? file_lacks_memory(t, -err) :
+				      t->starved || (config.starves && transfers(opcode));
 				EXPECT(t, ok, "not all was done: %ld pages", done);
 			} else if (nr == done && before > 0) {
 				EXPECT(t, !err || (nowait && err == EAGAIN) ||
-				       shared_error_ok(t, opcode, -err, true), "not an answer");
+				       shared_error_ok(t, opcode, -err, true) ||
+				       file_lacks_memory(t, -err), "not an answer");
 			}
 			if (!s)
 				continue;
@@ -1196,7 +1314,7 @@ static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 		}
 	}
 	EXPECT(t, done <= nr, "more than was asked for");
-	EXPECT(t, ret >= 0 || nr, "nothing was asked for");
+	EXPECT(t, ret >= 0 || nr || file_lacks_memory(t, ret), "nothing was asked for");
 	t->maybes = 0;
 	t->vague = false;
 	settle(t);
@@ -1232,9 +1350,11 @@ static long run_rw(struct thread *t, int opcode, int flags)
 	random_segments(t, opcode, flags ? 16 : 64);
 	t->arg[0] = flags;
 	if (opcode == EXMAP_OP_WRITE)
-		ret = CALL(t, pwritev2(t->fd, t->iov, t->nr, ex_pos(t->iface, opcode), flags));
+		ret = HUNGRY_CALL(t, pwritev2(t->fd, t->iov, t->nr, ex_pos(t->iface, opcode),
+					      flags));
 	else
-		ret = CALL(t, preadv2(t->fd, t->iov, t->nr, ex_pos(t->iface, opcode), flags));
+		ret = HUNGRY_CALL(t, preadv2(t->fd, t->iov, t->nr, ex_pos(t->iface, opcode),
+					     flags));
 	if (!is_gone())
 		check_prefix(t, ret, opcode, flags & RWF_NOWAIT);
 	return ret;
@@ -1281,11 +1401,12 @@ static long run_pread_pwrite(struct thread *t)
 	if (!t->nr)
 		return 0;
 	if (t->opcode == EXMAP_OP_WRITE)
-		ret = CALL(t, pwrite(t->fd, t->iov[0].iov_base, t->iov[0].iov_len,
-				     ex_pos(t->iface, one_in(&t->random, 2) ? t->opcode : 0)));
+		ret = HUNGRY_CALL(t, pwrite(t->fd, t->iov[0].iov_base, t->iov[0].iov_len,
+					    ex_pos(t->iface,
+						   one_in(&t->random, 2) ? t->opcode : 0)));
 	else
-		ret = CALL(t, pread(t->fd, t->iov[0].iov_base, t->iov[0].iov_len,
-				    ex_pos(t->iface, t->opcode)));
+		ret = HUNGRY_CALL(t, pread(t->fd, t->iov[0].iov_base, t->iov[0].iov_len,
+					   ex_pos(t->iface, t->opcode)));
 	if (!is_gone())
 		check_prefix(t, ret, t->opcode, false);
 	return ret;
@@ -1325,9 +1446,12 @@ static long ring_wait(struct thread *t, int nr)
 
 	do {
 		ret = io_uring_submit_and_wait(&t->ring, nr);
-	} while (ret == -EINTR);
-	if (ret < 0)
-		return ret;
+		if (ret < 0 && ret != -EINTR && t->allocations == FED)
+			return ret;
+		/* Once more without that, for all that is not submitted yet */
+		if (ret < nr)
+			feed(t);
+	} while (ret < 0 || io_uring_sq_ready(&t->ring));
 	for (i = 0; i < nr; i++) {
 		do {
 			ret = io_uring_wait_cqe(&t->ring, &cqe);
@@ -1372,7 +1496,9 @@ static long run_uring_cmd(struct thread *t)
 			sqe->flags |= IOSQE_ASYNC;
 		io_uring_sqe_set_data(sqe, &call->ret);
 	}
+	starve(t, false);
 	ret = CALL(t, ring_wait(t, nr));
+	feed(t);
 	EXPECT(t, !ret, "io_uring failed");
 	for (i = 0; i < nr; i++) {
 		struct ring_call *call = &t->ring_calls[i];
@@ -1384,7 +1510,7 @@ static long run_uring_cmd(struct thread *t)
 		memcpy(t->vecs, call->vecs, t->nr * sizeof(t->vecs[0]));
 		memcpy(t->results, call->results, t->nr * sizeof(t->results[0]));
 		if (call->ret < 0) {
-			bad(t, "all of a call");
+			EXPECT(t, file_lacks_memory(t, call->ret), "all of a call");
 			first = call->ret;
 		} else {
 			ret = check_vecs(t, call->ret);
@@ -1452,7 +1578,9 @@ static long run_uring_rw(struct thread *t)
 	if (one_in(&t->random, 8))
 		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, &res);
+	starve(t, false);
 	ret = CALL(t, ring_wait(t, 1));
+	feed(t);
 	EXPECT(t, !ret, "io_uring failed");
 	t->ret = res;
 	if (!is_gone())
@@ -1468,7 +1596,7 @@ static long run_flush(struct thread *t)
 	long ret, i;
 
 	start_vecs(t);
-	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_FLUSH, NULL));
+	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_FLUSH, NULL));
 	EXPECT(t, !ret, "FLUSH");
 	for (i = 0; !ret && i < t->own; i++)
 		t->slots[i].lingers = false;
@@ -1482,7 +1610,7 @@ static long run_stats(struct thread *t)
 
 	start_vecs(t);
 	memset(&stats, 0xff, sizeof(stats));
-	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_STATS, &stats));
+	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_STATS, &stats));
 	EXPECT(t, !ret && !stats.flags &&
 	       (config.resizes ? stats.buffer_size && stats.buffer_size <= (__u64)config.buffer :
 		stats.buffer_size == (__u64)config.buffer) &&
@@ -1945,10 +2073,19 @@ static void set_up_wrongly(struct thread *t, int fd, struct exmap_setup2 setup)
 		setup.flags = EXMAP_SETUP_DEFERRED | EXMAP_SETUP_PAGEFAULT_ALLOC;
 		break;
 	}
-	ret = CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
-	EXPECT(t, ret == -want, "SETUP2: expected %d", -want);
+	ret = HUNGRY_CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
+	EXPECT(t, ret == -want || lacks_memory(t, ret), "SETUP2: expected %d", -want);
 	if (other >= 0)
 		close(other);
+}
+
+static char *map_another(struct thread *t, long slots, int fd)
+{
+	const long ret = HUNGRY_CALL(t, mmap(NULL, slots * PG, PROT_READ | PROT_WRITE,
+					     MAP_SHARED, fd, EXMAP_OFF_EXMAP));
+
+	EXPECT(t, ret > 0 || lacks_memory(t, ret), "mmap of a region");
+	return ret > 0 ? (char *)ret : MAP_FAILED;
 }
 
 /*
@@ -1993,9 +2130,11 @@ static long run_another(struct thread *t)
 
 	/* The region first, or later, or gone before the setup */
 	if (first) {
-		region = mmap(NULL, slots * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-			      EXMAP_OFF_EXMAP);
-		EXPECT(t, region != MAP_FAILED, "mmap: %s", strerror(errno));
+		region = map_another(t, slots, fd);
+		if (region == MAP_FAILED) {
+			ret = -ENOMEM;
+			goto out;
+		}
 		EXPECT(t, try_read_byte(region) == SIGSEGV, "a page before SETUP");
 		if (one_in(&t->random, 8)) {
 			munmap(region, slots * PG);
@@ -2006,8 +2145,8 @@ static long run_another(struct thread *t)
 			goto out;
 		}
 	}
-	ret = CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
-	EXPECT(t, !ret || (ret == -ENOMEM && limited), "SETUP2 of %lld pages", setup.buffer_size);
+	ret = HUNGRY_CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
+	EXPECT(t, !ret || (ret == -ENOMEM && limited) || lacks_memory(t, ret), "SETUP2 of %lld pages", setup.buffer_size);
 	EXPECT(t, ret || !limited || setup.buffer_size <= LIMIT, "SETUP2 beyond the limit");
 	if (ret)
 		goto out;
@@ -2022,17 +2161,19 @@ static long run_another(struct thread *t)
 	EXPECT(t, !ret, "CLONE");
 	if (!first) {
 		EXPECT(t, call_early(t, fd, at(0), true) == -ENXIO, "a call before mmap()");
-		region = mmap(NULL, slots * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd2,
-			      EXMAP_OFF_EXMAP);
-		EXPECT(t, region != MAP_FAILED, "mmap: %s", strerror(errno));
+		region = map_another(t, slots, fd2);
+		if (region == MAP_FAILED) {
+			ret = -ENOMEM;
+			goto out;
+		}
 	}
 
 	/* Of the system, not of another exmap, let alone of another process */
 	for (i = below(&t->random, 16); i; i--) {
 		const long slot = below(&t->random, slots);
 
-		ret = CALL(t, pread(one_in(&t->random, 2) ? fd : fd2, region + slot * PG, PG,
-				    ex_pos(0, EXMAP_OP_ALLOC)));
+		ret = HUNGRY_CALL(t, pread(one_in(&t->random, 2) ? fd : fd2, region + slot * PG,
+					   PG, ex_pos(0, EXMAP_OP_ALLOC)));
 		EXPECT(t, ret == (long)PG || ret == -ENOMEM, "ALLOC by pread()");
 		if (ret > 0) {
 			EXPECT(t, region[slot * PG] == MINE || all_zero(region + slot * PG, PG),
@@ -2186,7 +2327,8 @@ static long run_query(struct thread *t)
 	long ret, i;
 
 	start_vecs(t);
-	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_QUERY, &query));
+	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_QUERY, &query));
+	EXPECT(t, !ret || lacks_memory(t, ret) || is_gone(), "QUERY");
 	for (i = 0; !ret && i < t->own; i++) {
 		const struct slot *slot = &t->slots[i];
 		const bool full = slot->state == FULL;
@@ -2209,7 +2351,7 @@ static long run_resize(struct thread *t)
 
 	start_vecs(t);
 	t->arg[0] = size;
-	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_RESIZE, size));
+	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_RESIZE, size));
 	again = CALL(t, ioctl(t->fd, EXMAP_IOCTL_RESIZE, (long)config.buffer));
 	EXPECT(t, (!ret || size < config.buffer) && !again, "%ld, and back again: %ld", ret, again);
 	return ret;
@@ -2442,6 +2584,7 @@ static long run_touch(struct thread *t)
 	int i, sig;
 
 	start_vecs(t);
+	starve(t, false);
 	for (i = 0; i < 4; i++) {
 		struct slot *s = &t->slots[below(&t->random, t->own)];
 		const long slot = shared + below(&t->random, config.slots - shared);
@@ -2462,6 +2605,7 @@ static long run_touch(struct thread *t)
 		end_call(t, 0);
 		shared_check(t, slot);
 	}
+	feed(t);
 	return 0;
 }
 
@@ -2627,6 +2771,7 @@ static void step(struct thread *t, const struct kind *kind)
 
 	t->step++;
 	t->kind = kind;
+	t->starved = false;
 	t->disturbed = __atomic_load_n(&world.disturbance, __ATOMIC_SEQ_CST);
 	ret = kind->run(t);
 	__atomic_store_n(&shm->live[world.place].current[t->index], 0, __ATOMIC_RELAXED);
@@ -2637,6 +2782,7 @@ static void step(struct thread *t, const struct kind *kind)
 		count_error(t, ret);
 	for (i = 0; ret < 0 && i < (int)ARRAY_SIZE(kind->errnos); i++)
 		known |= kind->errnos[i] == -ret;
+	known |= file_lacks_memory(t, ret);
 	if (ret < 0 && !known && !(is_gone() && (kind->refused || ret == -ENXIO || ret == -EBADF)))
 		bad(t, "%s is none of its errors", strerror(-ret));
 	EXPECT(t, ret < 0 || !kind->refused || is_gone(), "it must be refused");
@@ -2674,6 +2820,8 @@ static void *work(void *arg)
 	struct thread *t = arg;
 	int i, more;
 
+	if (can_starve)
+		inject_open();
 	for (;;) {
 		pthread_barrier_wait(&world.barrier);
 		if (world.round == config.rounds)
@@ -2740,6 +2888,7 @@ static void make_config(struct config *c, int number, __u64 most)
 		c->quarantine = 1 + below(&random, c->buffer);
 	c->faults = !c->deferred && one_in(&random, 3);
 	c->resizes = !c->quota && one_in(&random, 3);
+	c->starves = one_in(&random, 3);
 	c->ending = below(&random, 3);
 	all = (__u64)c->threads * c->rounds * c->steps;
 	/* Not more than is left to be done */
@@ -3188,7 +3337,8 @@ static int print_statistics(void)
 	printf("# %llu steps in %llu worlds (%llu ended, %llu by exit, %llu killed)\n",
 	       steps_done, shm->worlds, shm->endings[CLEAN], shm->endings[EXIT],
 	       shm->endings[KILLED]);
-	printf("# %llu exmaps, %llu pages looked at\n", shm->exmaps, shm->checks);
+	printf("# %llu exmaps, %llu pages looked at, %llu calls that lacked memory\n",
+	       shm->exmaps, shm->checks, shm->starved);
 	for (i = 0; i < nr_kinds; i++) {
 		const struct count *c = &shm->counts[i];
 		int others = 0;
@@ -3324,9 +3474,14 @@ int main(int argc, char **argv)
 	shm = mmap(NULL, sizeof(*shm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shm == MAP_FAILED)
 		ksft_exit_fail_msg("no memory\n");
+	can_starve = inject_open() && !inject_set("fail_page_alloc/probability", "50") &&
+		     !inject_set("fail_page_alloc/times", "-1") &&
+		     !inject_set("fail_page_alloc/space", "0");
 	printf("# seed %llu, %d processes of %d threads\n", options.seed, options.processes,
 	       options.threads);
 	run_worlds();
+	if (can_starve)
+		inject_set("fail_page_alloc/probability", "0");
 	if (shm->failed)
 		printf("# %s", shm->text);
 	never = print_statistics();

@@ -4,7 +4,7 @@
  * without, and nothing is lost. Needs fault injection (fail-nth, failslab and
  * fail_page_alloc), and to be root.
  */
-#include "common.h"
+#include "inject.h"
 
 #define BUFFER		600
 #define PAGES		262144L
@@ -13,21 +13,6 @@
 
 /* Slots that lie in page tables of their own */
 #define SPREAD(i)	((i) * 4001L % PAGES)
-
-static int set(const char *name, const char *value)
-{
-	char path[96];
-	ssize_t ret;
-	int fd;
-
-	snprintf(path, sizeof(path), "/sys/kernel/debug/%s", name);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = write(fd, value, strlen(value));
-	close(fd);
-	return ret < 0 ? -EIO : 0;
-}
 
 static long get(const char *name)
 {
@@ -42,18 +27,6 @@ static long get(const char *name)
 	return atol(text);
 }
 
-/* Of this thread: the allocation that fails, and whether those of pages may fail */
-static int fail_nth = -1, make_it_fail = -1;
-
-static void put(int fd, int value)
-{
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", value);
-
-	if (pwrite(fd, text, len, 0) != len)
-		abort();
-}
-
 #define TIMES	1000000
 
 /* Let allocation number @nth fail; or let all of pages fail but the first @nth */
@@ -62,45 +35,30 @@ static void arm(int nth, bool rest)
 	char text[16];
 
 	if (!rest) {
-		put(fail_nth, nth);
+		inject_nth(nth);
 		return;
 	}
 	snprintf(text, sizeof(text), "%d", nth);
-	if (set("fail_page_alloc/space", text) ||
-	    set("fail_page_alloc/times", "1000000") ||
-	    set("fail_page_alloc/probability", "100"))
+	if (inject_set("fail_page_alloc/space", text) ||
+	    inject_set("fail_page_alloc/times", "1000000") ||
+	    inject_set("fail_page_alloc/probability", "100"))
 		abort();
-	put(make_it_fail, 1);
+	inject_pages(true);
 }
 
 /* Disarm. Whether something has failed. */
 static bool disarm(bool rest)
 {
-	char text[16] = "";
+	bool failed;
 
 	if (rest) {
-		put(make_it_fail, 0);
-		set("fail_page_alloc/probability", "0");
+		inject_pages(false);
+		inject_set("fail_page_alloc/probability", "0");
 		return get("fail_page_alloc/times") < TIMES;
 	}
-	if (pread(fail_nth, text, sizeof(text) - 1, 0) <= 0)
-		abort();
-	put(fail_nth, 0);
-	return !atoi(text);
-}
-
-static bool can_inject(void)
-{
-	fail_nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	make_it_fail = open("/proc/thread-self/make-it-fail", O_RDWR | O_CLOEXEC);
-	return fail_nth >= 0 && make_it_fail >= 0 &&
-	       !set("failslab/ignore-gfp-wait", "N") &&
-	       !set("fail_page_alloc/ignore-gfp-wait", "N") &&
-	       !set("fail_page_alloc/ignore-gfp-highmem", "N") &&
-	       !set("fail_page_alloc/min-order", "0") &&
-	       !set("fail_page_alloc/task-filter", "Y") &&
-	       !set("fail_page_alloc/interval", "1") &&
-	       !set("failslab/verbose", "0") && !set("fail_page_alloc/verbose", "0");
+	failed = inject_nth_failed();
+	inject_nth(0);
+	return failed;
 }
 
 FIXTURE(nomem) {
@@ -191,6 +149,39 @@ static void prepare_free(struct exmap *ex)
 static int run_free(struct exmap *ex)
 {
 	return run_action(ex, EXMAP_OP_FREE);
+}
+
+/* More pages than fit into one bundle, with vectors behind where that is noticed */
+#define MANY		39
+
+static void prepare_free_many(struct exmap *ex)
+{
+	int i, iface;
+
+	for (iface = 0; iface < 2; iface++)
+		for (i = 0; i < SLOTS; i++)
+			set_vec(ex, iface, i, i * MANY, MANY);
+	if (ex_action(ex->fd, 0, EXMAP_OP_ALLOC, SLOTS))
+		abort();
+}
+
+/* All of them, and some of the pages at another place */
+static int run_free_many(struct exmap *ex)
+{
+	struct exmap_result results[SLOTS + 2];
+	struct exmap_vec vecs[SLOTS + 2];
+	int i, ret;
+
+	for (i = 0; i < SLOTS - 1; i++)
+		vecs[i] = ex_vec(EXMAP_OP_FREE, i * MANY, MANY, 0);
+	vecs[i++] = ex_vec(EXMAP_OP_FREE, (SLOTS - 1) * MANY, 1, 0);
+	vecs[i++] = ex_vec(EXMAP_OP_ALLOC, 5000, MANY, 0);
+	vecs[i++] = ex_vec(EXMAP_OP_FREE, (SLOTS - 1) * MANY, MANY, 0);
+	ret = ex_vectors(ex, 1, vecs, results, i);
+	for (i = 0; ret > 0 && i < SLOTS + 2; i++)
+		if (results[i].res)
+			return results[i].res;
+	return ret;
 }
 
 static int run_read(struct exmap *ex)
@@ -403,6 +394,25 @@ FIXTURE_VARIANT_ADD(nomem, free_deferred) {
 	.flags = EXMAP_SETUP_DEFERRED,
 };
 
+FIXTURE_VARIANT_ADD(nomem, free_many) {
+	.prepare = prepare_free_many,
+	.run = run_free,
+	.expected = nomem_or_ok,
+};
+
+FIXTURE_VARIANT_ADD(nomem, free_many_vectors) {
+	.prepare = prepare_free_many,
+	.run = run_free_many,
+	.expected = nomem_or_ok,
+};
+
+FIXTURE_VARIANT_ADD(nomem, free_many_deferred) {
+	.prepare = prepare_free_many,
+	.run = run_free_many,
+	.expected = nomem_or_ok,
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
 FIXTURE_VARIANT_ADD(nomem, read) {
 	.prepare = nothing,
 	.run = run_read,
@@ -540,14 +550,13 @@ FIXTURE_VARIANT_ADD(nomem, fork) {
 FIXTURE_SETUP(nomem)
 {
 	catch_faults();
-	if (!can_inject())
+	if (!inject_open())
 		SKIP(return, "no fault injection, or not root");
 }
 
 FIXTURE_TEARDOWN(nomem)
 {
-	close(fail_nth);
-	close(make_it_fail);
+	inject_close();
 }
 
 /* Pages of the file are as the file has them, or not there */
