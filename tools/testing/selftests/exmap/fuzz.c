@@ -110,7 +110,7 @@ struct thread {
 	long arg[3];
 	struct exmap_vec vecs[MAX_VECS];
 	struct exmap_result results[MAX_VECS];
-	struct iovec iov[MAX_VECS];
+	struct iovec iov[MAX_VECS + 1];
 	long maybes;		/* slots that were filled, it is not known which */
 	bool counted;		/* the errors of vectors, by check_vec() */
 	bool vague;		/* and others were taken from these */
@@ -149,7 +149,7 @@ struct config {
 	__u64 offset;
 	__u64 quarantine;
 	int backing;		/* enum backing, or -1 */
-	bool readonly;
+	int write_error;	/* EBADF or EPERM where the backing file cannot be written */
 	bool deferred;
 	bool faults;		/* EXMAP_SETUP_PAGEFAULT_ALLOC */
 	bool resizes;		/* the pool is smaller at times, whatever others do */
@@ -283,7 +283,7 @@ static int describe_world(char *text, int size)
 		world.number, config.threads, config.slots, config.own, config.reread,
 		config.buffer, config.quota ? " (enough)" : "",
 		config.starves ? " (starved)" : "", config.ifaces, config.backing,
-		config.readonly ? " read only" : "", config.offset, config.file_pages,
+		config.write_error ? " not to be written" : "", config.offset, config.file_pages,
 		config.file_cut, config.deferred ? "deferred" : config.faults ? "faults" : "strict",
 		config.quarantine, config.ending);
 }
@@ -913,9 +913,9 @@ static void own_write(struct thread *t, const struct exmap_vec *v, const struct 
 		least += v->flags & EXMAP_VEC_DIRTY ? s->dirty : 1;
 		most += v->flags & EXMAP_VEC_DIRTY ? !s->clean : 1;
 	}
-	if (config.readonly) {
-		EXPECT(t, !r->pages && (r->res == -EBADF || r->res == want),
-		       "WRITE of %lld to a file that is read only", v->page);
+	if (config.write_error) {
+		EXPECT(t, !r->pages && (r->res == -config.write_error || r->res == want),
+		       "WRITE of %lld to a file that must not be written", v->page);
 		return;
 	}
 	if (r->res == want ? want && config.starves : file_lacks_memory(t, r->res)) {
@@ -961,7 +961,8 @@ static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
 	case EFAULT:
 		return opcode == EXMAP_OP_WRITE || (replace && may_be_excused(t));
 	case EBADF:
-		return opcode == EXMAP_OP_WRITE && config.readonly;
+	case EPERM:
+		return opcode == EXMAP_OP_WRITE && res == -config.write_error;
 	case ENOSPC:
 		return opcode == EXMAP_OP_WRITE && backing_is_block(config.backing);
 	default:
@@ -1277,8 +1278,8 @@ static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 				/* One error a segment, and no order among its slots */
 				ok |= opcode == EXMAP_OP_WRITE && (!there || (err && !all)) &&
 				      (!err || err == EFAULT);
-				ok |= opcode == EXMAP_OP_WRITE && config.readonly &&
-				      (!err || err == EBADF);
+				ok |= opcode == EXMAP_OP_WRITE && config.write_error &&
+				      (!err || err == config.write_error);
 				ok |= opcode == EXMAP_OP_READ && there && may_be_excused(t);
 				ok |= err ? file_lacks_memory(t, -err) :
 				      t->starved || (config.starves && transfers(opcode));
@@ -1565,16 +1566,21 @@ static long run_uring_rw(struct thread *t)
 {
 	static const int opcodes[] = { EXMAP_OP_READ, EXMAP_OP_ALLOC, EXMAP_OP_WRITE };
 	struct io_uring_sqe *sqe;
-	int res = 0;
+	const bool many = one_in(&t->random, 16);
+	int res = 0, nr;
 	long ret;
 
 	start_vecs(t);
 	if (!start_ring(t))
 		return -EOPNOTSUPP;
 	random_segments(t, opcodes[below(&t->random, 3)], 16);
+	nr = t->nr;
+	/* With more segments than the driver does without a worker */
+	while (many && nr < MAX_VECS + 1)
+		t->iov[nr++] = (struct iovec) { .iov_base = at(0) };
 	sqe = io_uring_get_sqe(&t->ring);
 	io_uring_prep_rw(t->opcode == EXMAP_OP_WRITE ? IORING_OP_WRITEV : IORING_OP_READV, sqe,
-			 t->fd, t->iov, t->nr, ex_pos(t->iface, t->opcode));
+			 t->fd, t->iov, nr, ex_pos(t->iface, t->opcode));
 	if (one_in(&t->random, 8))
 		sqe->flags |= IOSQE_ASYNC;
 	io_uring_sqe_set_data(sqe, &res);
@@ -2707,24 +2713,23 @@ static const struct kind kinds[MAX_KINDS] = {
 	{ "ALLOC", 100, run_action_alloc, { ENOMEM, ERANGE } },
 	{ "FREE", 100, run_action_free, { EBUSY, ERANGE } },
 	{ "READ", 70, run_action_read, { ENOMEM, ERANGE, ENODEV, ENODATA } },
-	{ "WRITE", 40, run_action_write, { EFAULT, ERANGE, ENODEV, EBADF, ENOSPC } },
+	{ "WRITE", 40, run_action_write, { EFAULT, ERANGE, ENODEV, ENOSPC } },
 	{ "VECTORS", 150, run_vectors, { ENOMEM, ERANGE, EINVAL, EBUSY, EFAULT, ENODEV,
-					  ENODATA, EBADF, ENOSPC } },
+					  ENODATA, ENOSPC } },
 	{ "pread/pwrite", 40, run_pread_pwrite, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA,
-						  EBADF, ENOSPC } },
+						  ENOSPC } },
 	{ "preadv", 40, run_preadv, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA } },
 	{ "preadv ALLOC", 40, run_preadv_alloc, { ENOMEM, ERANGE } },
 	{ "preadv NOWAIT", 30, run_preadv_nowait, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA,
 						    EAGAIN } },
-	{ "pwritev", 30, run_pwritev, { EFAULT, ERANGE, ENODEV, EBADF, ENOSPC } },
-	{ "pwritev NOWAIT", 15, run_pwritev_nowait, { EFAULT, ERANGE, ENODEV, EBADF, ENOSPC,
+	{ "pwritev", 30, run_pwritev, { EFAULT, ERANGE, ENODEV, ENOSPC } },
+	{ "pwritev NOWAIT", 15, run_pwritev_nowait, { EFAULT, ERANGE, ENODEV, ENOSPC,
 						      EAGAIN } },
-	{ "pwritev DSYNC", 10, run_pwritev_dsync, { EFAULT, ERANGE, ENODEV, EBADF, ENOSPC } },
+	{ "pwritev DSYNC", 10, run_pwritev_dsync, { EFAULT, ERANGE, ENODEV, ENOSPC } },
 #ifdef HAVE_LIBURING
 	{ "io_uring VECTORS", 80, run_uring_cmd, { ENOMEM, ERANGE, EINVAL, EBUSY, EFAULT, ENODEV,
-						   ENODATA, EBADF, ENOSPC } },
-	{ "io_uring rw", 60, run_uring_rw, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA, EBADF,
-					     ENOSPC } },
+						   ENODATA, ENOSPC } },
+	{ "io_uring rw", 60, run_uring_rw, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA, ENOSPC } },
 	{ "wrong io_uring", 8, run_bad_uring, { EINVAL, EFAULT, EOPNOTSUPP }, true },
 #endif
 	{ "FLUSH", 15, run_flush },
@@ -2782,7 +2787,7 @@ static void step(struct thread *t, const struct kind *kind)
 		count_error(t, ret);
 	for (i = 0; ret < 0 && i < (int)ARRAY_SIZE(kind->errnos); i++)
 		known |= kind->errnos[i] == -ret;
-	known |= file_lacks_memory(t, ret);
+	known |= file_lacks_memory(t, ret) || (ret && ret == -config.write_error);
 	if (ret < 0 && !known && !(is_gone() && (kind->refused || ret == -ENXIO || ret == -EBADF)))
 		bad(t, "%s is none of its errors", strerror(-ret));
 	EXPECT(t, ret < 0 || !kind->refused || is_gone(), "it must be refused");
@@ -2877,7 +2882,8 @@ static void make_config(struct config *c, int number, __u64 most)
 	if (c->quota)
 		c->buffer = c->slots + c->threads * (2 * 512 + 2 * HELD);
 	c->backing = backings[below(&random, ARRAY_SIZE(backings))];
-	c->readonly = one_in(&random, 10);
+	if (one_in(&random, 8))
+		c->write_error = one_in(&random, 2) ? EBADF : EPERM;
 	c->file_pages = shared + anybody / 2;
 	if (c->backing < BLOCK_BUFFERED && one_in(&random, 3))
 		c->file_cut = 8 * (1 + below(&random, WORDS - 1));
@@ -2926,7 +2932,7 @@ static int fill_with_stamps(int fd)
 static void make_file(void)
 {
 	long pages = config.file_pages;
-	int flags = config.readonly ? O_RDONLY : O_RDWR;
+	int flags = config.write_error == EBADF ? O_RDONLY : O_RDWR;
 
 	world.file = -1;
 	world.file_fd = -1;
@@ -2953,8 +2959,19 @@ static void make_file(void)
 	config.offset = 0;
 	pages = config.file_pages;
 	world.file = open_backing(MEMFD, &pages);
-	world.file_fd = reopen(world.file, config.readonly ? O_RDONLY : O_RDWR);
+	world.file_fd = reopen(world.file, flags & ~O_DIRECT);
 	EXPECT(NULL, world.file_fd >= 0, "no backing file: %s", strerror(errno));
+}
+
+/* False if the file cannot be that */
+static bool set_append_only(bool on)
+{
+	int flags;
+
+	if (ioctl(world.file, FS_IOC_GETFLAGS, &flags))
+		return false;
+	flags = on ? flags | FS_APPEND_FL : flags & ~FS_APPEND_FL;
+	return !ioctl(world.file, FS_IOC_SETFLAGS, &flags);
 }
 
 /* RssFile, in pages */
@@ -3006,9 +3023,13 @@ static void make_exmap(void)
 	world.tag = (random >> 20 & 0xffffe) | 1;
 	world.gone = false;
 	world.disturbance = 0;
-	if (world.file >= 0)
+	if (world.file >= 0) {
+		set_append_only(false);
 		err = fill_with_stamps(world.file);
+	}
 	EXPECT(NULL, !err, "writing the backing file: %s", strerror(-err));
+	if (config.write_error == EPERM && !set_append_only(true))
+		config.write_error = 0;
 	world.fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	EXPECT(NULL, world.fd >= 0, "open: %s", strerror(errno));
 	/* Setup and mmap in either order */
