@@ -627,6 +627,8 @@ static inline void fault_handler(int sig, siginfo_t *info, void *context)
 {
 	(void)context;
 	if (!fault_expected) {
+		fprintf(stderr, "# signal %d (code %d) at %p was not expected\n", sig,
+			info->si_code, info->si_addr);
 		/* The access is repeated, and kills */
 		signal(sig, SIG_DFL);
 		return;

@@ -2631,6 +2631,12 @@ static long run_fork(struct thread *t)
 	long pid;
 
 	start_vecs(t);
+	/*
+	 * After that, memory is copied when it is written to. A kernel that has none
+	 * for that while it writes to a thread's rseq area ends the process.
+	 */
+	if (config.starves)
+		return -EAGAIN;
 	begin_call(t);
 	pid = fork();
 	if (!pid) {
