@@ -235,11 +235,13 @@ static bool vma_batch_is_reserved(pte_t pte)
 	return pte_is_marker(pte) && swp_offset(softleaf_from_pte(pte)) & VMA_BATCH_RESERVED;
 }
 
-static bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
+static __always_inline bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
 {
-	const u32 stamp = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_STAMP_ONE;
-	u32 flushed;
+	u32 stamp, flushed;
 
+	if (!vb->flushed)
+		return false;
+	stamp = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_STAMP_ONE;
 	/* Not older than the stamp */
 	smp_rmb();
 	/* Pairs with the release by who has flushed: map after that */
@@ -455,7 +457,7 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_each, "exmap");
 
 /**
  * vma_batch_reserve - announce a page for a slot
- * @vb: the cursor; @vb->flushed is set
+ * @vb: the cursor
  * @addr: address of the slot
  *
  * If the slot has no page, takes one from the top of the stack, for the caller to
@@ -472,7 +474,7 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_each, "exmap");
 unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr)
 {
 	struct page *page;
-	pte_marker marker;
+	pte_marker marker = PTE_MARKER_GUARD;
 	pte_t *ptep, old;
 
 	vma_batch_check(vb, addr, 1);
@@ -487,11 +489,10 @@ unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr)
 		return 0;
 	vb->nr--;
 	/* A stamp stays as it is: it may be flushed by the time it matters */
-	if (pte_none(old))
-		marker = PTE_MARKER_GUARD |
-			 (u32)READ_ONCE(*vb->flushed) * VMA_BATCH_STAMP_ONE;
-	else
+	if (unlikely(!pte_none(old)))
 		marker = swp_offset(softleaf_from_pte(old));
+	else if (vb->flushed)
+		marker |= (u32)READ_ONCE(*vb->flushed) * VMA_BATCH_STAMP_ONE;
 	set_pte_at(vb->vma->vm_mm, addr, ptep,
 		   make_pte_marker(marker | VMA_BATCH_RESERVED));
 	return 1;
@@ -500,7 +501,7 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_reserve, "exmap");
 
 /**
  * vma_batch_unreserve - there will be no page
- * @vb: the cursor; @vb->flushed is set
+ * @vb: the cursor
  * @addr: address of a slot that vma_batch_reserve() has reserved
  *
  * Context: See vma_batch_begin(). Holds the page table lock on return.

@@ -62,7 +62,7 @@ static __always_inline void exmap_call_begin_locked(struct exmap_call *call,
 	mutex_lock(&iface->lock);
 	vma_batch_begin(&call->vb, vma, NULL, 0, EXMAP_BUNDLE_PAGES);
 	call->vb.deferred = exmap->pool.deferred;
-	call->vb.flushed = &exmap->pool.flushed;
+	call->vb.flushed = exmap_pool_flushed(&exmap->pool);
 	exmap_call_load(call);
 }
 

@@ -263,7 +263,7 @@ struct exmap_call {
  */
 struct exmap_io_page {
 	u32 vec;
-	int err;
+	s16 err;
 	bool mapped;
 	bool zero;
 };
@@ -468,6 +468,17 @@ static inline long exmap_pool_quarantine(const struct exmap_pool *pool)
 	return pool->quarantine ?: max(READ_ONCE(pool->limit) / 16, 1);
 }
 
+/**
+ * exmap_pool_flushed() - What a cursor is to know of flushes.
+ * @pool: the pool
+ *
+ * Return: for vma_batch::flushed.
+ */
+static inline const u64 *exmap_pool_flushed(const struct exmap_pool *pool)
+{
+	return pool->deferred ? &pool->flushed : NULL;
+}
+
 /* call.c: pages into the region and out of it, for one call */
 int exmap_call_begin(struct exmap_call *call, struct exmap *exmap,
 		     struct exmap_interface *iface);
@@ -580,6 +591,17 @@ void exmap_io_queue(struct exmap_io *io);
 void exmap_io_work_on(struct work_struct *work);
 
 /**
+ * exmap_io_room() - For how many more pages is there room for sure?
+ * @io: the transfers
+ *
+ * Return: so often may exmap_io_add() be called.
+ */
+static inline unsigned int exmap_io_room(const struct exmap_io *io)
+{
+	return min(io->max_pages - io->nr_pages, io->max_runs - io->nr_runs);
+}
+
+/**
  * exmap_io_full() - Is there no room for another page?
  * @io: the transfers
  *
@@ -587,7 +609,7 @@ void exmap_io_work_on(struct work_struct *work);
  */
 static inline bool exmap_io_full(const struct exmap_io *io)
 {
-	return io->nr_pages == io->max_pages || io->nr_runs == io->max_runs;
+	return !exmap_io_room(io);
 }
 
 /**
@@ -616,22 +638,19 @@ static inline void exmap_io_add(struct exmap_io *io, unsigned long slot,
 				struct page *page, struct exmap_io_page info,
 				bool write, int flags)
 {
+	struct exmap_run *run = io->runs + io->nr_runs, *last = run - 1;
 	const unsigned int i = io->nr_pages++;
-	struct exmap_run *run;
 
 	bvec_set_page(&io->bvecs[i], page, PAGE_SIZE, 0);
 	io->pages[i] = info;
 	io->reserved |= !info.mapped;
-	if (io->nr_runs) {
-		run = &io->runs[io->nr_runs - 1];
-		if (slot == run->slot + run->nr && write == run->write &&
-		    flags == run->flags && info.zero == io->pages[run->first].zero &&
-		    run->nr < EXMAP_RUN_PAGES) {
-			run->nr++;
-			return;
-		}
+	if (io->nr_runs && slot == last->slot + last->nr && write == last->write &&
+	    flags == last->flags && info.zero == io->pages[last->first].zero &&
+	    last->nr < EXMAP_RUN_PAGES) {
+		last->nr++;
+		return;
 	}
-	run = &io->runs[io->nr_runs++];
+	io->nr_runs++;
 	run->io = io;
 	run->first = i;
 	run->nr = 1;

@@ -270,10 +270,10 @@ static void exmap_run_failed(struct exmap_run *run, int err)
  */
 bool exmap_io_settle(struct exmap_io *io)
 {
+	struct exmap_run *run = io->runs, *end = run + io->nr_runs;
 	bool again = false;
 
-	for (unsigned int i = 0; i < io->nr_runs; i++) {
-		struct exmap_run *run = &io->runs[i];
+	for (; run < end; run++) {
 		const size_t size = run->nr * PAGE_SIZE;
 
 		if (likely(run->res == size)) {

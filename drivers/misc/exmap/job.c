@@ -254,6 +254,46 @@ static bool exmap_job_ends(const struct exmap_job *job)
 	return job->next == job->nr || (job->failed && job->prefix);
 }
 
+/*
+ * READs of one slot each come in large numbers. If the last vector was one, and has
+ * got a page, go on with those that differ in the slot only, as long as there are
+ * pages at hand.
+ */
+static void exmap_job_read_alike(struct exmap_job *job, struct exmap_call *call)
+{
+	const struct exmap_vec *const last = &job->vecs[job->next - 1], *vec = last;
+	const struct exmap *exmap = job->exmap;
+	struct vma_batch *vb = &call->vb;
+	struct exmap_io *io = job->io;
+	struct exmap_io_page info;
+	unsigned int i, end;
+
+	if (!io || !io->nr_pages)
+		return;
+	info = io->pages[io->nr_pages - 1];
+	if (info.vec != job->next - 1 || info.mapped || last->len != 1)
+		return;
+	end = job->next + min(job->nr - job->next, exmap_io_room(io));
+	for (i = job->next; i < end; i++) {
+		const unsigned int before = vb->nr;
+		struct page *page;
+
+		vec++;
+		if (memcmp(&vec->len, &last->len, sizeof(*vec) - offsetof(struct exmap_vec, len)) ||
+		    vec->page >= exmap->nr_slots || !before ||
+		    !vma_batch_reserve(vb, exmap->start + (vec->page << PAGE_SHIFT)) ||
+		    vb->nr == before)
+			break;
+		page = vb->pages[vb->nr];
+		if (PageDirty(page))
+			ClearPageDirty(page);
+		job->results[i] = (struct exmap_result) {};
+		info.vec = i;
+		exmap_io_add(io, vec->page, page, info, false, 0);
+	}
+	job->next = i;
+}
+
 /* Do what can be done at once, and collect transfers, of as many vectors as fit */
 static int exmap_job_collect(struct exmap_job *job)
 {
@@ -273,6 +313,7 @@ static int exmap_job_collect(struct exmap_job *job)
 	while (!exmap_job_ends(job) && exmap_job_vec(job, &call)) {
 		job->next++;
 		job->next_slot = 0;
+		exmap_job_read_alike(job, &call);
 	}
 	exmap_call_end(&call);
 	return 0;
@@ -358,6 +399,27 @@ static unsigned int exmap_run_place(struct exmap_job *job, struct exmap_run *run
 	return left;
 }
 
+/*
+ * The same for one page, all of which was read, which most are. False if there is
+ * more to it than to map the page.
+ */
+static bool exmap_run_place_one(struct exmap_job *job, struct exmap_run *run,
+				struct vma_batch *vb)
+{
+	const struct exmap_io_page *info = &job->io->pages[run->first];
+	struct page **page = &job->io->bvecs[run->first].bv_page;
+
+	if (run->nr != 1 || run->res != PAGE_SIZE || info->mapped || job->failed)
+		return false;
+	vb->pages = page;
+	vb->nr = 1;
+	if (!vma_batch_map(vb, job->exmap->start + (run->slot << PAGE_SHIFT), 1) || vb->nr)
+		return false;
+	job->results[info->vec].pages++;
+	*page = NULL;
+	return true;
+}
+
 /* Let go of the pages of a transfer that are not mapped now because of it */
 static void exmap_run_release(struct exmap_job *job, struct exmap_run *run)
 {
@@ -395,6 +457,7 @@ static void exmap_job_place(struct exmap_job *job)
 	const bool foreign = current->mm != exmap->mm;
 	struct vm_area_struct *vma = ERR_PTR(-ENXIO);
 	struct exmap_io *io = job->io;
+	struct exmap_run *run, *const end = io->runs + io->nr_runs;
 	unsigned int left = 0;
 	struct vma_batch vb;
 	bool mmap_locked;
@@ -407,13 +470,15 @@ static void exmap_job_place(struct exmap_job *job)
 	}
 	if (!IS_ERR(vma)) {
 		vma_batch_begin(&vb, vma, NULL, 0, 0);
-		vb.flushed = &exmap->pool.flushed;
+		vb.flushed = exmap_pool_flushed(&exmap->pool);
 		vma_batch_map_clean(&vb);
 	}
-	for (unsigned int i = 0; i < io->nr_runs; i++) {
-		if (io->runs[i].res == -ENODATA)
-			exmap_run_zero(io, &io->runs[i]);
-		left += exmap_run_place(job, &io->runs[i], vma, &vb);
+	for (run = io->runs; run < end; run++) {
+		if (likely(!IS_ERR(vma)) && exmap_run_place_one(job, run, &vb))
+			continue;
+		if (run->res == -ENODATA)
+			exmap_run_zero(io, run);
+		left += exmap_run_place(job, run, vma, &vb);
 	}
 	if (!IS_ERR(vma)) {
 		vma_batch_end(&vb);
@@ -421,8 +486,8 @@ static void exmap_job_place(struct exmap_job *job)
 		if (foreign)
 			mmput_async(exmap->mm);
 	}
-	for (unsigned int i = 0; left && i < io->nr_runs; i++)
-		exmap_run_release(job, &io->runs[i]);
+	for (run = io->runs; left && run < end; run++)
+		exmap_run_release(job, run);
 }
 
 /**
