@@ -474,7 +474,7 @@ static void exmap_job_place(struct exmap_job *job)
 		vma_batch_map_clean(&vb);
 	}
 	for (run = io->runs; run < end; run++) {
-		if (likely(!IS_ERR(vma)) && exmap_run_place_one(job, run, &vb))
+		if (!IS_ERR(vma) && exmap_run_place_one(job, run, &vb))
 			continue;
 		if (run->res == -ENODATA)
 			exmap_run_zero(io, run);

@@ -825,7 +825,8 @@ static void own_alloc(struct thread *t, const struct exmap_vec *v, const struct 
 		       (empty || maybe), "ALLOC of %lld must not fail so (%ld empty, %ld resident)",
 		       v->page, empty, config.threads == 1 ? count_resident(t) : -1);
 		if (v->flags & EXMAP_VEC_ALL_OR_NOTHING) {
-			EXPECT(t, !r->pages || t->starved, "ALLOC of %lld: all or nothing", v->page);
+			EXPECT(t, !r->pages || t->starved, "ALLOC of %lld: all or nothing",
+			       v->page);
 			if (!r->pages)
 				return;
 		}
@@ -2152,7 +2153,8 @@ static long run_another(struct thread *t)
 		}
 	}
 	ret = HUNGRY_CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
-	EXPECT(t, !ret || (ret == -ENOMEM && limited) || lacks_memory(t, ret), "SETUP2 of %lld pages", setup.buffer_size);
+	EXPECT(t, !ret || (ret == -ENOMEM && limited) || lacks_memory(t, ret),
+	       "SETUP2 of %lld pages", setup.buffer_size);
 	EXPECT(t, ret || !limited || setup.buffer_size <= LIMIT, "SETUP2 beyond the limit");
 	if (ret)
 		goto out;
