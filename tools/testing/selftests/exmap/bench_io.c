@@ -112,7 +112,7 @@ static struct {
 	unsigned int pairs;
 	unsigned long pages;
 	unsigned long pool;
-	bool buffered;
+	bool buffered, deferred;
 	bool csv;
 	bool header;
 } opt = {
@@ -665,8 +665,9 @@ static void action_range(struct side *s, __u16 opcode, __u64 page, unsigned long
 
 static void exmap_begin(struct side *s)
 {
-	struct exmap_ioctl_setup setup = {
-		.fd = file, .max_interfaces = 1, .buffer_size = opt.pool,
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .fd = file, .max_interfaces = 1,
+		.buffer_size = opt.pool, .flags = opt.deferred ? EXMAP_SETUP_DEFERRED : 0,
 	};
 	unsigned long i;
 	void *iface;
@@ -674,7 +675,7 @@ static void exmap_begin(struct side *s)
 	s->fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	if (s->fd < 0)
 		die("cannot open " DEVICE ": %s", strerror(errno));
-	if (ioctl(s->fd, EXMAP_IOCTL_SETUP, &setup))
+	if (ioctl(s->fd, EXMAP_IOCTL_SETUP2, &setup))
 		die("cannot set up an exmap of %lu pages: %s", opt.pool, strerror(errno));
 	s->memory = mmap(NULL, file_pages * PG, PROT_READ | PROT_WRITE, MAP_SHARED,
 			 s->fd, EXMAP_OFF_EXMAP);
@@ -782,6 +783,7 @@ static void print_help(void)
 	       "  --file FILE   or block device; may be overwritten\n"
 	       "  --label TEXT  for the column of that name\n"
 	       "  --buffered    through the page cache, not O_DIRECT\n"
+	       "  --deferred    exmap with deferred flushes\n"
 	       "  --batch N     pages in a call, 1 to %d (512)\n"
 	       "  --depth N     uring-...: pages in flight (128)\n"
 	       "  --chunk N     uring-...: pages to wait for at a time (32)\n"
@@ -810,14 +812,15 @@ static const struct method *find_method(const char *name)
 
 static void parse(int argc, char **argv)
 {
-	enum { WHAT, PEER, FILE_NAME, LABEL, BUFFERED, BATCH, DEPTH, CHUNK, PAIRS, PAGES,
-	       POOL, CSV, NO_HEADER, HELP };
+	enum { WHAT, PEER, FILE_NAME, LABEL, BUFFERED, DEFERRED, BATCH, DEPTH, CHUNK, PAIRS,
+	       PAGES, POOL, CSV, NO_HEADER, HELP };
 	static const struct option options[] = {
 		{ "what", required_argument, NULL, WHAT },
 		{ "peer", required_argument, NULL, PEER },
 		{ "file", required_argument, NULL, FILE_NAME },
 		{ "label", required_argument, NULL, LABEL },
 		{ "buffered", no_argument, NULL, BUFFERED },
+		{ "deferred", no_argument, NULL, DEFERRED },
 		{ "batch", required_argument, NULL, BATCH },
 		{ "depth", required_argument, NULL, DEPTH },
 		{ "chunk", required_argument, NULL, CHUNK },
@@ -847,6 +850,9 @@ static void parse(int argc, char **argv)
 			break;
 		case BUFFERED:
 			opt.buffered = true;
+			break;
+		case DEFERRED:
+			opt.deferred = true;
 			break;
 		case BATCH:
 			opt.batch = parse_number(optarg, 1, MAX_BATCH);
