@@ -235,19 +235,23 @@ static bool vma_batch_is_reserved(pte_t pte)
 	return pte_is_marker(pte) && swp_offset(softleaf_from_pte(pte)) & VMA_BATCH_RESERVED;
 }
 
-static __always_inline bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
+/* Out of line: of those who map pages, most never come here */
+static noinline bool vma_batch_stamp_unflushed(struct vma_batch *vb, pte_t pte)
 {
-	u32 stamp, flushed;
+	const u32 stamp = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_STAMP_ONE;
+	u32 flushed;
 
-	if (!vb->flushed)
-		return false;
-	stamp = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_STAMP_ONE;
 	/* Not older than the stamp */
 	smp_rmb();
 	/* Pairs with the release by who has flushed: map after that */
 	flushed = smp_load_acquire(vb->flushed);
 	/* Numbers wrap around: one that looks new may be old, never the reverse */
 	return stamp - flushed - 1 < 2;
+}
+
+static __always_inline bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
+{
+	return vb->flushed && vma_batch_stamp_unflushed(vb, pte);
 }
 
 /* The entry of a page, but for the page: for vm_page_prot as it is now */

@@ -210,7 +210,7 @@ static struct {
 	char *only;
 } options = { .seed = 1, .threads = 4, .processes = 2, .world = -1 };
 
-static bool can_starve;
+static bool can_starve;	/* the kernel can let allocations fail */
 
 static const struct kind kinds[MAX_KINDS];
 static int weights[MAX_KINDS], all_weights, nr_kinds;
@@ -374,7 +374,7 @@ static void starve(struct thread *t, bool pages)
 	const bool some = one_in(&t->random, 4) && pages;
 	const int nth = 1 + below(&t->random, 1 << below(&t->random, 6));
 
-	if (!one_in(&t->random, 4) || !config.starves || inject_nth_fd < 0)
+	if (!one_in(&t->random, 4) || !config.starves)
 		return;
 	t->allocations = some ? SOME_FAIL : ONE_FAILS;
 	if (some)
@@ -2833,8 +2833,7 @@ static void *work(void *arg)
 	struct thread *t = arg;
 	int i, more;
 
-	if (can_starve)
-		inject_open();
+	EXPECT(t, !config.starves || inject_open(), "/proc: %s", strerror(errno));
 	for (;;) {
 		pthread_barrier_wait(&world.barrier);
 		if (world.round == config.rounds)
@@ -2902,7 +2901,7 @@ static void make_config(struct config *c, int number, __u64 most)
 		c->quarantine = 1 + below(&random, c->buffer);
 	c->faults = !c->deferred && one_in(&random, 3);
 	c->resizes = !c->quota && one_in(&random, 3);
-	c->starves = one_in(&random, 3);
+	c->starves = one_in(&random, 3) && can_starve;
 	c->ending = below(&random, 3);
 	all = (__u64)c->threads * c->rounds * c->steps;
 	/* Not more than is left to be done */
@@ -3503,7 +3502,7 @@ int main(int argc, char **argv)
 	shm = mmap(NULL, sizeof(*shm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shm == MAP_FAILED)
 		ksft_exit_fail_msg("no memory\n");
-	can_starve = inject_open() && !inject_set("fail_page_alloc/probability", "50") &&
+	can_starve = inject_begin() && !inject_set("fail_page_alloc/probability", "50") &&
 		     !inject_set("fail_page_alloc/times", "-1") &&
 		     !inject_set("fail_page_alloc/space", "0");
 	printf("# seed %llu, %d processes of %d threads\n", options.seed, options.processes,

@@ -24,13 +24,18 @@ static inline int inject_set(const char *name, const char *value)
 /* Of this thread: the allocation that fails, and whether those of pages may fail */
 static __thread int inject_nth_fd = -1, inject_pages_fd = -1;
 
-/* Once in each thread. False if there is no fault injection, or no right to use it. */
+/* Once in each thread that wants allocations to fail */
 static inline bool inject_open(void)
 {
 	inject_nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
 	inject_pages_fd = open("/proc/thread-self/make-it-fail", O_RDWR | O_CLOEXEC);
-	return inject_nth_fd >= 0 && inject_pages_fd >= 0 &&
-	       !inject_set("failslab/ignore-gfp-wait", "N") &&
+	return inject_nth_fd >= 0 && inject_pages_fd >= 0;
+}
+
+/* Once, before. False if there is no fault injection, or no right to use it. */
+static inline bool inject_begin(void)
+{
+	return !inject_set("failslab/ignore-gfp-wait", "N") &&
 	       !inject_set("failslab/verbose", "0") &&
 	       !inject_set("fail_page_alloc/ignore-gfp-wait", "N") &&
 	       !inject_set("fail_page_alloc/ignore-gfp-highmem", "N") &&

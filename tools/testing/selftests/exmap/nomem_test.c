@@ -550,7 +550,7 @@ FIXTURE_VARIANT_ADD(nomem, fork) {
 FIXTURE_SETUP(nomem)
 {
 	catch_faults();
-	if (!inject_open())
+	if (!inject_begin() || !inject_open())
 		SKIP(return, "no fault injection, or not root");
 }
 
