@@ -20,7 +20,7 @@ if [ -n "$KERNEL" ]; then
 	# A tree of its own for every KERNEL, so that two never mix
 	NAME=own-$(printf '%s' "$KERNEL" | sha1sum | cut -c1-8)
 else
-	# Made by scripts/kernel.sh: a link to the newest unpacked source
+	# Made by scripts/kernel.sh: a link to the unpacked source in use
 	PRISTINE=$CACHE/linux
 	NAME=debian
 fi
@@ -40,9 +40,15 @@ COMPLAINTS='Kernel panic|BUG: |\] Oops|\] WARNING: |UBSAN: |INFO: (task|rcu_|loc
 wanted_config() {
 	case ${DEBUG:-0} in
 	1)	echo debug ;;
-	kcsan|coverage)	echo "$DEBUG" ;;
+	kcsan|coverage|rt|kmsan)
+		echo "$DEBUG" ;;
 	*)	echo lean ;;
 	esac
+}
+
+version_of() {	# <tree>: as its Makefile says
+	sed -n 's/^VERSION = *//p; s/^PATCHLEVEL = */./p; s/^SUBLEVEL = */./p
+		s/^EXTRAVERSION = *//p; /^NAME/q' "$1/Makefile" | tr -d '\n'
 }
 
 say() { printf '%s\n' "$*" >&2; }

@@ -7,19 +7,17 @@
 #
 # The source is Debian's linux-source package, fetched from the mirror that this
 # machine's apt uses, with an apt configuration, lists and state of our own:
-# nothing of the system's apt changes, and apt checks the signatures.
+# nothing of the system's apt changes, and apt checks the signatures. Where the suite
+# has not (or no longer) the kernel of the series, or the series does not apply to it,
+# the newest one after it will do to which it applies.
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 SUITE=trixie-backports
-PACKAGE=linux-source-7.3
+MADE_FOR=7.3	# the kernel of the series
+PACKAGE=linux-source-$MADE_FOR
 
 OWN="or use a kernel tree of your own: make KERNEL=/path/to/linux ..."
-
-version_of() {	# <tree>: as its Makefile says
-	sed -n 's/^VERSION = *//p; s/^PATCHLEVEL = */./p; s/^SUBLEVEL = */./p
-		s/^EXTRAVERSION = *//p; /^NAME/q' "$1/Makefile" | tr -d '\n'
-}
 
 if [ -n "$KERNEL" ]; then
 	for f in Makefile Kconfig mm/memory.c drivers/misc/Kconfig scripts/kconfig/merge_config.sh; do
@@ -97,39 +95,48 @@ apt_setup() {	# <keyring or -> <uri>
 
 my_apt() { apt-get -c "$APT/apt.conf" -q "$@" </dev/null; }
 
-# The newest version the suite offers, or nothing
-newest() {
-	{ apt-cache -c "$APT/apt.conf" show --no-all-versions $PACKAGE 2>/dev/null || true; } |
-		sed -n '/^Version: /{s///p;q}'
+my_cache() { apt-cache -c "$APT/apt.conf" "$@" 2>/dev/null || true; }
+
+# What the suite offers, as lines "package version": the kernel that the series is
+# made for, then those after it from the newest down
+candidates() {
+	local package version
+	{
+		echo $PACKAGE
+		{ echo $PACKAGE; my_cache pkgnames linux-source-; } |
+			grep -x 'linux-source-[0-9.]*' | sort -Vr | sed "/-$MADE_FOR\$/,\$d"
+	} | while read -r package; do
+		version=$(my_cache show --no-all-versions "$package" | sed -n '/^Version: /{s///p;q}')
+		[ -z "$version" ] || echo "$package $version"
+	done
 }
 
 say "kernel source: looking for $PACKAGE in $SUITE"
 [ -r $ring ] || die "no $ring: install the package debian-archive-keyring"
 log=$CACHE/kernel.log
 : >"$log"
-version='' tried=''
+offered=() tried=''
 while read -r keyring uri; do
 	[ -n "$uri" ] || continue
 	tried+="${tried:+, }$uri"
 	apt_setup "$keyring" "$uri"
 	my_apt update --error-on=any >>"$log" 2>&1 || continue
-	version=$(newest)
-	[ -z "$version" ] || break
+	mapfile -t offered < <(candidates)
+	[ ${#offered[@]} = 0 ] || break
 done < <(mirrors)
 
-if [ -z "$version" ]; then
+if [ ${#offered[@]} = 0 ]; then
 	grep -E '^(E|W|Err|Ign)' "$log" | tail -n 8 >&2 || true
 	if have "$PRISTINE"; then
 		say "no newer source found (log: $log); the present one stays:"
 		report
 		exit 0
 	fi
-	say "Tried: apt-get update and apt-cache show $PACKAGE, suite $SUITE, from ${tried:-no mirror at all}"
+	say "Tried: apt-get update and apt-cache show $PACKAGE or newer, suite $SUITE, from ${tried:-no mirror at all}"
 	die "no kernel source (log: $log). Check that 'apt-get update' works here, $OWN"
 fi
 
-dir=$CACHE/src/linux-$version
-if ! have "$dir"; then
+fetch() {	# $package $version to $dir
 	free=$(df -Pk "$CACHE" | awk 'NR == 2 { print int($4 / 1024) }')
 	[ "$free" -ge 6000 ] ||
 		die "only $free MB free in $CACHE: source, trees and builds need 6000 (EXMAP_CACHE=dir puts them elsewhere)"
@@ -138,16 +145,16 @@ if ! have "$dir"; then
 	rm -rf "$work"
 	mkdir -p "$work/deb"
 	trap 'rm -rf "$work"' EXIT
-	say "kernel source: fetching $PACKAGE $version from $uri"
-	(cd "$work" && my_apt download "$PACKAGE=$version") >>"$log" 2>&1 || {
+	say "kernel source: fetching $package $version from $uri"
+	(cd "$work" && my_apt download "$package=$version") >>"$log" 2>&1 || {
 		grep -E '^(E|W|Err)' "$log" | tail -n 5 >&2 || true
-		die "download of $PACKAGE $version from $uri failed (log: $log). Try again, $OWN"
+		die "download of $package $version from $uri failed (log: $log). Try again, $OWN"
 	}
 
 	say "kernel source: unpacking"
 	dpkg-deb --fsys-tarfile "$work"/*.deb | tar -x -C "$work/deb" ./usr/src
 	mkdir "$work/linux"
-	tar -x -C "$work/linux" --strip-components=1 -f "$work"/deb/usr/src/$PACKAGE.tar.xz
+	tar -x -C "$work/linux" --strip-components=1 -f "$work"/deb/usr/src/"$package".tar.xz
 	rm -rf "$work/deb" "$work"/*.deb
 
 	# One commit, tagged: the tree of the series is a git work tree on top.
@@ -162,12 +169,42 @@ if ! have "$dir"; then
 	g config user.email "source@localhost"
 	g -c core.bigFileThreshold=1 add -Af .
 	GIT_AUTHOR_DATE="2000-01-01T00:00:00Z" GIT_COMMITTER_DATE="2000-01-01T00:00:00Z" \
-		g commit -q -m "$PACKAGE $version"
+		g commit -q -m "$package $version"
 	g tag base
 
 	rm -rf "$dir"
 	mv "$work/linux" "$dir"
+}
+
+[[ ${offered[0]} == "$PACKAGE "* ]] || say "kernel source: $SUITE has no $PACKAGE any more, but newer ones"
+found=
+for candidate in "${offered[@]}"; do
+	read -r package version <<<"$candidate"
+	dir=$CACHE/src/linux-$version
+	if ! have "$dir"; then
+		fetch
+	fi
+	if why=$("$TOP/scripts/series.sh" applies "$dir" 2>&1); then
+		found=1
+		break
+	fi
+	say "kernel source: not $package $version, to which the series does not apply (it stays in $dir):"
+	sed 's/^\(error: \)*/	/' <<<"$why" >&2
+done
+
+if [ -z "$found" ]; then
+	if have "$PRISTINE"; then
+		say "no newer source to which the series applies; the present one stays. To rebase the series to one of these:"
+		say "	ln -sfn src/linux-<version> $PRISTINE; make tree"
+		report
+		exit 0
+	fi
+	die "no kernel source in $SUITE to which the series applies: it is made for $MADE_FOR.y. Unpack such a kernel, from
+	https://kernel.org or https://snapshot.debian.org/binary/$PACKAGE, and use that: make KERNEL=/path/to/linux ...
+	or carry patches/ over to one of those above"
 fi
+[ "$package" = "$PACKAGE" ] ||
+	say "kernel source: taking $package $version: the series is made for $MADE_FOR.y, but applies to it"
 
 old=$(readlink "$PRISTINE" || true)
 ln -sfn "src/linux-$version" "$PRISTINE.new"

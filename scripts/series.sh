@@ -8,6 +8,7 @@
 #                       that no patch of the series touches yet
 #   series.sh import    carry edits of mirrored files into the tree, then export
 #   series.sh check     apply the series with quilt, git am and b4 and compare
+#   series.sh applies <source>  does it apply to this one, made by kernel.sh?
 #   series.sh author    print the author, or 'Name <mail>': put it in every patch
 #   series.sh mbox      the series as a mailbox, to stdout
 #
@@ -109,11 +110,6 @@ need_tree() {
 	[ -d "$TREE/.git" ] || die "no build tree yet: run 'scripts/series.sh tree' first"
 }
 
-version_of() {	# <Makefile>
-	sed -n 's/^VERSION = *//p; s/^PATCHLEVEL = */./p; s/^SUBLEVEL = */./p
-		s/^EXTRAVERSION = *//p; /^NAME/q' "$1" | tr -d '\n'
-}
-
 # The source files of a KERNEL= tree, which may have been built in: as its git
 # says, or all but what .gitignore names. Debian's .gitignore names every
 # directory, so take those back in.
@@ -184,7 +180,7 @@ make_base() {
 		GIT_INDEX_FILE=$TMP/index git -C "$repo" update-index --cacheinfo "100644,$blob,.gitignore"
 	fi
 	BASE=$(GIT_AUTHOR_DATE="2000-01-01T00:00:00Z" GIT_COMMITTER_DATE="2000-01-01T00:00:00Z" \
-		git -C "$repo" -c user.useConfigOnly=false commit-tree -m "Linux $(version_of "$TMP/Makefile")" \
+		git -C "$repo" -c user.useConfigOnly=false commit-tree -m "Linux $(version_of "$TMP")" \
 		"$(GIT_INDEX_FILE=$TMP/index git -C "$repo" write-tree)")
 }
 
@@ -295,6 +291,14 @@ and carry the edits over with 'series.sh export'"
 	setup_repo "$TREE"
 	remember "$TREE" "$TIP"
 	say "tree: updated to $(t log -1 --format=%s base) + $(series_list | wc -l) patches"
+}
+
+# Fails with the reason where it does not. Nothing is written to the source.
+cmd_applies() {
+	read_author
+	mkdir "$TMP/objects"
+	export GIT_OBJECT_DIRECTORY=$TMP/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=$1/.git/objects
+	apply_series "$1" base
 }
 
 # ------------------------------------------------------- from tree to checkout
@@ -776,6 +780,10 @@ case $cmd in
 tree | export | import | check | mbox)
 	[ $# = 0 ] || die "series.sh $cmd takes no argument"
 	"cmd_$cmd"
+	;;
+applies)
+	[ $# = 1 ] || die "series.sh applies takes one argument: a source in $CACHE/src"
+	cmd_applies "$1"
 	;;
 author)
 	[ $# -le 1 ] || die "series.sh author takes one argument: 'Name <mail>', quoted"

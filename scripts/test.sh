@@ -19,7 +19,7 @@ flock -n 8 || { say "test: another run is using $LOGS, waiting"; flock 8; }
 rm -rf "$LOGS"
 mkdir -p "$LOGS"
 : >"$RESULTS"
-unset DEBUG LEAKS SHARE APPEND QEMU_ARGS CPUS MEM LOG TIMEOUT
+unset DEBUG LEAKS SHARE APPEND QEMU_ARGS CPUS MEM NODES LOG TIMEOUT
 
 record() { printf '%s %s: %s\n' "$1" "$2" "$3" >>"$RESULTS"; }	# <verdict> <group> <name>
 
@@ -114,26 +114,38 @@ compile() {
 # example stores is what the machine has: large files, which are read ahead. With
 # the sanitizers it is two machines, for two cores. In one of them, nothing looks
 # for leaks, which takes a third of the time of io_test: most of what the programs
-# there do, the fuzzer does in the other, beside the failing allocations.
-NO_LEAKS='io_test io_fault_test uring_test action_test vectors_test read_test query_test region_test machine_test kvm_test'
+# there do, the fuzzer does in the other, beside the failing allocations. The machine
+# in which nothing looks for leaks has two NUMA nodes. On the lean kernel, each program
+# is in a memory cgroup of its own, in the others all are in the root group: so each
+# meets both, and what the kernel counts for a group is looked at.
+NO_LEAKS='io_test io_fault_test uring_test action_test vectors_test read_test query_test region_test machine_test kvm_test numa_test'
+# With the sanitizers, these take a quarter of an hour to fill memory
+LEAN_ONLY='cgroup_test tables_test'
 guest() {	# lean|debug [leaks|no-leaks]
 	local config=$1 part=${2:-} log=$LOGS/$1${2:+-$2} code=0
+	local selftests="selftests ($1)" cgroup=
 	# Shorter stress loops where everything takes many times as long, but for
 	# the fuzzer: there is no better place for it
 	local scale=40 fuzz=
-	[ "$config" = lean ] || { export DEBUG=1; scale=10; }
+	if [ "$config" = lean ]; then
+		selftests="selftests ($config, cgroup)"
+		cgroup=512M
+	else
+		export DEBUG=1
+		scale=10
+	fi
 	[ "$part" != leaks ] || fuzz=120
-	[ "$part" != no-leaks ] || export LEAKS=0 APPEND="kmemleak=off page_owner=off"
+	[ "$part" != no-leaks ] || export LEAKS=0 NODES=2 APPEND="kmemleak=off page_owner=off"
 	TIMEOUT=1700 LOG=$log.console "$TOP/scripts/vm.sh" \
-		"export EXMAP_TEST_SCALE=$scale FUZZ=$fuzz; part='$part' no_leaks='$NO_LEAKS'"'
+		"export EXMAP_TEST_SCALE=$scale FUZZ=$fuzz; part='$part' cgroup=$cgroup no_leaks='$NO_LEAKS' lean_only='$LEAN_ONLY'"'
 		for f in /sys/kernel/debug/kunit/*/results; do
 			[ "$part" = no-leaks ] || [ ! -e "$f" ] || { echo "# kunit"; cat "$f"; }
 		done
 		case $part in
 		no-leaks) set -- $no_leaks ;;
-		leaks)	set -- $(echo "$no_leaks fuzz" | tr " " "\n" | grep -vxFf - /selftests/exmap/.tests) ;;
+		leaks)	set -- $(echo "$no_leaks $lean_only fuzz" | tr " " "\n" | grep -vxFf - /selftests/exmap/.tests) ;;
 		esac
-		run-selftests "$@"
+		run-selftests ${cgroup:+--cgroup $cgroup} "$@"
 		code=$?
 		if [ "$FUZZ" ]; then
 			echo "# program fuzz-random"
@@ -145,12 +157,12 @@ guest() {	# lean|debug [leaks|no-leaks]
 			printf "ok 1 every file verified through io_uring\n# exit exmap-store 0\n"
 		fi
 		exit $code' >"$log" 2>"$log.err" || code=$?
-	unset DEBUG LEAKS APPEND
+	unset DEBUG LEAKS NODES APPEND
 	sed -n '/^# kunit/,/^# program/p' "$log" | sed '/^# program/d' >"$log.kunit"
 	sed -n '/^# program/,$p' "$log" >"$log.selftests"
 	[ "$part" = no-leaks ] || tap "kunit ($config)" "$log.kunit" '    '
-	tap "selftests ($config)" "$log.selftests"
-	for group in "kunit ($config)" "selftests ($config)"; do
+	tap "$selftests" "$log.selftests"
+	for group in "kunit ($config)" "$selftests"; do
 		[ "$part $group" = "no-leaks kunit ($config)" ] || grep -q "^[a-z]* $group: " "$RESULTS" || {
 			record fail "$group" "no test ran"
 			echo "not ok - $group: no test ran (log: $log)"
@@ -158,14 +170,14 @@ guest() {	# lean|debug [leaks|no-leaks]
 	done
 	# 1: some test failed, counted above
 	if [ $code -gt 1 ]; then
-		record fail "selftests ($config)" "the machine: exit status $code"
-		echo "not ok - selftests ($config): the machine: exit status $code"
+		record fail "$selftests" "the machine: exit status $code"
+		echo "not ok - $selftests: the machine: exit status $code"
 		sed 's/^/    /' "$log.err"
 	else
-		record pass "selftests ($config)" "the kernel reported no bug"
+		record pass "$selftests" "the kernel reported no bug"
 	fi
 	[ "$part" = no-leaks ] || summary "kunit ($config)"
-	summary "selftests ($config)"
+	summary "$selftests"
 }
 
 # The runner itself: what it must pass on, and what it must notice
@@ -205,6 +217,57 @@ runner() {
 		'modprobe lkdtm && echo WARNING >/sys/kernel/debug/provoke-crash/DIRECT; echo still there'
 	expect "hang is a failed run" 124 - 'sleep 1000' TIMEOUT=10
 	summary vm
+}
+
+# Which kernel source kernel.sh takes from a suite. The suite is pretended: it has
+# what the series changes as 7.3 and 7.4, and 7.5 has nothing to apply it to.
+sources() {
+	local dir=$LOGS/sources v files
+	mkdir -p "$dir"/{bin,deb/DEBIAN,deb/usr/src}
+	for v in 7.3 7.4 7.5; do
+		files=Makefile
+		[ $v = 7.5 ] || files+=" $(git -C "$TREE" diff-tree -r --diff-filter=M --name-only base refs/exmap/synced)"
+		# shellcheck disable=SC2086 # names of kernel files
+		git -C "$TREE" archive --prefix=linux/ base $files | xz -0 >"$dir/deb/usr/src/linux-source-$v.tar.xz"
+		printf '%s\n' "Package: linux-source-$v" "Version: $v.1-1" "Architecture: all" \
+			"Maintainer: nobody" "Description: pretended" >"$dir/deb/DEBIAN/control"
+		dpkg-deb -b "$dir/deb" "$dir/linux-source-$v.deb" >"$dir/log" 2>&1
+		rm "$dir"/deb/usr/src/*
+	done
+	cat >"$dir/bin/apt-get" <<-'END'
+		#!/bin/sh
+		case $* in
+		*indextargets*)	echo 'Debian|Debian|main|file:/pretended/|' ;;
+		*download*) v=${*##*linux-source-}; cp "$DEBS/linux-source-${v%=*}.deb" . ;;
+		esac
+	END
+	cat >"$dir/bin/apt-cache" <<-'END'
+		#!/bin/sh
+		for v in $SUITE_HAS; do
+			case $* in
+			*pkgnames*) echo "linux-source-$v" ;;
+			*"linux-source-$v") echo "Version: $v.1-1" ;;
+			esac
+		done
+	END
+	printf '%s\n' '#!/bin/sh' 'printf "\n- - - 9999999\n"' >"$dir/bin/df"
+	chmod +x "$dir"/bin/*
+	takes "7.4 7.3 7.5" 7.3
+	takes "7.4 7.5" 7.4
+	takes 7.5 none
+	summary source
+}
+takes() {	# <suite> <which it takes>
+	local dir=$LOGS/sources name="of $1 takes $2" got out
+	out=$(env PATH="$dir/bin:$PATH" DEBS="$dir" SUITE_HAS="$1" KERNEL= EXMAP_CACHE="$dir/cache-$2" \
+		"$TOP/scripts/kernel.sh" 2>&1) || out+=$'\n'"exit status $?"
+	got=$(readlink "$dir/cache-$2/linux" || echo none)
+	if { [ "$got" = none ] && [[ $2$out == none*7.5.1*KERNEL=*"exit status 1" ]]; } || [ "$got" = "src/linux-$2.1-1" ]; then
+		record pass source "$name"
+	else
+		record fail source "$name"
+		printf 'not ok - source: %s, not %s\n%s\n' "$name" "$got" "$out"
+	fi
 }
 
 sanitizers() {
@@ -270,7 +333,7 @@ fi
 start=$SECONDS
 ! want static || static
 ! want compat || compat
-! want runner || runner
+! want runner || { sources; runner; }
 ! want lean || guest lean
 if want run; then
 	main_job exmap 10000
