@@ -7,10 +7,10 @@ export VM_CMD := $(value CMD)
 MAKEFLAGS += --no-print-directory
 S := scripts
 # What DEBUG= asks for
-KERNEL_BUILD = build$(if $(filter 1,$(DEBUG)),-debug)$(if $(filter kcsan coverage,$(DEBUG)),-$(DEBUG))
+KERNEL_BUILD = build$(if $(filter 1,$(DEBUG)),-debug)$(addprefix -,$(filter kcsan coverage rt kmsan,$(DEBUG)))
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug build-kcsan build-coverage run test bench check series-check selftests fuzz stress coverage vm uml shell clean distclean
+	build build-debug build-kcsan build-coverage build-rt build-kmsan run test bench check series-check selftests fuzz stress coverage vm uml shell clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -32,11 +32,11 @@ bench: build ## Instructions, TLB shootdowns and reads a page, peers beside them
 check: build ## Static checks alone
 	@$(S)/check.sh
 
-selftests: $(KERNEL_BUILD) ## The kselftests in the machine (DEBUG=1, TESTS='name ...')
-	@$(S)/vm.sh 'run-selftests $(TESTS)'
+selftests: $(KERNEL_BUILD) ## The kselftests in the machine (DEBUG=1, TESTS='name ...', CGROUP=512M)
+	@$(S)/vm.sh 'run-selftests $(if $(CGROUP),--cgroup $(CGROUP)) $(TESTS)'
 
 # The sanitizer kernel unless DEBUG=0, a random seed unless ARGS has one
-fuzz: $(if $(DEBUG),$(KERNEL_BUILD),build-debug) ## Random calls against a model of them (DEBUG=0, DEBUG=kcsan, FUZZ_SECONDS=600, ARGS='--seed N')
+fuzz: $(if $(DEBUG),$(KERNEL_BUILD),build-debug) ## Random calls against a model of them (DEBUG=0, DEBUG=kcsan, rt or kmsan, FUZZ_SECONDS=600, ARGS='--seed N')
 	@DEBUG=$(or $(DEBUG),1) $(S)/fuzz.sh $(ARGS)
 
 stress: build-debug ## stress-ng beside the fuzzer and the stress tests, on the sanitizer kernel (STRESS_SECONDS=3600)
@@ -89,6 +89,12 @@ build-kcsan: tree ## The same with KCSAN, to look for data races
 
 build-coverage: tree ## The same with gcov, to see what of the driver is reached
 	@$(S)/build.sh coverage
+
+build-rt: tree ## The same with PREEMPT_RT, and checks of locks
+	@$(S)/build.sh rt
+
+build-kmsan: tree ## The same with KMSAN, built by clang, to look for uninitialized memory
+	@$(S)/build.sh kmsan
 
 clean: ## Remove build output and the machine's files, keep source, tree and ccache
 	@. $(S)/common.sh && rm -rf "$$CACHE"/build-* "$$CACHE"/vm

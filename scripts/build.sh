@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Build a kernel, its modules and the programs that run in the machine.
 #
-#   build.sh lean|debug|kcsan|coverage
+#   build.sh lean|debug|kcsan|coverage|rt|kmsan
 #
 # Output: $BUILD/<config>/{vmlinux,.config}, $BUILD/<config>/programs/ (the
 # selftests and tools, static) and $BUILD/<config>/initramfs.cpio
@@ -13,10 +13,16 @@
 config=${1:-}
 case $config in
 lean)	fragments=("$TOP/configs/lean.config") ;;
-debug|kcsan|coverage)
+debug|kcsan|coverage|rt|kmsan)
 	fragments=("$TOP/configs/lean.config" "$TOP/configs/$config.config") ;;
-*)	die "usage: build.sh lean|debug|kcsan|coverage" ;;
+*)	die "usage: build.sh lean|debug|kcsan|coverage|rt|kmsan" ;;
 esac
+compiler=gcc
+if [ "$config" = kmsan ]; then
+	# Only clang has KMSAN; what Debian 12 calls clang is too old for the kernel
+	compiler=clang-19
+	"$TOP/scripts/setup.sh" $compiler
+fi
 
 OUT=$BUILD/$config
 LOG=$OUT/build.log
@@ -50,7 +56,7 @@ clean() { env -u DEBUG -u LOG -u V -u W -u C -u M -u O -u CFLAGS -u LDFLAGS "$@"
 # The way into the kernel that QEMU takes calls memcmp() before KASAN's shadow is
 # there, if the compiler (GCC 13 on) leaves it a call
 kmake() {
-	clean make -C "$TREE" O="$OUT" CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= \
+	clean make -C "$TREE" O="$OUT" CC="ccache $compiler" HOSTCC="ccache gcc" LOCALVERSION= \
 		KASAN_SANITIZE_string.o=n "${variables[@]}" -j"$JOBS" "$@"
 }
 # The other objects of the kernel have no part in some things, and all their speed
@@ -68,6 +74,10 @@ kcsan)
 	;;
 coverage)
 	for_driver GCOV_PROFILE
+	;;
+kmsan)
+	# The PVH entry, which QEMU takes, must not use .bss yet, and KMSAN does
+	variables=(KMSAN_SANITIZE_enlighten.o=n)
 	;;
 esac
 
@@ -101,6 +111,7 @@ configure() {
 inputs() {
 	{
 		gcc --version
+		$compiler --version
 		busybox | head -n 1
 		# exmap-store has --uring or not
 		find /usr/include/liburing.h 2>/dev/null || true
@@ -119,7 +130,7 @@ fi
 rm -f "$OUT/.inputs"
 : >"$LOG"
 
-say "build: $config kernel $(sed -n 's/^SUBLEVEL = /7.3./p' "$TREE/Makefile" | head -n1) in $OUT"
+say "build: $config kernel $(version_of "$TREE") in $OUT"
 step "configuration" configure
 step "kernel and modules" kmake vmlinux modules
 step "user headers" kmake headers

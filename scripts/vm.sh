@@ -6,10 +6,13 @@
 #   vm.sh --shell	an interactive shell
 #
 #   DEBUG=1	the sanitizer kernel instead of the lean one; DEBUG=kcsan: the one that
-#		looks for data races; DEBUG=coverage: the one that counts branches
+#		looks for data races; DEBUG=rt: PREEMPT_RT; DEBUG=kmsan: the one that looks
+#		for uninitialized memory; DEBUG=coverage: the one that counts branches
 #   SHARE=dir	visible in the machine as /mnt/share; SHARE_RO=1: read only
-#   CPUS=4  MEM=2048 (MiB)  DISK=4096 (MiB, ext4 on /mnt/disk, empty each time,
-#		beside XFS on /mnt/xfs, which has 320, with DEBUG=1; 0: neither)
+#   CPUS=4  MEM=2048 (MiB; 6144 with DEBUG=kmsan)
+#   DISK=4096 (MiB, ext4 on /mnt/disk, empty each time, beside XFS on /mnt/xfs, which
+#		has 320, and an NVMe disk of 64 with DEBUG=1; 0: none)
+#   NODES=1	NUMA nodes, each with an equal part of CPUs and memory
 #   APPEND=	more kernel arguments    QEMU_ARGS=	more arguments of QEMU
 #   ACCEL=	force one: tcg, "tcg,thread=single", kvm
 #   TIMEOUT=900	seconds after which the machine counts as hung (0: never)
@@ -25,16 +28,22 @@ PATH=$PATH:/usr/sbin:/sbin	# mkfs, for people who are not root
 config=$(wanted_config)
 OUT=$BUILD/$config
 CPUS=${CPUS:-4}
+# KMSAN takes two thirds of it
+[ "$config" != kmsan ] || MEM=${MEM:-6144}
 MEM=${MEM:-2048}
 DISK=${DISK:-4096}
+NODES=${NODES:-1}
 TIMEOUT=${TIMEOUT:-900}
 ACCEL=${ACCEL:-}
 APPEND=${APPEND:-}
 SHARE=${SHARE:-}
 
-for v in CPUS MEM DISK TIMEOUT; do
+for v in CPUS MEM DISK NODES TIMEOUT; do
 	[[ ${!v} =~ ^[0-9]+$ ]] || die "$v=${!v}: not a number"
 done
+if [ "$NODES" = 0 ] || [ $((CPUS % NODES + MEM % NODES)) != 0 ]; then
+	die "NODES=$NODES: CPUS=$CPUS and MEM=$MEM cannot be divided by that"
+fi
 case ${1:-} in
 --shell) shell=1; TIMEOUT=0; [ -t 0 ] || die "--shell needs a terminal" ;;
 ''|--*)	die "usage: vm.sh '<command>' | vm.sh --shell (make vm CMD='<command>')" ;;
@@ -111,7 +120,7 @@ log=$run/console
 # takes half a minute with the sanitizers
 args=(
 	-M "q35,usb=off,hpet=off,sata=off" -nodefaults -no-user-config -display none -no-reboot
-	"${machine[@]}" -smp "$CPUS" -m "$MEM"
+	"${machine[@]}" -smp "$CPUS,sockets=$NODES" -m "$MEM"
 	-kernel "$OUT/vmlinux" -initrd "$run/initramfs"
 	-append "console=ttyS0 earlyprintk=ttyS0 panic=-1 oops=panic tsc=reliable rcupdate.rcu_cpu_stall_timeout=60 null_blk.nr_devices=1 null_blk.gb=1 null_blk.memory_backed=1 page_owner=on $APPEND"
 	-chardev "file,id=log,path=$log" -device "isa-serial,chardev=log"
@@ -121,6 +130,15 @@ args=(
 for disk in disk disk.xfs; do
 	[ "$DISK" = 0 ] || args+=(-drive "file=$run/$disk,format=raw,if=none,id=$disk,cache=unsafe"
 		-device "virtio-blk-pci,drive=$disk")
+done
+if [ "$DISK" != 0 ] && grep -q '^CONFIG_BLK_DEV_NVME=y' "$OUT/.config"; then
+	truncate -s 64M "$run/disk.nvme"
+	args+=(-drive "file=$run/disk.nvme,format=raw,if=none,id=disk.nvme,cache=unsafe"
+		-device "nvme,drive=disk.nvme,serial=exmap")
+fi
+for ((n = 0; n < NODES && NODES > 1; n++)); do
+	args+=(-object "memory-backend-ram,id=mem$n,size=$((MEM / NODES))M"
+		-numa "node,nodeid=$n,memdev=mem$n,cpus=$((CPUS / NODES * n))-$((CPUS / NODES * (n + 1) - 1))")
 done
 [ -z "$SHARE" ] || {
 	ro=
