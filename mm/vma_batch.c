@@ -2,12 +2,12 @@
 /*
  * Map and unmap single pages all over a VMA, in batches
  *
- * vm_insert_pages() and zap_vma_range() work on one contiguous range a call:
+ * vm_insert_pages() and zap_vma_range() work on one contiguous range per call:
  * each call walks the page tables, takes the page table lock, updates the
  * counters, and, to unmap, flushes the TLB and frees the pages. A driver that
- * places pages at many scattered addresses, and wants them back when it takes
- * them out, needs the mirror image: one walk for neighbours, one counter
- * update and one flush for all, and pages that are handed over, not freed.
+ * places pages at many scattered addresses, and reuses them when it takes them
+ * out, needs one walk for neighbouring addresses, one flush for all of them, and
+ * pages that are handed over instead of freed.
  */
 #include <linux/export.h>
 #include <linux/hugetlb.h>
@@ -16,22 +16,35 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pagemap.h>
+#include <linux/pgalloc.h>
 #include <linux/pgtable.h>
 #include <linux/rmap.h>
 #include <linux/sched.h>
 #include <linux/vma_batch.h>
 #include <linux/vmstat.h>
+#include <asm/tlb.h>
 #include <asm/tlbflush.h>
 
 #include "internal.h"
 
-/* Entries visited before others get a chance at the CPU and the page table lock */
+/* Work after which the page table lock is dropped and the CPU is offered */
 #define VMA_BATCH_MAX_WORK	4096
 
-/* How many of them a page table counts for, besides those that are visited */
+/* Work that the switch to another PTE table counts for; an entry counts for one */
 #define VMA_BATCH_TABLE_WORK	64
 
-/* RCU is locked as long as a page table is */
+/*
+ * A limit of the memory cgroup must make the call fail. Without this, the OOM
+ * killer would be asked to make room for a page table.
+ */
+#define VMA_BATCH_GFP	(GFP_PGTABLE_USER | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+/*
+ * The functions below are inlined into vma_batch_map_page() and vma_batch_unmap_page(),
+ * which keep the cursor in registers. So they must not pass its address on.
+ */
+
+/* Drop the page table lock, and with it the RCU read lock, and offer the CPU */
 static __always_inline void vma_batch_unlock(struct vma_batch *vb)
 {
 	if (vb->table_addr == VMA_BATCH_NOWHERE)
@@ -43,9 +56,10 @@ static __always_inline void vma_batch_unlock(struct vma_batch *vb)
 }
 
 /*
- * The PMD entry of @addr, NULL if there is no PMD table. It is looked up from
- * the top only where the tables found last do not serve: while the VMA is
- * locked, none but those of PTEs can go away.
+ * Find the PMD entry of @addr. Returns NULL, with the size of the hole in
+ * @vb->hole, if there is no PMD table. The walk begins at the top only where the
+ * tables that were used last do not cover @addr: while the VMA is locked, PTE
+ * tables are the only ones that can go away.
  */
 static __always_inline pmd_t *vma_batch_pmd(struct vma_batch *vb, unsigned long addr)
 {
@@ -56,9 +70,11 @@ static __always_inline pmd_t *vma_batch_pmd(struct vma_batch *vb, unsigned long 
 			pgd_t *pgd = pgd_offset(vb->vma->vm_mm, addr);
 			p4d_t *p4d;
 
+			vb->hole = PGDIR_SIZE;
 			if (pgd_none(pgdp_get(pgd)))
 				return NULL;
 			p4d = p4d_offset(pgd, addr);
+			vb->hole = P4D_SIZE;
 			if (p4d_none(p4dp_get(p4d)))
 				return NULL;
 			vb->puds = pud_offset(p4d, addr) - pud_index(addr);
@@ -66,6 +82,7 @@ static __always_inline pmd_t *vma_batch_pmd(struct vma_batch *vb, unsigned long 
 		}
 		pudp = vb->puds + pud_index(addr);
 		pud = pudp_get(pudp);
+		vb->hole = PUD_SIZE;
 		if (unlikely(pud_none(pud) || pud_leaf(pud)))
 			return NULL;
 		vb->pmds = pmd_offset_lockless(pudp, pud, addr) - pmd_index(addr);
@@ -75,11 +92,12 @@ static __always_inline pmd_t *vma_batch_pmd(struct vma_batch *vb, unsigned long 
 }
 
 /*
- * Look up the entry of @addr and lock its page table, with what the cursor knows.
- * This is what pte_offset_map_lock() does, for each of many scattered pages,
- * without the calls that make up most of it; from one page table to the next, RCU
- * stays locked. There is no CONFIG_HIGHPTE with 64BIT. Returns false, and nothing
- * is locked, if there is no page table, or not for sure.
+ * Find the PTE of @addr and lock its table, from what the cursor knows. This is
+ * what pte_offset_map_lock() does, without the function calls that make up most of
+ * its cost for scattered pages; the RCU read lock is kept from one table to the
+ * next. 64BIT implies that there is no CONFIG_HIGHPTE. Returns false, with nothing
+ * locked, if there is no PTE table, with the size of the hole in @vb->hole, or if
+ * it is not certain that there is one, with 0 in @vb->hole.
  */
 static __always_inline bool vma_batch_lock_fast(struct vma_batch *vb,
 						unsigned long addr, pte_t **ptep)
@@ -94,8 +112,10 @@ static __always_inline bool vma_batch_lock_fast(struct vma_batch *vb,
 	if (unlikely(!pmdp))
 		goto out_rcu;
 	pmd = pmdp_get_lockless(pmdp);
-	if (unlikely(pmd_trans_huge(pmd) || !pmd_present(pmd)))
+	if (unlikely(pmd_trans_huge(pmd) || !pmd_present(pmd))) {
+		vb->hole = pmd_none(pmd) ? PMD_SIZE : 0;
 		goto out_rcu;
+	}
 	vb->ptl = pte_lockptr(vb->vma->vm_mm, &pmd);
 	spin_lock(vb->ptl);
 	if (unlikely(!pmd_same(pmd, pmdp_get_lockless(pmdp))))
@@ -106,6 +126,7 @@ static __always_inline bool vma_batch_lock_fast(struct vma_batch *vb,
 	return true;
 
 out_lock:
+	vb->hole = 0;
 	spin_unlock(vb->ptl);
 out_rcu:
 	rcu_read_unlock();
@@ -114,35 +135,101 @@ out_rcu:
 }
 
 /*
- * The same from scratch. Returns NULL if there is no page table and, where @alloc
- * asks for one, no memory for it or no page that could be mapped with it.
+ * Make sure that the memory cgroup has room for the upper page tables of one
+ * address. The functions that allocate them cannot be told to fail instead of
+ * invoking the OOM killer. What is freed here stays charged to this CPU's stock of
+ * the cgroup, from which the next charge is taken.
+ */
+static bool vma_batch_room_for_tables(void)
+{
+	struct page *page[3];
+	int nr;
+
+	for (nr = 0; nr < ARRAY_SIZE(page); nr++) {
+		page[nr] = alloc_page(VMA_BATCH_GFP);
+		if (!page[nr])
+			break;
+	}
+	for (int i = 0; i < nr; i++)
+		__free_page(page[i]);
+	return nr == ARRAY_SIZE(page);
+}
+
+/* Returns the PMD entry of @addr, allocating the tables above it, or NULL */
+static pmd_t *vma_batch_alloc_pmd(struct mm_struct *mm, unsigned long addr)
+{
+	pmd_t *pmd = mm_find_pmd(mm, addr);
+	p4d_t *p4d;
+	pud_t *pud;
+
+	if (pmd)
+		return pmd;
+	if (!vma_batch_room_for_tables())
+		return NULL;
+	p4d = p4d_alloc(mm, pgd_offset(mm, addr), addr);
+	if (!p4d)
+		return NULL;
+	pud = pud_alloc(mm, p4d, addr);
+	return pud ? pmd_alloc(mm, pud, addr) : NULL;
+}
+
+/* As pte_alloc(), but fails where the memory cgroup has no room. */
+static bool vma_batch_alloc_table(struct vma_batch *vb, pmd_t *pmd)
+{
+	struct mm_struct *mm = vb->vma->vm_mm;
+	pgtable_t new;
+
+	if (!pmd_none(pmdp_get_lockless(pmd)))
+		return true;
+#ifdef __pte_alloc_one
+	new = __pte_alloc_one(mm, VMA_BATCH_GFP);
+#else
+	/* This architecture's page tables are not allocated page by page */
+	new = pte_alloc_one(mm);
+#endif
+	if (!new)
+		return false;
+	pmd_install(mm, pmd, &new);
+	if (new)
+		pte_free(mm, new);
+	else
+		vb->nr_tables++;
+	return true;
+}
+
+/*
+ * Find the PTE of @addr and lock its table, from the top. Returns NULL if there is
+ * no PTE table and, with @alloc, no memory for one.
  */
 static noinline pte_t *vma_batch_lock_slow(struct vma_batch *vb, unsigned long addr,
 					   bool alloc)
 {
 	struct mm_struct *mm = vb->vma->vm_mm;
+	pte_t *pte = NULL;
 	pmd_t *pmd;
-	pte_t *pte;
 
-	if (alloc && vb->nr) {
-		/* A new table may be reclaimed at once, as it is empty */
-		while (!(pte = get_locked_pte(mm, addr, &vb->ptl))) {
-			pmd = mm_find_pmd(mm, addr);
-			if (!pmd || pte_alloc(mm, pmd))
-				return NULL;
-		}
-	} else {
-		pmd = mm_find_pmd(mm, addr);
-		pte = pmd ? pte_offset_map_lock(mm, pmd, addr, &vb->ptl) : NULL;
-		if (!pte)
-			return NULL;
+	pmd = alloc ? vma_batch_alloc_pmd(mm, addr) : mm_find_pmd(mm, addr);
+	vb->hole = PMD_SIZE;
+	if (!pmd)
+		return NULL;
+	while (!alloc || vma_batch_alloc_table(vb, pmd)) {
+		pte = pte_offset_map_lock(mm, pmd, addr, &vb->ptl);
+		/* A new table is empty, and so may be reclaimed at once: try again */
+		if (pte || !alloc)
+			break;
 	}
+	if (!pte)
+		return NULL;
 	vb->table = pte - pte_index(addr);
 	vb->table_addr = addr & PMD_MASK;
 	return pte;
 }
 
-/* One or the other, or nothing at all if the page table is locked already */
+/*
+ * Find the PTE of @addr and lock its table, unless it is locked already. Returns
+ * false, with the size of the hole in @vb->hole, if there is no PTE table and, with
+ * @alloc, no memory for one.
+ */
 static __always_inline bool vma_batch_lock(struct vma_batch *vb, unsigned long addr,
 					   unsigned long nr_slots, bool alloc,
 					   pte_t **ptep)
@@ -152,14 +239,26 @@ static __always_inline bool vma_batch_lock(struct vma_batch *vb, unsigned long a
 	vb->work += same ? nr_slots : nr_slots + VMA_BATCH_TABLE_WORK;
 	if (unlikely(vb->work > VMA_BATCH_MAX_WORK)) {
 		vma_batch_unlock(vb);
+		/* Also where no table was locked, because there are none */
+		vb->work = 0;
+		cond_resched();
 	} else if (same) {
 		*ptep = vb->table + pte_index(addr);
 		return true;
 	}
 	if (likely(vma_batch_lock_fast(vb, addr, ptep)))
 		return true;
+	if (!alloc && vb->hole)
+		return false;
 	*ptep = vma_batch_lock_slow(vb, addr, alloc);
 	return *ptep;
+}
+
+/* First address behind the hole that vma_batch_lock() found at @addr, or @end */
+static unsigned long vma_batch_hole_end(const struct vma_batch *vb,
+					unsigned long addr, unsigned long end)
+{
+	return min(end - 1, addr | (vb->hole - 1)) + 1;
 }
 
 static __always_inline void vma_batch_check(struct vma_batch *vb, unsigned long addr,
@@ -173,112 +272,122 @@ static __always_inline void vma_batch_check(struct vma_batch *vb, unsigned long 
 			!range_in_vma(vb->vma, addr, addr + nr_slots * PAGE_SIZE));
 }
 
-/* Bring NR_FILE_MAPPED up to date */
-static __always_inline void vma_batch_count_mapped(struct vma_batch *vb)
-{
-	if (!vb->mapped)
-		return;
-	/* Without a cgroup, this is all that the other would do */
-	if (!vb->mapped_memcg)
-		mod_node_page_state(NODE_DATA(vb->mapped_nid), NR_FILE_MAPPED, vb->mapped);
-	else
-		lruvec_stat_mod_folio(page_folio(vb->mapped_page), NR_FILE_MAPPED,
-				      vb->mapped);
-	vb->rss += vb->mapped;
-	vb->mapped = 0;
-}
-
-static unsigned long vma_batch_memcg(struct page *page)
-{
-#ifdef CONFIG_MEMCG
-	return page->memcg_data;
-#else
-	return 0;
-#endif
-}
-
-/*
- * The page gained its first mapping, or lost its last: what the rmap functions
- * count in NR_FILE_MAPPED at once, at many times the cost of everything else
- * that is done for a page, is added up here. Somebody holds the page until
- * vma_batch_end().
+/**
+ * vma_batch_charge - turn page references into mapping references
+ * @mm: the mm in which the pages are going to be mapped
+ * @pages: ordinary pages of order 0, neither anonymous nor swap-backed, of each of
+ *	which the caller passes one reference
+ * @nr: number of pages
+ *
+ * From now on, the pages count as mapped file pages of @mm (MM_FILEPAGES) and of
+ * their memory cgroup (NR_FILE_MAPPED), whether they are mapped at the moment or not.
+ *
+ * Context: Any context in which spin locks may be held.
  */
-static __always_inline void vma_batch_mapped(struct vma_batch *vb,
-					     struct page *page, int diff)
+void vma_batch_charge(struct mm_struct *mm, struct page **pages, unsigned int nr)
 {
-	if (unlikely(vb->mapped_memcg != vma_batch_memcg(page) ||
-		     vb->mapped_nid != page_to_nid(page))) {
-		vma_batch_count_mapped(vb);
-		vb->mapped_memcg = vma_batch_memcg(page);
-		vb->mapped_nid = page_to_nid(page);
-		vb->mapped_page = page;
+	for (unsigned int i = 0; i < nr; i++) {
+		struct folio *folio = page_folio(pages[i]);
+
+		VM_WARN_ON_ONCE_FOLIO(folio_test_anon(folio) || folio_test_large(folio) ||
+				      folio_test_swapbacked(folio), folio);
+		/* What folio_add_file_rmap_pte() does where no VMA is locked in memory */
+		if (atomic_inc_and_test(&folio->_mapcount))
+			lruvec_stat_mod_folio(folio, NR_FILE_MAPPED, 1);
 	}
-	vb->mapped += diff;
+	add_mm_counter(mm, MM_FILEPAGES, nr);
 }
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_charge, "exmap");
+
+/**
+ * vma_batch_uncharge - turn mapping references back into page references
+ * @mm: as with vma_batch_charge(); mm_users may have dropped to 0
+ * @pages: pages that are not mapped, of each of which the caller has one mapping
+ *	reference
+ * @nr: number of pages
+ *
+ * Context: As vma_batch_charge().
+ */
+void vma_batch_uncharge(struct mm_struct *mm, struct page **pages, unsigned int nr)
+{
+	update_hiwater_rss(mm);
+	for (unsigned int i = 0; i < nr; i++) {
+		struct folio *folio = page_folio(pages[i]);
+
+		if (atomic_add_negative(-1, &folio->_mapcount))
+			lruvec_stat_mod_folio(folio, NR_FILE_MAPPED, -1);
+	}
+	add_mm_counter(mm, MM_FILEPAGES, -(long)nr);
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_uncharge, "exmap");
 
 /*
- * A slot that lost its page and waits for a flush: a guard marker, for what
- * everybody else makes of it, with a stamp in the bits that markers do not use.
+ * A slot that lost its page and waits for a flush holds a guard marker, which is
+ * how the rest of the kernel sees it, with the generation in offset bits that
+ * markers do not use.
  */
-#define VMA_BATCH_STAMP_ONE	(PTE_MARKER_MASK + 1)
+#define VMA_BATCH_GENERATION_ONE	(PTE_MARKER_MASK + 1)
 
-static pte_t vma_batch_marker(u32 stamp)
+static pte_t vma_batch_marker(u32 generation)
 {
-	return make_pte_marker(PTE_MARKER_GUARD | stamp * VMA_BATCH_STAMP_ONE);
+	return make_pte_marker(PTE_MARKER_GUARD | generation * VMA_BATCH_GENERATION_ONE);
 }
 
-/* Beyond the stamp: somebody is about to map a page, see vma_batch_reserve() */
-#define VMA_BATCH_RESERVED	(VMA_BATCH_STAMP_ONE << 32)
-
-static bool vma_batch_is_reserved(pte_t pte)
+/* Kept out of line, because few of the slots that are mapped hold a marker */
+static noinline bool vma_batch_marker_unflushed(struct vma_batch *vb, pte_t pte)
 {
-	return pte_is_marker(pte) && swp_offset(softleaf_from_pte(pte)) & VMA_BATCH_RESERVED;
-}
-
-/* Out of line: of those who map pages, most never come here */
-static noinline bool vma_batch_stamp_unflushed(struct vma_batch *vb, pte_t pte)
-{
-	const u32 stamp = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_STAMP_ONE;
+	const u32 generation = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_GENERATION_ONE;
 	u32 flushed;
 
-	/* Not older than the stamp */
+	/* @flushed must not be older than the marker */
 	smp_rmb();
-	/* Pairs with the release by who has flushed: map after that */
+	/* Pairs with the release store after the flush: map only after that */
 	flushed = smp_load_acquire(vb->flushed);
-	/* Numbers wrap around: one that looks new may be old, never the reverse */
-	return stamp - flushed - 1 < 2;
+	/* Generations wrap around: an old one may look new, but never the reverse */
+	return generation - flushed - 1 < 2;
 }
 
 static __always_inline bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
 {
-	return vb->flushed && vma_batch_stamp_unflushed(vb, pte);
+	return vb->flushed && vma_batch_marker_unflushed(vb, pte);
 }
 
-/* The entry of a page, but for the page: for vm_page_prot as it is now */
-static __always_inline pte_t vma_batch_prototype(struct vm_area_struct *vma)
+/* Flush the TLB for what has been unmapped so far */
+static __always_inline void vma_batch_flush_pending(struct vma_batch *vb)
+{
+	flush_tlb_range(vb->vma, vb->flush_start, vb->flush_end);
+	vb->flush_start = ULONG_MAX;
+	vb->flush_end = 0;
+	/*
+	 * Order the cleared PTEs before the caller's look at the reference counts.
+	 * Pairs with gup_fast_pte_range(), which takes a reference before it looks
+	 * at the PTE a second time.
+	 */
+	smp_mb();
+}
+
+static __always_inline void vma_batch_to_flush(struct vma_batch *vb,
+					       unsigned long start, unsigned long end)
+{
+	vb->flush_start = min(vb->flush_start, start);
+	vb->flush_end = max(vb->flush_end, end);
+}
+
+/* The PTE of a page, except for the page, with vm_page_prot as it is now */
+static noinline pte_t vma_batch_prototype(struct vm_area_struct *vma, bool clean)
 {
 	/*
-	 * Where hardware does not set these bits, save the faults. Dirty also where
-	 * nobody may write at present: to whoever cleans pages, the content is new.
+	 * Setting these bits saves a fault where the hardware does not. The dirty
+	 * bit is set even if nobody may write at the moment: the content is new to
+	 * whoever writes dirty pages to a file.
 	 */
 	pte_t pte = pte_mkyoung(pfn_pte(0, vma->vm_page_prot));
 
-	return pte_mksoft_dirty(pte_mkdirty(pte));
+	pte = pte_mksoft_dirty(pte_mkdirty(pte));
+	return clean ? pte_mkclean(pte) : pte;
 }
 
-/**
- * vma_batch_map_clean - have vma_batch_map() map pages as not written to
- * @vb: the cursor, just begun
- *
- * For pages with content from where vma_batch_clean() helps to write it to.
- */
-void vma_batch_map_clean(struct vma_batch *vb)
-{
-	vb->proto = pte_mkclean(vma_batch_prototype(vb->vma));
-}
-EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_clean, "exmap");
-
-/* The last of @nr pages, if it can be mapped. If not, @vb->stop says why. */
+/* Sets *page to the last of @nr pages if it can be mapped, else @vb->stop */
 static __always_inline bool vma_batch_have_page(struct vma_batch *vb, unsigned int nr,
 						struct page **page)
 {
@@ -294,7 +403,7 @@ static __always_inline bool vma_batch_have_page(struct vma_batch *vb, unsigned i
 	return true;
 }
 
-/* The same for a slot that has no page */
+/* Sets *page to the page to be mapped under the empty entry @old, else @vb->stop */
 static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
 					      unsigned int nr, struct page **page)
 {
@@ -309,16 +418,11 @@ static __always_inline void vma_batch_map_one(struct vma_batch *vb, unsigned lon
 {
 	struct vm_area_struct *vma = vb->vma;
 
-	VM_WARN_ON_ONCE_PAGE(PageAnon(page) || PageCompound(page) ||
-			     folio_test_swapbacked(page_folio(page)), page);
+	/* See vma_batch_charge() */
+	VM_WARN_ON_ONCE_PAGE(atomic_read(&page->_mapcount) < 0, page);
 	flush_dcache_page(page);
-	/* As folio_add_file_rmap_pte(), see vma_batch_mapped() */
-	if (likely(atomic_inc_and_test(&page->_mapcount)))
-		vma_batch_mapped(vb, page, 1);
-	else
-		vb->rss++;
 	if (unlikely(!pte_val(vb->proto)))
-		vb->proto = vma_batch_prototype(vma);
+		vb->proto = vma_batch_prototype(vma, vb->clean);
 	set_pte_at(vma->vm_mm, addr, ptep, pte_advance_pfn(vb->proto, page_to_pfn(page)));
 	update_mmu_cache(vma, addr, ptep);
 }
@@ -326,8 +430,8 @@ static __always_inline void vma_batch_map_one(struct vma_batch *vb, unsigned lon
 static __always_inline void vma_batch_publish(void)
 {
 	/*
-	 * Who sees the entry of a page must see what the caller has put into it,
-	 * as __folio_mark_uptodate() makes sure elsewhere.
+	 * Whoever sees the PTE of a page must see the content that the caller has
+	 * put there, as __folio_mark_uptodate() ensures for other pages.
 	 */
 	smp_wmb();
 }
@@ -343,14 +447,13 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 		pte_t *ptep;
 
 		next = pmd_addr_end(addr, end);
-		/* Without a page to map, it does not leave a page table behind */
-		vb->nr = nr;
-		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, true, &ptep)) {
+		/* Do not leave an empty table behind where no page is left to map */
+		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, nr, &ptep)) {
 			vb->stop = nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
 			break;
 		}
 
-		/* Not longer than this: an entry must not be read after its change */
+		/* In lazy MMU mode, an entry must not be read after it was changed */
 		lazy_mmu_mode_enable();
 		for (; addr != next; addr += PAGE_SIZE, ptep++) {
 			const pte_t old = ptep_get(ptep);
@@ -371,17 +474,14 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 	return addr;
 }
 
-/*
- * The same for a single page, which is the most common by far: whether the slot
- * is done, and, in *mapped, whether it got a page
- */
+/* Returns whether the slot is done. Sets *mapped if it got a page. */
 static __always_inline bool vma_batch_map_slot(struct vma_batch *vb, unsigned long addr,
 					       bool *mapped)
 {
 	struct page *page;
 	pte_t *ptep, old;
 
-	if (unlikely(!vma_batch_lock(vb, addr, 1, true, &ptep))) {
+	if (unlikely(!vma_batch_lock(vb, addr, 1, vb->nr, &ptep))) {
 		vb->stop = vb->nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
 		return false;
 	}
@@ -399,48 +499,51 @@ static __always_inline bool vma_batch_map_slot(struct vma_batch *vb, unsigned lo
 }
 
 /**
- * vma_batch_map - put pages under the empty slots of a range
+ * vma_batch_map - map pages in the empty slots of a range
  * @vb: the cursor
  * @addr: first address of the range, page aligned
  * @nr_slots: length of the range in pages
  *
- * Takes a page from the top of the stack for every slot of the range that has
- * no page, in ascending order of addresses, and skips the slots that have one.
- * The pages must be ordinary single pages (order 0, neither anonymous nor
- * swap-backed) whose content nobody minds user space to see; one reference of
- * each goes over to the page table. A poisoned page is not mapped.
+ * Maps the last page of the array in every slot of the range that has no page, in
+ * ascending order of addresses, and skips the slots that have one. User space will
+ * see the content of the pages. The mapping reference of each page goes over to
+ * its PTE. A poisoned page is not mapped. If the range overlaps with what was
+ * unmapped since the last vma_batch_end(), the TLB is flushed first, so that no
+ * address goes from one page to another without a flush in between.
  *
- * Context: See vma_batch_begin(). May allocate page tables, and so sleep,
- * before it takes a page table lock; holds that lock on return.
+ * Context: See vma_batch_begin(). May allocate page tables, and thus sleep, before
+ * it takes a page table lock; holds that lock on return.
  *
- * Return: The number of slots that are done, mapped or skipped, from @addr on.
- * If it is less than @nr_slots, @vb->stop says why.
+ * Return: The number of slots that are done, mapped or skipped, from @addr on. If it
+ * is less than @nr_slots, @vb->stop says why.
  */
 unsigned long vma_batch_map(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots)
 {
+	const unsigned long end = addr + nr_slots * PAGE_SIZE;
 	bool mapped;
 
 	vma_batch_check(vb, addr, nr_slots);
 	vma_batch_publish();
+	if (unlikely(vb->flush_end > addr && vb->flush_start < end))
+		vma_batch_flush_pending(vb);
 	if (likely(nr_slots == 1))
 		return vma_batch_map_slot(vb, addr, &mapped);
-	return (vma_batch_map_range(vb, addr, addr + nr_slots * PAGE_SIZE) - addr) >>
-		PAGE_SHIFT;
+	return (vma_batch_map_range(vb, addr, end) - addr) >> PAGE_SHIFT;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
 
 /**
  * vma_batch_map_each - vma_batch_map() for single slots at many addresses
  * @vb: the cursor
- * @addrs: the addresses, page aligned; those that are done are replaced by 1
- *	where the slot got a page, by 0 where it had one
+ * @addrs: the addresses, page aligned. Each that is done is replaced by 1 if the
+ *	slot got a page, by 0 if it had one.
  * @nr_addrs: length of @addrs
  *
  * Context: As vma_batch_map().
  *
- * Return: The number of addresses that are done, from the first on. If it is
- * less than @nr_addrs, @vb->stop says why.
+ * Return: The number of addresses that are done, from the first on. If it is less
+ * than @nr_addrs, @vb->stop says why.
  */
 unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
 				unsigned int nr_addrs)
@@ -449,6 +552,8 @@ unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
 	bool mapped;
 
 	vma_batch_publish();
+	if (unlikely(vb->flush_end))
+		vma_batch_flush_pending(vb);
 	for (i = 0; i < nr_addrs; i++) {
 		vma_batch_check(vb, addrs[i], 1);
 		if (unlikely(!vma_batch_map_slot(vb, addrs[i], &mapped)))
@@ -459,133 +564,95 @@ unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_each, "exmap");
 
-/**
- * vma_batch_reserve - announce a page for a slot
- * @vb: the cursor
- * @addr: address of the slot
- *
- * If the slot has no page, takes one from the top of the stack, for the caller to
- * fill and then to map there with vma_batch_map(). Until then, or until
- * vma_batch_unreserve(), vma_batch_unmap() stops at the slot. It is an
- * announcement, not a lock: others may reserve the slot as well, or map a page.
- * There is a page table now.
- *
- * Context: As vma_batch_map().
- *
- * Return: 1 if it is done; the slot has a page already if none was taken. If it
- * is 0, @vb->stop says why, as with vma_batch_map().
- */
-unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr)
-{
-	struct page *page;
-	pte_marker marker = PTE_MARKER_GUARD;
-	pte_t *ptep, old;
-
-	vma_batch_check(vb, addr, 1);
-	if (!vma_batch_lock(vb, addr, 1, true, &ptep)) {
-		vb->stop = vb->nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
-		return 0;
-	}
-	old = ptep_get(ptep);
-	if (pte_present(old))
-		return 1;
-	if (!vma_batch_have_page(vb, vb->nr, &page))
-		return 0;
-	vb->nr--;
-	/* A stamp stays as it is: it may be flushed by the time it matters */
-	if (unlikely(!pte_none(old)))
-		marker = swp_offset(softleaf_from_pte(old));
-	else if (vb->flushed)
-		marker |= (u32)READ_ONCE(*vb->flushed) * VMA_BATCH_STAMP_ONE;
-	set_pte_at(vb->vma->vm_mm, addr, ptep,
-		   make_pte_marker(marker | VMA_BATCH_RESERVED));
-	return 1;
-}
-EXPORT_SYMBOL_FOR_MODULES(vma_batch_reserve, "exmap");
-
-/**
- * vma_batch_unreserve - there will be no page
- * @vb: the cursor
- * @addr: address of a slot that vma_batch_reserve() has reserved
- *
- * Context: See vma_batch_begin(). Holds the page table lock on return.
- */
-void vma_batch_unreserve(struct vma_batch *vb, unsigned long addr)
-{
-	pte_t *ptep, old;
-
-	vma_batch_check(vb, addr, 1);
-	if (!vma_batch_lock(vb, addr, 1, false, &ptep))
-		return;
-	old = ptep_get(ptep);
-	if (pte_present(old) || !vma_batch_is_reserved(old))
-		return;
-	if (vma_batch_unflushed(vb, old))
-		set_pte_at(vb->vma->vm_mm, addr, ptep,
-			   make_pte_marker(swp_offset(softleaf_from_pte(old)) &
-					   ~VMA_BATCH_RESERVED));
-	else
-		pte_clear(vb->vma->vm_mm, addr, ptep);
-}
-EXPORT_SYMBOL_FOR_MODULES(vma_batch_unreserve, "exmap");
-
-/*
- * May the page of this slot be taken out, if it has one? Else @vb->stop says why.
- * *page is that page, or NULL.
- */
+/* Sets *page to the page of an entry, or NULL. Returns false if there is no room. */
 static __always_inline bool vma_batch_may_unmap(struct vma_batch *vb, pte_t pte,
 						unsigned int nr, struct page **page)
 {
-	if (unlikely(!pte_present(pte))) {
-		*page = NULL;
-		if (likely(!vma_batch_is_reserved(pte)))
-			return true;
-		vb->stop = VMA_BATCH_BUSY;
+	*page = NULL;
+	if (unlikely(!pte_present(pte)))
+		return true;
+	if (unlikely(nr == vb->max)) {
+		vb->stop = VMA_BATCH_FULL;
 		return false;
 	}
 	*page = pte_page(pte);
-	if (unlikely(test_bit(PG_owner_2, &(*page)->flags.f)))
-		vb->stop = VMA_BATCH_BUSY;
-	else if (unlikely(nr == vb->max))
-		vb->stop = VMA_BATCH_FULL;
-	else
-		return true;
-	return false;
+	return true;
 }
 
-/* Take the page out of its entry */
 static __always_inline void vma_batch_unmap_one(struct vma_batch *vb,
 						unsigned long addr, pte_t *ptep,
 						struct page *page, bool deferred)
 {
 	struct vm_area_struct *vma = vb->vma;
-	/* Hardware may set bits until now: only the swap is final */
+	/* The hardware may set bits at any time before this */
 	const pte_t pte = ptep_get_and_clear(vma->vm_mm, addr, ptep);
 
 	if (deferred) {
-		set_pte_at(vma->vm_mm, addr, ptep, vma_batch_marker(vb->stamp));
+		set_pte_at(vma->vm_mm, addr, ptep, vma_batch_marker(vb->generation));
 		/* For vma_batch_map_back() */
 		page_folio(page)->index = linear_page_index(vma, addr);
-		set_page_private(page, vb->stamp);
+		set_page_private(page, vb->generation);
 	}
-	/* All it does is to check */
+	/* Checks, and does nothing else */
 	if (IS_ENABLED(CONFIG_DEBUG_VM))
 		arch_check_zapped_pte(vma, pte);
-	/* What vma_batch_map() mapped, and nothing else */
 	VM_WARN_ON_ONCE(pte_special(pte));
-	/* As folio_remove_rmap_pte(), see vma_batch_mapped() */
-	if (likely(atomic_add_negative(-1, &page->_mapcount)))
-		vma_batch_mapped(vb, page, -1);
-	else
-		vb->rss--;
 }
 
-/* What vma_batch_end() shall flush */
-static __always_inline void vma_batch_to_flush(struct vma_batch *vb,
-					       unsigned long start, unsigned long end)
+/*
+ * Free the tables that vma_batch_note_empty() has found. Other users may have put
+ * pages there meanwhile, so each table is looked at again.
+ */
+static noinline void vma_batch_free_empty(struct vma_batch *vb)
 {
-	vb->flush_start = min(vb->flush_start, start);
-	vb->flush_end = max(vb->flush_end, end);
+	struct mm_struct *mm = vb->vma->vm_mm;
+	struct mmu_gather gather, *const tlb = &gather;
+
+	if (!vb->nr_empty)
+		return;
+	vma_batch_unlock(vb);
+	tlb_gather_mmu(tlb, mm);
+	while (vb->nr_empty) {
+		const unsigned long addr = vb->empty[--vb->nr_empty];
+		pmd_t *pmd = mm_find_pmd(mm, addr), pmdval;
+
+		if (pmd && zap_pte_table_if_empty(mm, pmd, addr, &pmdval)) {
+			pte_free_tlb(tlb, pmd_pgtable(pmdval), addr);
+			mm_dec_nr_ptes(mm);
+			vb->nr_tables--;
+		}
+	}
+	tlb_finish_mmu(tlb);
+}
+
+/*
+ * Remember the locked table if it is empty, and clear the markers in it that mean
+ * nothing any more. The table may be freed, and the lock be dropped, at once.
+ */
+static noinline void vma_batch_note_empty(struct vma_batch *vb)
+{
+	const unsigned long addr = vb->table_addr;
+	pte_t *ptep = vb->table;
+	bool markers = false;
+
+	/* Part of the table may belong to another VMA, which is not locked */
+	if (!IS_ENABLED(CONFIG_PT_RECLAIM) || !range_in_vma(vb->vma, addr, addr + PMD_SIZE))
+		return;
+	for (unsigned int i = 0; i < PTRS_PER_PTE; i++) {
+		const pte_t pte = ptep_get(ptep + i);
+
+		if (likely(pte_none(pte)))
+			continue;
+		if (pte_present(pte) || vma_batch_unflushed(vb, pte))
+			return;
+		markers = true;
+	}
+	for (unsigned int i = 0; markers && i < PTRS_PER_PTE; i++)
+		if (!pte_none(ptep_get(ptep + i)))
+			pte_clear(vb->vma->vm_mm, addr + i * PAGE_SIZE, ptep + i);
+	vb->empty[vb->nr_empty++] = addr;
+	if (vb->nr_empty == VMA_BATCH_EMPTY_TABLES)
+		vma_batch_free_empty(vb);
 }
 
 static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
@@ -593,16 +660,19 @@ static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
 						    const unsigned long end)
 {
 	const bool deferred = vb->deferred;
-	unsigned long first = 0, last = 0;
-	unsigned int nr = vb->nr;
+	unsigned long first = addr, last = addr;
+	const unsigned int before = vb->nr;
 	unsigned long next;
 
 	for (; addr != end; addr = next) {
+		unsigned int nr = vb->nr;
 		pte_t *ptep;
 
 		next = pmd_addr_end(addr, end);
-		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false, &ptep))
+		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false, &ptep)) {
+			next = vma_batch_hole_end(vb, addr, end);
 			continue;
+		}
 
 		lazy_mmu_mode_enable();
 		for (; addr != next; addr += PAGE_SIZE, ptep++) {
@@ -613,18 +683,20 @@ static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
 			if (!page)
 				continue;
 			vma_batch_unmap_one(vb, addr, ptep, page, deferred);
-			vb->pages[nr++] = page;
-			if (!first)
+			if (nr == before)
 				first = addr;
+			vb->pages[nr++] = page;
 			last = addr;
 		}
 		lazy_mmu_mode_disable();
+		if (unlikely(vb->free_tables) && nr != vb->nr)
+			vma_batch_note_empty(vb);
+		vb->nr = nr;
 		if (addr != next)
 			break;
 	}
-	if (nr != vb->nr && !deferred)
+	if (vb->nr != before && !deferred)
 		vma_batch_to_flush(vb, first, last + PAGE_SIZE);
-	vb->nr = nr;
 	return addr;
 }
 
@@ -646,7 +718,7 @@ static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
 	return addr;
 }
 
-/* As vma_batch_map_slot() */
+/* Returns whether the slot is done. Sets *unmapped if it had a page. */
 static __always_inline bool vma_batch_unmap_slot(struct vma_batch *vb, unsigned long addr,
 						 bool deferred, bool *unmapped)
 {
@@ -666,6 +738,8 @@ static __always_inline bool vma_batch_unmap_slot(struct vma_batch *vb, unsigned 
 	vb->nr = nr + 1;
 	if (!deferred)
 		vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
+	if (unlikely(vb->free_tables))
+		vma_batch_note_empty(vb);
 	*unmapped = true;
 	return true;
 }
@@ -676,19 +750,17 @@ static __always_inline bool vma_batch_unmap_slot(struct vma_batch *vb, unsigned 
  * @addr: first address of the range, page aligned
  * @nr_slots: length of the range in pages
  *
- * Clears every present entry of the range and puts its page on the stack, with
- * the reference that the entry held. Until vma_batch_end() has returned, or,
- * with @vb->deferred, until a vma_batch_flush() that covers @vb->stamp has, CPUs
- * may still reach the pages through their old addresses. Secondary MMUs, which
- * hold no page references, have let go of them when this returns.
+ * Clears every present PTE of the range and appends its page, with the mapping
+ * reference, to the array. CPUs may still reach the pages through their old
+ * addresses until vma_batch_end() has returned or, with @vb->deferred, until a
+ * vma_batch_flush() that covers @vb->generation has. Secondary MMUs with notifiers,
+ * such as KVM, hold no page references, and have let go of the pages on return.
  *
  * Context: See vma_batch_begin(). May sleep in mmu notifiers before it takes a
  * page table lock; holds that lock on return.
  *
  * Return: The number of slots that are done, from @addr on. If it is less than
- * @nr_slots, @vb->stop says why: the stack is full, or the next slot is reserved
- * or has a page of which the caller has set folio_set_owner_2(), because it is
- * being filled.
+ * @nr_slots, the array is full.
  */
 unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots)
@@ -710,14 +782,14 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap, "exmap");
 /**
  * vma_batch_unmap_each - vma_batch_unmap() for single slots at many addresses
  * @vb: the cursor
- * @addrs: the addresses, page aligned; those that are done are replaced by 1
- *	where there was a page, by 0 where there was none
+ * @addrs: the addresses, page aligned. Each that is done is replaced by 1 if the
+ *	slot had a page, by 0 if not.
  * @nr_addrs: length of @addrs
  *
  * Context: As vma_batch_unmap().
  *
- * Return: The number of addresses that are done, from the first on. If it is
- * less than @nr_addrs, @vb->stop says why.
+ * Return: The number of addresses that are done, from the first on. If it is less
+ * than @nr_addrs, the array is full.
  */
 unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 				  unsigned int nr_addrs)
@@ -747,18 +819,17 @@ unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_each, "exmap");
 
 /**
- * vma_batch_map_back - give a slot the page back that it lost
+ * vma_batch_map_back - map a page where it was before
  * @vb: the cursor, with the same VMA
  * @addr: the address of the slot
- * @page: a page that was unmapped with @vb->deferred, and not used since
+ * @page: a page that was unmapped with @vb->deferred and not used since
  *
- * There is no need for a flush: a CPU that still sees the old entry sees the
- * right page.
+ * No flush is needed: a CPU that still sees the old PTE sees the right page.
  *
- * Context: As vma_batch_map(), but does not allocate, nor sleep.
+ * Context: As vma_batch_map(), but does not allocate, and so does not sleep.
  *
- * Return: true if it was from this slot that the page was unmapped, and the slot
- * has been left alone since. It has the page again, with its reference.
+ * Return: true if @page was unmapped from this slot and the slot has not been used
+ * since. The slot has the page and its mapping reference again.
  */
 bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *page)
 {
@@ -775,67 +846,47 @@ bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *p
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_back, "exmap");
 
-/**
- * vma_batch_get - hold the pages of a range
- * @vb: the cursor; at least @nr_slots entries of its stack are free
- * @addr: first address of the range, page aligned
- * @nr_slots: length of the range in pages
- *
- * Puts the pages of the range on the stack, in ascending order of addresses,
- * each with a new reference, up to the first slot that has none. The pages stay
- * mapped.
- *
- * Context: See vma_batch_begin(). Holds the page table lock on return.
- *
- * Return: The number of pages.
- */
-unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
-			    unsigned long nr_slots)
+/* Clear the dirty state of a page and of its PTE. Returns whether it was dirty. */
+static bool vma_batch_clean(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
+			    struct folio *folio)
 {
-	const unsigned int before = vb->nr;
-	const unsigned long end = addr + nr_slots * PAGE_SIZE;
+	bool dirty = folio_test_clear_dirty(folio);
+	pte_t pte = ptep_get(ptep);
 
-	vma_batch_check(vb, addr, nr_slots);
-	VM_WARN_ON_ONCE(nr_slots > vb->max - vb->nr);
-
-	for (; addr != end; addr += PAGE_SIZE) {
-		struct page *page;
-		pte_t *ptep, pte;
-
-		if (!vma_batch_lock(vb, addr, 1, false, &ptep))
-			break;
-		pte = ptep_get(ptep);
-		if (!pte_present(pte))
-			break;
-		page = pte_page(pte);
-		folio_get(page_folio(page));
-		vb->pages[vb->nr++] = page;
-	}
-	return vb->nr - before;
+	if (!pte_dirty(pte))
+		return dirty;
+	pte = ptep_modify_prot_start(vb->vma, addr, ptep);
+	ptep_modify_prot_commit(vb->vma, addr, ptep, pte, pte_mkclean(pte));
+	/* A CPU with a dirty TLB entry would not set the bit again */
+	vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
+	return true;
 }
-EXPORT_SYMBOL_FOR_MODULES(vma_batch_get, "exmap");
 
 /**
- * vma_batch_clean - hold the page of a slot if it is dirty, and make it clean
- * @vb: the cursor; at least one entry of its stack is free
+ * vma_batch_hold - take a reference to the page of a slot
+ * @vb: the cursor
  * @addr: address of the slot
+ * @dirty: take it only if the page is dirty, and make the page clean. It is dirty
+ *	if user space may have written to it since it was mapped clean or was
+ *	cleaned, or if its dirty flag is set. What is written to it after the next
+ *	vma_batch_end() makes it dirty again.
+ * @page: set to the page, with a new page reference, or to NULL
  *
- * The page goes on the stack, with a new reference, if user space may have
- * written to it since it was mapped clean or cleaned last, or if somebody else
- * has set its dirty flag, which is cleared. What is written to it after the next
- * vma_batch_end() makes it dirty again.
+ * The page stays mapped. Unlike pin_user_pages_fast(), this does not call the fault
+ * handler of the VMA for an empty slot, and can test the dirty state and clear it.
  *
  * Context: As vma_batch_unmap().
  * Return: Whether the slot has a page.
  */
-bool vma_batch_clean(struct vma_batch *vb, unsigned long addr)
+bool vma_batch_hold(struct vma_batch *vb, unsigned long addr, bool dirty,
+		    struct page **page)
 {
-	const bool notify = mm_has_notifiers(vb->vma->vm_mm);
+	const bool notify = dirty && mm_has_notifiers(vb->vma->vm_mm);
 	struct mmu_notifier_range range;
 	pte_t *ptep, pte = __pte(0);
 
 	vma_batch_check(vb, addr, 1);
-	VM_WARN_ON_ONCE(vb->nr == vb->max);
+	*page = NULL;
 	if (notify) {
 		vma_batch_unlock(vb);
 		mmu_notifier_range_init(&range, MMU_NOTIFY_PROTECTION_PAGE, 0,
@@ -845,20 +896,11 @@ bool vma_batch_clean(struct vma_batch *vb, unsigned long addr)
 	if (vma_batch_lock(vb, addr, 1, false, &ptep))
 		pte = ptep_get(ptep);
 	if (pte_present(pte)) {
-		struct page *page = pte_page(pte);
-		bool dirty = TestClearPageDirty(page);
+		struct folio *folio = page_folio(pte_page(pte));
 
-		if (pte_dirty(pte)) {
-			pte = ptep_modify_prot_start(vb->vma, addr, ptep);
-			ptep_modify_prot_commit(vb->vma, addr, ptep, pte,
-						pte_mkclean(pte));
-			/* A CPU that knows it as dirty does not say so again */
-			vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
-			dirty = true;
-		}
-		if (dirty) {
-			get_page(page);
-			vb->pages[vb->nr++] = page;
+		if (!dirty || vma_batch_clean(vb, addr, ptep, folio)) {
+			folio_get(folio);
+			*page = pte_page(pte);
 		}
 	}
 	if (notify) {
@@ -867,24 +909,20 @@ bool vma_batch_clean(struct vma_batch *vb, unsigned long addr)
 	}
 	return pte_present(pte);
 }
-EXPORT_SYMBOL_FOR_MODULES(vma_batch_clean, "exmap");
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_hold, "exmap");
 
-/* enum vma_batch_slot of a slot */
+/* Returns the bits of enum vma_batch_slot */
 static u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
 			       bool age)
 {
 	struct vm_area_struct *vma = vb->vma;
 	const pte_t pte = ptep_get(ptep);
 	u8 slot = VMA_BATCH_SLOT_PAGE;
-	struct page *page;
 
 	if (!pte_present(pte))
-		return vma_batch_is_reserved(pte) ? VMA_BATCH_SLOT_BUSY : 0;
-	page = pte_page(pte);
-	if (pte_dirty(pte) || PageDirty(page))
+		return 0;
+	if (pte_dirty(pte) || folio_test_dirty(page_folio(pte_page(pte))))
 		slot |= VMA_BATCH_SLOT_DIRTY;
-	if (test_bit(PG_owner_2, &page->flags.f))
-		slot |= VMA_BATCH_SLOT_BUSY;
 	if (age ? test_and_clear_young_ptes_notify(vma, addr, ptep, 1) :
 		  pte_young(pte) || mmu_notifier_test_young(vma->vm_mm, addr))
 		slot |= VMA_BATCH_SLOT_YOUNG;
@@ -892,13 +930,13 @@ static u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr, pte_t *
 }
 
 /**
- * vma_batch_query - tell what is in the slots of a range
+ * vma_batch_query - report what the slots of a range hold
  * @vb: the cursor
  * @addr: first address of the range, page aligned
  * @nr_slots: length of the range in pages
  * @slots: set, for each slot, to bits of enum vma_batch_slot
- * @age: the pages count as not used from now on. There is no flush: a CPU that
- *	has the entry in its TLB may use the page for some time without saying so.
+ * @age: mark the pages as not accessed. There is no flush: a CPU that has the PTE
+ *	in its TLB may access the page for some time without marking it.
  *
  * Context: See vma_batch_begin(). Holds the page table lock on return.
  */
@@ -914,6 +952,7 @@ void vma_batch_query(struct vma_batch *vb, unsigned long addr,
 
 		next = pmd_addr_end(addr, end);
 		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false, &ptep)) {
+			next = vma_batch_hole_end(vb, addr, end);
 			memset(slots, 0, (next - addr) >> PAGE_SHIFT);
 			slots += (next - addr) >> PAGE_SHIFT;
 			continue;
@@ -924,45 +963,58 @@ void vma_batch_query(struct vma_batch *vb, unsigned long addr,
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_query, "exmap");
 
+/**
+ * vma_batch_free_tables - free the empty PTE tables of the VMA
+ * @vb: the cursor
+ *
+ * A table is empty if none of its slots has a page or waits for a flush. Upper
+ * tables stay until the VMA is unmapped; they take up to 4 KiB for each GiB of the
+ * VMA. Without CONFIG_PT_RECLAIM, PTE tables stay as well.
+ *
+ * Context: See vma_batch_begin(). May sleep.
+ * Return: The number of PTE tables that are left.
+ */
+unsigned long vma_batch_free_tables(struct vma_batch *vb)
+{
+	const unsigned long end = vb->vma->vm_end;
+	const long before = vb->nr_tables;
+	unsigned long addr, next;
+	long nr = 0;
+
+	for (addr = vb->vma->vm_start; addr != end; addr = next) {
+		pte_t *ptep;
+
+		if (!vma_batch_lock(vb, addr, 1, false, &ptep)) {
+			next = vma_batch_hole_end(vb, addr, end);
+			continue;
+		}
+		nr++;
+		next = pmd_addr_end(addr, end);
+		vma_batch_note_empty(vb);
+	}
+	vma_batch_free_empty(vb);
+	return nr + vb->nr_tables - before;
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_free_tables, "exmap");
+
 static __always_inline void vma_batch_finish(struct vma_batch *vb)
 {
-	struct mm_struct *mm = vb->vma->vm_mm;
-
 	vma_batch_unlock(vb);
-	vma_batch_count_mapped(vb);
-	/* The page that stands for the others may go away from here on */
-	vb->mapped_nid = NUMA_NO_NODE;
-	if (vb->rss) {
-		if (vb->rss < 0)
-			update_hiwater_rss(mm);
-		add_mm_counter(mm, MM_FILEPAGES, vb->rss);
-		vb->rss = 0;
-	}
-	if (vb->flush_end) {
-		flush_tlb_range(vb->vma, vb->flush_start, vb->flush_end);
-		vb->flush_start = ULONG_MAX;
-		vb->flush_end = 0;
-		/*
-		 * Order the cleared entries before the caller's look at the
-		 * reference counts. Pairs with the grab of a reference before
-		 * the second look at the entry in gup_fast_pte_range().
-		 */
-		smp_mb();
-	}
+	if (vb->flush_end)
+		vma_batch_flush_pending(vb);
 }
 
 /**
  * vma_batch_end - finish what was mapped and unmapped so far
  * @vb: the cursor
  *
- * Drops the page table lock, updates the counters of the mm, and flushes the
- * TLB where pages were unmapped without @vb->deferred: when it returns, no CPU
- * reaches those pages through the VMA any more. A page among them may be used
- * for something else once nobody else holds it: a racing lockless
- * get_user_pages() that saw the old entry has either raised the reference count
- * by now, or will find the entry changed and give up. An exact match of
- * page_count() with the references that the caller knows of is proof; anything
- * higher is not.
+ * Drops the page table lock and flushes the TLB where pages were unmapped without
+ * @vb->deferred: on return, no CPU reaches those pages through the VMA any more. A
+ * page may be reused once nobody else holds it. A racing lockless
+ * get_user_pages() that saw the old PTE has either raised the reference count by
+ * now or will find that the PTE has changed, and give up. Only a page_count() that
+ * is equal to the number of references known to the caller proves that nobody else
+ * holds the page.
  *
  * The cursor may be used further afterwards, as after vma_batch_begin().
  *
@@ -971,22 +1023,25 @@ static __always_inline void vma_batch_finish(struct vma_batch *vb)
 void vma_batch_end(struct vma_batch *vb)
 {
 	vma_batch_finish(vb);
+	if (unlikely(vb->nr_empty))
+		vma_batch_free_empty(vb);
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_end, "exmap");
 
 /**
- * vma_batch_map_page - put a page under one empty slot
+ * vma_batch_map_page - map a page in one empty slot
  * @vma: the VMA
  * @addr: the address
  * @page: the page
  *
- * vma_batch_begin(), vma_batch_map() and vma_batch_end() for the simplest case:
- * with the cursor in registers, they take little more than half as long.
+ * Does what vma_batch_begin(), vma_batch_map() and vma_batch_end() do in the most
+ * frequent case, with the cursor in registers and so little more than half of the
+ * instructions.
  *
  * Context: See vma_batch_begin(). Does not sleep.
  *
  * Return: true if the slot got the page. If not, nothing has happened, and
- * vma_batch_map() may still be able to do it.
+ * vma_batch_map() may still succeed.
  */
 bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
 			struct page *page)
@@ -1014,12 +1069,13 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_page, "exmap");
  * @vma: the VMA
  * @addr: the address
  *
- * As vma_batch_map_page(), for vma_batch_unmap() without deferred flushes.
+ * Corresponds to vma_batch_unmap() without deferred flushes as
+ * vma_batch_map_page() does to vma_batch_map().
  *
  * Context: See vma_batch_begin(). Does not sleep.
  *
- * Return: the page, of which vma_batch_end() tells more. If it is NULL, nothing
- * has happened, and vma_batch_unmap() may still find a page.
+ * Return: The page, in the state that vma_batch_end() describes. If it is NULL,
+ * nothing has happened, and vma_batch_unmap() may still find a page.
  */
 struct page *vma_batch_unmap_page(struct vm_area_struct *vma, unsigned long addr)
 {
@@ -1050,16 +1106,16 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_page, "exmap");
  * vma_batch_flush - flush what was unmapped with deferred flushes
  * @vma: the VMA
  *
- * When it returns, what vma_batch_end() says of pages holds for those that were
+ * On return, what vma_batch_end() says about pages holds for those that were
  * unmapped with @vb->deferred in batches that had ended before.
  *
- * Context: Process context, may sleep. The VMA lock of @vma, or the mmap_lock
- * of its mm, is held, or @vma is being closed.
+ * Context: Process context, may sleep. The VMA lock of @vma or the mmap_lock of its
+ * mm is held, or @vma is being closed.
  */
 void vma_batch_flush(struct vm_area_struct *vma)
 {
 	flush_tlb_range(vma, vma->vm_start, vma->vm_end);
-	/* See vma_batch_end() */
+	/* See vma_batch_flush_pending() */
 	smp_mb();
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_flush, "exmap");

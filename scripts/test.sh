@@ -125,7 +125,7 @@ guest() {	# lean|debug [leaks|no-leaks]
 	local config=$1 part=${2:-} log=$LOGS/$1${2:+-$2} code=0
 	local selftests="selftests ($1)" cgroup=
 	# Shorter stress loops where everything takes many times as long, but for
-	# the fuzzer: there is no better place for it
+	# the fuzzer, which TEST_FUZZ=seconds runs with random seeds
 	local scale=40 fuzz=
 	if [ "$config" = lean ]; then
 		selftests="selftests ($config, cgroup)"
@@ -134,7 +134,7 @@ guest() {	# lean|debug [leaks|no-leaks]
 		export DEBUG=1
 		scale=10
 	fi
-	[ "$part" != leaks ] || fuzz=120
+	[ "$part" != leaks ] || fuzz=${TEST_FUZZ:-}
 	[ "$part" != no-leaks ] || export LEAKS=0 NODES=2 APPEND="kmemleak=off page_owner=off"
 	TIMEOUT=1700 LOG=$log.console "$TOP/scripts/vm.sh" \
 		"export EXMAP_TEST_SCALE=$scale FUZZ=$fuzz; part='$part' cgroup=$cgroup no_leaks='$NO_LEAKS' lean_only='$LEAN_ONLY'"'

@@ -3,18 +3,16 @@
 #define _LINUX_VMA_BATCH_H
 
 #include <linux/mm_types.h>
-#include <linux/numa.h>
 #include <linux/pgtable.h>
 #include <linux/spinlock_types.h>
 
 /**
- * enum vma_batch_stop - why a function did not get to the end of its range
- * @VMA_BATCH_EMPTY: the stack is empty
- * @VMA_BATCH_POISONED: the page on top of the stack has PageHWPoison()
+ * enum vma_batch_stop - why a function did not reach the end of its range
+ * @VMA_BATCH_EMPTY: no page is left in the array
+ * @VMA_BATCH_POISONED: the last page of the array has PageHWPoison()
  * @VMA_BATCH_NOMEM: there was no memory for a page table
- * @VMA_BATCH_UNFLUSHED: the slot lost its page with a stamp that is not flushed
- * @VMA_BATCH_FULL: there is no room on the stack
- * @VMA_BATCH_BUSY: the slot is reserved, or its page has folio_test_owner_2()
+ * @VMA_BATCH_UNFLUSHED: the slot lost its page with a generation that is not flushed
+ * @VMA_BATCH_FULL: the array has no room left
  */
 enum vma_batch_stop {
 	VMA_BATCH_EMPTY,
@@ -22,107 +20,113 @@ enum vma_batch_stop {
 	VMA_BATCH_NOMEM,
 	VMA_BATCH_UNFLUSHED,
 	VMA_BATCH_FULL,
-	VMA_BATCH_BUSY,
 };
 
 /**
- * enum vma_batch_slot - bits of what vma_batch_query() says of a slot
- * @VMA_BATCH_SLOT_PAGE: it has a page
- * @VMA_BATCH_SLOT_DIRTY: which may have been written to since it was mapped clean
- *	or cleaned
- * @VMA_BATCH_SLOT_YOUNG: which may have been used since it was mapped or aged
- * @VMA_BATCH_SLOT_BUSY: it is reserved, or its page has folio_test_owner_2()
+ * enum vma_batch_slot - what vma_batch_query() reports about a slot, as bits
+ * @VMA_BATCH_SLOT_PAGE: a page is mapped
+ * @VMA_BATCH_SLOT_DIRTY: the page may have been written to since it was mapped
+ *	clean or was cleaned
+ * @VMA_BATCH_SLOT_YOUNG: the page may have been accessed since it was mapped or
+ *	aged
  */
 enum vma_batch_slot {
 	VMA_BATCH_SLOT_PAGE	= 1,
 	VMA_BATCH_SLOT_DIRTY	= 2,
 	VMA_BATCH_SLOT_YOUNG	= 4,
-	VMA_BATCH_SLOT_BUSY	= 8,
 };
 
+/* PTE tables that a cursor remembers as empty before it frees them */
+#define VMA_BATCH_EMPTY_TABLES	16
+
 /**
- * struct vma_batch - a cursor that maps, unmaps or holds pages all over a VMA
- * @vma: the VMA; its lock, or mmap_lock, is held from vma_batch_begin() to the
- *	last vma_batch_end()
- * @pages: a stack of pages. vma_batch_map() takes pages from its top,
- *	vma_batch_unmap() puts the pages that it took out of the VMA on top,
- *	vma_batch_get() those that it found there.
- * @nr: pages on the stack
- * @max: pages that @pages has room for; vma_batch_map() does not look at it
- * @deferred: vma_batch_unmap() does not flush, but leaves @stamp in the slots
- * @stamp: see @deferred
- * @flushed: where vma_batch_map() reads the newest stamp that is flushed; may be
- *	NULL where nothing is ever deferred
+ * struct vma_batch - a cursor that maps and unmaps pages all over a VMA
+ * @vma: the VMA. Its lock, or the mmap_lock, is held from vma_batch_begin() to
+ *	the last vma_batch_end().
+ * @pages: array of pages. vma_batch_map() takes pages from its end,
+ *	vma_batch_unmap() appends the pages that it takes out of the VMA.
+ * @nr: number of pages in @pages
+ * @max: capacity of @pages; vma_batch_map() does not use it
+ * @clean: map pages as not written to, because their content is that of the file
+ *	that vma_batch_hold() helps to write them to; set before the first page
+ * @free_tables: free PTE tables whose last page is unmapped; not with @deferred
+ * @deferred: vma_batch_unmap() does not flush, but leaves @generation in the slots
+ * @generation: see @deferred
+ * @flushed: the newest generation that is flushed, or NULL where no flush is ever
+ *	deferred
  * @stop: why the last function that fell short of its range did so
+ * @nr_tables: PTE tables allocated less PTE tables freed since vma_batch_begin()
  *
- * Every page on the stack carries one page reference, which goes over to the
- * page table entry with vma_batch_map() and comes back from it with
- * vma_batch_unmap(). The caller holds another reference on every page that it
- * maps, until the next vma_batch_end() at least.
+ * Every page in @pages carries a *mapping reference*: a page reference, a mapcount
+ * and the share of the page in the statistics, all of which a PTE holds as long as
+ * the page is mapped. vma_batch_charge() takes such a reference,
+ * vma_batch_uncharge() drops it; mapping and unmapping only pass it on, and so
+ * update no counter. munmap() and MADV_DONTNEED drop it like that of any page.
+ * The caller holds another page reference on every page that it maps.
  *
- * @pages, @nr and @max may be changed between two calls, but for pages that
- * vma_batch_unmap() put there and vma_batch_end() has not flushed yet. So may
- * @deferred, @stamp and @flushed; vma_batch_begin() leaves them zero. The other
- * fields are private.
+ * Between two calls, the caller may change @pages, @nr and @max, except for pages
+ * that vma_batch_unmap() has put there and vma_batch_end() has not flushed yet. It
+ * may change @free_tables, @deferred, @generation and @flushed as well, which
+ * vma_batch_begin() clears.
  *
  * The page table lock is kept from one call to the next, so that neighbouring
- * ranges do not pay for it again: between vma_batch_begin() and
- * vma_batch_end() the caller must not sleep, fault, or use another vma_batch.
+ * ranges do not take it again. The caller must not sleep, fault, or use another
+ * vma_batch between vma_batch_begin() and vma_batch_end().
  *
- * Deferred flushes: one flush may serve many batches, if the pages that these
- * took out are not used again before it. The slots must not be either, since a
- * CPU might go on to see the old page where others see the new one. Hence the
- * stamp in every slot: a number that the caller counts up when a flush begins
- * (vma_batch_flush()), once all who unmap with the number before have ended
- * their batch. At most the two numbers that follow @flushed may be in use and
- * not flushed. Until a slot is mapped again, touching it raises SIGSEGV, like
- * an empty one. The page that it lost may come back to it at any time, with
- * vma_batch_map_back(): until it is used otherwise, its index and its private
- * field are what tells that it is the one.
+ * Deferred flushes: one TLB flush can serve many batches if neither the unmapped
+ * pages nor the slots that they came from are used before it, because a CPU might
+ * still see the old page where other CPUs see the new one. Each such slot holds
+ * the generation in which it lost its page. The caller increments the generation
+ * when a flush begins (vma_batch_flush()), after all batches that use the previous
+ * one have ended. At most the two generations that follow *@flushed may be in use.
+ * Touching such a slot raises SIGSEGV, like touching an empty one. The page that
+ * the slot lost can come back to it at any time with vma_batch_map_back(); the
+ * index and the private field of the page identify it until it is used otherwise.
  */
 struct vma_batch {
 	struct vm_area_struct *vma;
 	struct page **pages;
 	unsigned int nr;
 	unsigned int max;
+	bool clean;
+	bool free_tables;
 	bool deferred;
-	u32 stamp;
+	u32 generation;
 	const u64 *flushed;
 	enum vma_batch_stop stop;
+	long nr_tables;
 
 	/* private: */
-	pte_t proto;		/* the entry of the page with number 0, once needed */
-	unsigned long table_addr;	/* address where the locked page table begins */
-	pte_t *table;		/* its first entry */
+	pte_t proto;		/* a PTE without a page frame number, once needed */
+	unsigned long table_addr;	/* first address of the locked PTE table */
+	pte_t *table;		/* that table */
 	spinlock_t *ptl;
-	pud_t *puds;		/* first entry of the PUD table seen last */
-	unsigned long puds_addr;	/* the address that @puds begins with */
-	pmd_t *pmds;		/* the same of PMDs */
+	pud_t *puds;		/* the PUD table used last */
+	unsigned long puds_addr;	/* its first address */
+	pmd_t *pmds;		/* the PMD table used last */
 	unsigned long pmds_addr;
-	unsigned long flush_start;	/* what has been unmapped and not flushed */
+	unsigned long hole;	/* size of the aligned range without a PTE table */
+	unsigned long flush_start;	/* range unmapped and not flushed yet */
 	unsigned long flush_end;
-	unsigned int work;	/* done since others got a chance */
-	int rss;		/* pages mapped less pages unmapped, not counted yet, */
-	int mapped;		/* and the same of pages that nobody else maps, */
-	int mapped_nid;		/* on this node */
-	unsigned long mapped_memcg;	/* and of this cgroup, */
-	struct page *mapped_page;	/* like this one */
+	unsigned int work;	/* entries visited since the last reschedule point */
+	unsigned int nr_empty;
+	unsigned long empty[VMA_BATCH_EMPTY_TABLES];	/* addresses of empty tables */
 };
 
-/* No page table begins there */
+/* No page table begins at this address */
 #define VMA_BATCH_NOWHERE	1UL
 
 /**
  * vma_batch_begin - start to map or unmap pages in a VMA
  * @vb: the cursor, uninitialised memory
- * @vma: a VM_MIXEDMAP VMA of the caller's, in which nothing but this is used to
- *	map and to unmap
+ * @vma: a VM_MIXEDMAP VMA of the caller, in which pages are mapped and unmapped
+ *	only through this interface
  * @pages: array of page pointers
- * @nr: pages in @pages
- * @max: entries that @pages has
+ * @nr: number of pages in @pages
+ * @max: capacity of @pages
  *
- * Context: Process context. The VMA lock of @vma, or the mmap_lock of its mm,
- * is held for reading or writing until vma_batch_end().
+ * Context: Process context. The VMA lock of @vma, or the mmap_lock of its mm, is
+ * held for reading or writing until vma_batch_end().
  */
 static inline void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *vma,
 				   struct page **pages, unsigned int nr,
@@ -132,9 +136,12 @@ static inline void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *
 	vb->pages = pages;
 	vb->nr = nr;
 	vb->max = max;
+	vb->clean = false;
+	vb->free_tables = false;
 	vb->deferred = false;
-	vb->stamp = 0;
+	vb->generation = 0;
 	vb->flushed = NULL;
+	vb->nr_tables = 0;
 	vb->proto = __pte(0);
 	vb->table_addr = VMA_BATCH_NOWHERE;
 	vb->puds_addr = VMA_BATCH_NOWHERE;
@@ -142,12 +149,11 @@ static inline void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *
 	vb->flush_start = ULONG_MAX;
 	vb->flush_end = 0;
 	vb->work = 0;
-	vb->rss = 0;
-	vb->mapped = 0;
-	vb->mapped_nid = NUMA_NO_NODE;
-	vb->mapped_memcg = 0;
+	vb->nr_empty = 0;
 }
 
+void vma_batch_charge(struct mm_struct *mm, struct page **pages, unsigned int nr);
+void vma_batch_uncharge(struct mm_struct *mm, struct page **pages, unsigned int nr);
 unsigned long vma_batch_map(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots);
 unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
@@ -157,14 +163,11 @@ unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 				  unsigned int nr_addrs);
 bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *page);
-unsigned long vma_batch_get(struct vma_batch *vb, unsigned long addr,
-			    unsigned long nr_slots);
-unsigned long vma_batch_reserve(struct vma_batch *vb, unsigned long addr);
-void vma_batch_unreserve(struct vma_batch *vb, unsigned long addr);
-void vma_batch_map_clean(struct vma_batch *vb);
-bool vma_batch_clean(struct vma_batch *vb, unsigned long addr);
+bool vma_batch_hold(struct vma_batch *vb, unsigned long addr, bool dirty,
+		    struct page **page);
 void vma_batch_query(struct vma_batch *vb, unsigned long addr,
 		     unsigned long nr_slots, u8 *slots, bool age);
+unsigned long vma_batch_free_tables(struct vma_batch *vb);
 void vma_batch_end(struct vma_batch *vb);
 bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
 			struct page *page);

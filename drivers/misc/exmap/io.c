@@ -1,76 +1,63 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Transfers between pages and the backing file, many of them in flight
+ * Transfers between pages and the backing file
  *
- * Each has a request of its own to the file, in the kernel's terms a kiocb with
- * the pages as a bvec, so that nothing is pinned or copied. Where the file can
- * (O_DIRECT), all requests are at work at once; where it cannot, a first round
- * that does not wait lets it begin to read, before one is waited for.
+ * Where the file can (O_DIRECT), all requests are in flight at once. Where it
+ * cannot, a first round that does not wait lets the file begin to read before the
+ * task waits for one of them.
  */
 #include <linux/blkdev.h>
 #include <linux/bvec.h>
-#include <linux/cred.h>
 #include <linux/fs.h>
+#include <linux/fsnotify.h>
+#include <linux/highmem.h>
 #include <linux/ioprio.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
 
 #include "exmap.h"
+#include "io.h"
 
-static struct workqueue_struct *exmap_io_wq;
-
-/**
- * exmap_io_module_init() - Set up what all transfers share.
- * Return: 0, or -ENOMEM.
- */
-int __init exmap_io_module_init(void)
-{
-	exmap_io_wq = alloc_workqueue("exmap", WQ_UNBOUND, 0);
-	return exmap_io_wq ? 0 : -ENOMEM;
-}
-
-/**
- * exmap_io_module_exit() - Undo exmap_io_module_init().
- */
-void exmap_io_module_exit(void)
-{
-	destroy_workqueue(exmap_io_wq);
-}
-
-/**
- * exmap_io_init() - Make use of room for transfers.
- * @io: uninitialised memory
- * @exmap: the exmap
- * @runs: room for the transfers
- * @max_runs: how many
- * @bvecs: room for the pages
- * @pages: the same
- * @max_pages: how many
- */
-void exmap_io_init(struct exmap_io *io, struct exmap *exmap, struct exmap_run *runs,
-		   unsigned int max_runs, struct bio_vec *bvecs,
-		   struct exmap_io_page *pages, unsigned int max_pages)
+static void exmap_io_init(struct exmap_io *io, struct exmap *exmap,
+			  struct exmap_run *runs, unsigned int max_runs,
+			  struct bio_vec *bvecs, struct exmap_io_page *pages,
+			  unsigned int max_pages)
 {
 	io->exmap = exmap;
 	io->runs = runs;
 	io->max_runs = max_runs;
+	io->nr_runs = 0;
 	io->bvecs = bvecs;
 	io->pages = pages;
 	io->max_pages = max_pages;
+	io->nr_pages = 0;
 	io->notify = NULL;
-	io->cred = NULL;
 	io->allocated = false;
 }
 
 /**
- * exmap_io_alloc() - Room for transfers.
+ * exmap_io_few_init() - Set up room for a few transfers.
+ * @few: uninitialised memory
  * @exmap: the exmap
- * @max_pages: pages, at least 1
- * @max_runs: transfers; if pages have few neighbours, this is what runs out first
+ *
+ * Return: the transfers, to be freed with exmap_io_free().
+ */
+struct exmap_io *exmap_io_few_init(struct exmap_io_few *few, struct exmap *exmap)
+{
+	exmap_io_init(&few->io, exmap, few->runs, EXMAP_IO_FEW, few->bvecs, few->pages,
+		      EXMAP_IO_FEW);
+	return &few->io;
+}
+
+/**
+ * exmap_io_alloc() - Allocate room for transfers.
+ * @exmap: the exmap
+ * @max_pages: number of pages, at least 1
+ * @max_runs: number of runs; this is what runs out first if few pages are neighbours
  *
  * Context: Process context, may sleep.
- * Return: to be freed with exmap_io_free(); NULL if there is no memory.
+ * Return: the transfers, to be freed with exmap_io_free(); NULL without memory.
  */
 struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 				unsigned int max_runs)
@@ -82,67 +69,143 @@ struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 
 	io = kvmalloc(sizeof(*io) + max_runs * sizeof(*runs) +
 		      max_pages * (sizeof(*bvecs) + sizeof(*pages)),
-		      GFP_KERNEL_ACCOUNT);
+		      GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
 	if (!io)
 		return NULL;
 	runs = (void *)(io + 1);
-	bvecs = (void *)(runs + max_runs);
-	pages = (void *)(bvecs + max_pages);
+	pages = (void *)(runs + max_runs);
+	bvecs = (void *)(pages + max_pages);
 	exmap_io_init(io, exmap, runs, max_runs, bvecs, pages, max_pages);
 	io->allocated = true;
 	return io;
 }
 
 /**
- * exmap_io_free() - Undo exmap_io_alloc() or exmap_io_init().
- * @io: the transfers, none in flight; NULL is fine
+ * exmap_io_free() - Free what exmap_io_alloc() or exmap_io_few_init() returned.
+ * @io: the transfers, of which none is in flight; or NULL
  */
 void exmap_io_free(struct exmap_io *io)
 {
-	if (!io)
-		return;
-	put_cred(io->cred);
-	if (io->allocated)
+	if (io && io->allocated)
 		kvfree(io);
 }
 
+/* Tests whether a page can be part of the last run */
+static bool exmap_run_continues(const struct exmap_io *io, const struct exmap_run *last,
+				const struct exmap_io_page *info, int flags)
+{
+	const struct exmap_io_page *first;
+
+	if (!io->nr_runs || last->nr == EXMAP_RUN_PAGES)
+		return false;
+	first = &io->pages[last->first];
+	/*
+	 * A write that nobody waits for is not made again in parts when it has failed,
+	 * so its failure must concern a single vector.
+	 */
+	if (io->notify && last->write && first->vec != info->vec)
+		return false;
+	return info->flight.slot == last->slot + last->nr &&
+	       (info->flight.kind == EXMAP_FLIGHT_WRITE) == last->write &&
+	       flags == last->flags && info->zero == first->zero;
+}
+
 /**
- * exmap_io_set_notify() - Do not wait for transfers, be called.
- * @io: the transfers
- * @notify: called when none is in flight any more, in any context
- * @owner: for @notify
+ * exmap_io_add() - Add a page to what is to be transferred.
+ * @io: the transfers, of which none is in flight
+ * @page: the page, whose reference goes over to @io. The caller has begun the flight
+ *	of exmap_io_next(), which says what is done with the page.
+ * @vec: the vector of the job that asks for it
+ * @vec_flags: the flags of that vector, enum exmap_vec_flags
+ * @flags: IOCB_DSYNC, IOCB_SYNC or 0
  *
- * Context: Process context, of the task on whose behalf it is done.
+ * Context: Any.
  */
-void exmap_io_set_notify(struct exmap_io *io, void (*notify)(struct exmap_io *io),
-			 void *owner)
+void exmap_io_add(struct exmap_io *io, struct page *page, unsigned int vec,
+		  unsigned int vec_flags, int flags)
 {
-	io->notify = notify;
-	io->owner = owner;
-	/* A worker that writes must not be mistaken for somebody with its rights */
-	io->cred = get_current_cred();
+	struct exmap_run *run = io->runs + io->nr_runs, *last = run - 1;
+	const unsigned int i = io->nr_pages++;
+	struct exmap_io_page *info = &io->pages[i];
+
+	bvec_set_page(&io->bvecs[i], page, PAGE_SIZE, 0);
+	info->vec = vec;
+	info->err = 0;
+	info->dirty = vec_flags & EXMAP_VEC_DIRTY;
+	info->landed = false;
+	info->zero = vec_flags & EXMAP_VEC_ZERO;
+	if (exmap_run_continues(io, last, info, flags)) {
+		last->nr++;
+		return;
+	}
+	io->nr_runs++;
+	run->io = io;
+	run->first = i;
+	run->nr = 1;
+	run->slot = info->flight.slot;
+	run->write = info->flight.kind == EXMAP_FLIGHT_WRITE;
+	run->flags = flags;
+	run->single = false;
+	run->todo = true;
+	run->queued = false;
+	run->res = 0;
+	run->done = 0;
 }
 
-static void exmap_io_notify(struct exmap_io *io)
+/**
+ * exmap_io_land() - End the flight of a page, unless it has ended.
+ * @io: the transfers
+ * @info: the page
+ * @page: the page itself
+ * @ok: whether it was transferred
+ *
+ * Context: Any.
+ */
+void exmap_io_land(struct exmap_io *io, struct exmap_io_page *info, struct page *page,
+		   bool ok)
 {
-	if (io->notify)
-		io->notify(io);
-	else
-		complete(&io->waited);
+	if (info->landed)
+		return;
+	/* Before the flight ends, so that the page is clean to nobody */
+	if (unlikely(!ok) && info->dirty)
+		folio_set_dirty(page_folio(page));
+	exmap_flight_end(io->exmap->flights, &info->flight);
+	info->landed = true;
 }
 
-/* What the file answers, where that means something else to us or to programs */
+/*
+ * Land the pages of a run for which other operations may wait. A task must not wait
+ * for a flight that only its own task work would end.
+ */
+static void exmap_run_land(struct exmap_run *run)
+{
+	struct exmap_io *io = run->io;
+	const size_t done = run->done + (run->res > 0 ? run->res : 0);
+
+	/* It is going to be made again, by a worker */
+	if (run->write && run->res == -EAGAIN)
+		return;
+	for (unsigned int i = 0; i < run->nr; i++) {
+		struct exmap_io_page *info = &io->pages[run->first + i];
+
+		if (info->flight.kind != EXMAP_FLIGHT_READ)
+			exmap_io_land(io, info, io->bvecs[run->first + i].bv_page,
+				      done >= (i + 1) * PAGE_SIZE);
+	}
+}
+
+/* Translate results of the file that have another meaning for programs or here */
 static long exmap_run_result(long res)
 {
 	switch (res) {
 	case -ENODATA:
-		/* A bad sector: it must not be taken for the end of the file */
+		/* A bad sector must not be taken for the end of the file */
 		return -EIO;
 	case -ERESTARTSYS:
 	case -ERESTARTNOINTR:
 	case -ERESTARTNOHAND:
 	case -ERESTART_RESTARTBLOCK:
-		/* Others have been transferred, and cannot be once more */
+		/* Other requests have been completed, and cannot be made once more */
 		return -EINTR;
 	default:
 		return res;
@@ -152,15 +215,57 @@ static long exmap_run_result(long res)
 static void exmap_run_complete(struct kiocb *iocb, long res)
 {
 	struct exmap_run *run = container_of(iocb, struct exmap_run, iocb);
+	struct exmap_io *io = run->io;
 
 	if (run->write)
 		kiocb_end_write(iocb);
 	run->res = exmap_run_result(res);
-	if (atomic_dec_and_test(&run->io->pending))
-		exmap_io_notify(run->io);
+	run->queued = true;
+	if (io->notify)
+		exmap_run_land(run);
+	if (!atomic_dec_and_test(&io->pending))
+		return;
+	if (io->notify)
+		io->notify(io);
+	else
+		complete(&io->waited);
 }
 
-/* Request what is left of a transfer; @proto is what all requests have in common */
+/*
+ * As vfs_iocb_iter_write(), but does not wait for a frozen file system with
+ * IOCB_NOWAIT.
+ */
+static ssize_t exmap_run_write(struct kiocb *iocb, struct iov_iter *iter)
+{
+	struct file *file = iocb->ki_filp;
+	struct super_block *sb = file_inode(file)->i_sb;
+	ssize_t ret;
+
+	if (IS_APPEND(file_inode(file)))
+		return -EPERM;
+	if (!(iocb->ki_flags & IOCB_NOWAIT))
+		return vfs_iocb_iter_write(file, iocb, iter);
+
+	if (!(file->f_mode & FMODE_WRITE))
+		return -EBADF;
+	if (!file->f_op->write_iter || !(file->f_mode & FMODE_CAN_WRITE))
+		return -EINVAL;
+	ret = rw_verify_area(WRITE, file, &iocb->ki_pos, iov_iter_count(iter));
+	if (ret < 0)
+		return ret;
+	if (!sb_start_write_trylock(sb))
+		return -EAGAIN;
+	/* The lock may be dropped by another task, as with kiocb_start_write() */
+	__sb_writers_release(sb, SB_FREEZE_WRITE);
+	ret = file->f_op->write_iter(iocb, iter);
+	if (ret != -EIOCBQUEUED)
+		kiocb_end_write(iocb);
+	if (ret > 0)
+		fsnotify_modify(file);
+	return ret;
+}
+
+/* Request what is left of a run. @proto is what all requests have in common. */
 static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 {
 	struct exmap_io *io = run->io;
@@ -175,42 +280,40 @@ static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 	if (run->single)
 		iov_iter_truncate(&iter, PAGE_SIZE - offset_in_page(run->done));
 	run->todo = false;
+	run->queued = false;
 	*iocb = *proto;
 	iocb->ki_pos += (run->slot << PAGE_SHIFT) + run->done;
 	iocb->ki_flags |= run->flags;
-	if (run->write && IS_APPEND(file_inode(iocb->ki_filp))) {
-		ret = -EPERM;
-	} else if (run->write) {
+	if (run->write) {
 		iocb->ki_flags |= IOCB_WRITE;
-		ret = vfs_iocb_iter_write(iocb->ki_filp, iocb, &iter);
+		ret = exmap_run_write(iocb, &iter);
 	} else {
 		ret = vfs_iocb_iter_read(iocb->ki_filp, iocb, &iter);
 	}
 	if (ret == -EIOCBQUEUED)
 		return;
 	run->res = exmap_run_result(ret);
-	/* The caller of exmap_io_submit() is not through: it will not be zero */
+	/* exmap_io_submit() has not dropped its own count yet */
 	atomic_dec(&io->pending);
 }
 
 /**
- * exmap_io_submit() - Request all that is still to be transferred.
- * @io: the transfers, none in flight, of an exmap with a backing file
- * @flags: IOCB_NOWAIT: where the file, which can tell, would have to wait, leave it
- *	for later; or 0
+ * exmap_io_submit() - Request everything that is still to be transferred.
+ * @io: the transfers, of which none is in flight
+ * @flags: IOCB_NOWAIT to leave out requests for which the file would wait, or 0
  *
  * Context: Process context, may sleep.
- * Return: true if no request is in flight. If it is false, io->notify will be
- * called as soon as that is so (or already has been), or io->waited completed.
+ * Return: true if no request is in flight. If it is false, io->notify is going to be
+ * called, or has been called already, or io->waited is completed.
  */
 bool exmap_io_submit(struct exmap_io *io, int flags)
 {
 	struct file *file = io->exmap->backing;
-	/* It can be left to the file to wait for it */
+	/* For a single request, the file can do the waiting */
 	const bool alone = io->nr_runs == 1 && !io->notify && !flags;
 	/*
-	 * A plug holds requests back until it is finished, or the task sleeps; then
-	 * they go out through a worker. So there is none where the file waits.
+	 * A plug holds requests back until it is finished or the task sleeps, which
+	 * is of no use where the file waits for each of them.
 	 */
 	const bool plugged = io->nr_runs > 1 &&
 			     (file->f_iocb_flags & IOCB_DIRECT || flags & IOCB_NOWAIT);
@@ -218,7 +321,7 @@ bool exmap_io_submit(struct exmap_io *io, int flags)
 		.ki_filp	= file,
 		.ki_pos		= io->exmap->offset,
 		.ki_complete	= alone ? NULL : exmap_run_complete,
-		/* Every page has its place */
+		/* Each page has its place in the file, also if that is O_APPEND */
 		.ki_flags	= (file->f_iocb_flags & ~IOCB_APPEND) | flags,
 		.ki_ioprio	= get_current_ioprio(),
 	};
@@ -241,8 +344,8 @@ bool exmap_io_submit(struct exmap_io *io, int flags)
 }
 
 /*
- * A request has failed. It may be one sector of it: find out which page that is
- * in, and go on with the pages of other vectors.
+ * A request has failed, perhaps because of a single sector. Find out which page has
+ * it, and go on with the pages of other vectors.
  */
 static void exmap_run_failed(struct exmap_run *run, int err)
 {
@@ -259,14 +362,47 @@ static void exmap_run_failed(struct exmap_run *run, int err)
 	run->done = (size_t)i << PAGE_SHIFT;
 }
 
+/*
+ * Without its flight, a page must not be written any more: another one may have been
+ * written to its slot since.
+ */
+static bool exmap_run_write_is_over(struct exmap_run *run)
+{
+	struct exmap_io_page *pages = run->io->pages + run->first;
+
+	if (!run->write || !pages[0].landed)
+		return false;
+	if (run->res > 0)
+		run->done += run->res;
+	for (unsigned int i = run->done >> PAGE_SHIFT; i < run->nr; i++)
+		pages[i].err = run->res < 0 ? run->res : -EIO;
+	run->done = run->nr * PAGE_SIZE;
+	return true;
+}
+
+/* Fill the rest of a run that the file does not reach, if that was asked for */
+static void exmap_run_end_of_file(struct exmap_run *run)
+{
+	struct exmap_io *io = run->io;
+
+	run->res = -ENODATA;
+	if (!io->pages[run->first].zero)
+		return;
+	while (run->done < run->nr * PAGE_SIZE) {
+		const unsigned int i = run->first + (run->done >> PAGE_SHIFT);
+		const unsigned int offset = offset_in_page(run->done);
+
+		memzero_page(io->bvecs[i].bv_page, offset, PAGE_SIZE - offset);
+		run->done += PAGE_SIZE - offset;
+	}
+}
+
 /**
- * exmap_io_settle() - See what has come of the requests.
- * @io: the transfers, none in flight
+ * exmap_io_settle() - Evaluate the results of the requests.
+ * @io: the transfers, of which none is in flight
  *
- * In a transfer that is over, @done says how much was transferred or has failed,
- * and if that is not all, @res is -ENODATA at the end of the file.
- *
- * Return: true if there are requests to make again, which must wait this time.
+ * Context: Process context, may sleep.
+ * Return: true if some requests must be made again, and may have to wait then.
  */
 bool exmap_io_settle(struct exmap_io *io)
 {
@@ -276,31 +412,39 @@ bool exmap_io_settle(struct exmap_io *io)
 	for (; run < end; run++) {
 		const size_t size = run->nr * PAGE_SIZE;
 
+		if (unlikely(run->queued && run->res > 0)) {
+			/* The file system does this for what it completes at once */
+			if (run->write)
+				fsnotify_modify(run->iocb.ki_filp);
+			else
+				fsnotify_access(run->iocb.ki_filp);
+			run->queued = false;
+		}
 		if (likely(run->res == size)) {
 			run->done = size;
 			continue;
 		}
-		if (run->done == size || run->res == -ENODATA)
+		if (run->done == size || run->res == -ENODATA || exmap_run_write_is_over(run))
 			continue;
 		if (!run->res && !run->write) {
-			run->res = -ENODATA;
+			exmap_run_end_of_file(run);
 			continue;
 		}
 		if (run->res > 0) {
 			run->done += run->res;
 			/*
-			 * Direct I/O that ends inside a sector has come to the end of the
-			 * file. Another thread may have moved that since, but not to where
-			 * direct I/O could begin.
+			 * A direct read that ends inside a sector has reached the end of
+			 * the file. Another thread may have moved the end since, but not to
+			 * a place where direct I/O could go on.
 			 */
 			if (!run->write && run->iocb.ki_flags & IOCB_DIRECT &&
 			    !IS_ALIGNED(run->done, SECTOR_SIZE)) {
-				run->res = -ENODATA;
+				exmap_run_end_of_file(run);
 				continue;
 			}
 		} else if (run->iocb.ki_flags & IOCB_NOWAIT &&
 			   (run->res == -EAGAIN || run->res == -EOPNOTSUPP)) {
-			/* The latter is what files say that never write without waiting */
+			/* Files that never write without waiting return the latter */
 			run->res = -EAGAIN;
 		} else {
 			exmap_run_failed(run, run->res ?: -EIO);
@@ -313,8 +457,8 @@ bool exmap_io_settle(struct exmap_io *io)
 
 /**
  * exmap_io_wait() - Carry out transfers and wait for them.
- * @io: the transfers, of an exmap with a backing file; without io->notify
- * @nowait: leave those that must be waited for, with -EAGAIN
+ * @io: the transfers, without io->notify; none is in flight
+ * @nowait: leave out, with -EAGAIN, those that would have to wait for the file
  *
  * Context: Process context, may sleep.
  */
@@ -322,7 +466,7 @@ void exmap_io_wait(struct exmap_io *io, bool nowait)
 {
 	const struct file *file = io->exmap->backing;
 	const bool direct = file->f_iocb_flags & IOCB_DIRECT;
-	/* Reads of cached files begin with the first round, and wait in the second */
+	/* Reads of cached files begin in a first round, and wait in a second one */
 	bool first = nowait || (!direct && io->nr_runs > 1 && !io->runs[0].write &&
 				file->f_mode & FMODE_NOWAIT);
 
@@ -331,41 +475,4 @@ void exmap_io_wait(struct exmap_io *io, bool nowait)
 			wait_for_completion_io(&io->waited);
 		first = false;
 	} while (exmap_io_settle(io) && !nowait);
-}
-
-/**
- * exmap_io_work_on() - Let a worker go on.
- * @work: what it shall do
- *
- * Context: Any.
- */
-void exmap_io_work_on(struct work_struct *work)
-{
-	queue_work(exmap_io_wq, work);
-}
-
-static void exmap_io_work(struct work_struct *work)
-{
-	struct exmap_io *io = container_of(work, struct exmap_io, work);
-	const struct cred *cred = get_cred(io->cred);
-	const struct cred *own = override_creds(cred);
-	const bool arrived = exmap_io_submit(io, 0);
-
-	revert_creds(own);
-	put_cred(cred);
-	if (arrived)
-		io->notify(io);
-}
-
-/**
- * exmap_io_queue() - Have a worker carry out transfers that must wait.
- * @io: the transfers, none in flight, of an exmap with a backing file; with
- *	io->notify, which may be called before this returns
- *
- * Context: Process context.
- */
-void exmap_io_queue(struct exmap_io *io)
-{
-	INIT_WORK(&io->work, exmap_io_work);
-	exmap_io_work_on(&io->work);
 }

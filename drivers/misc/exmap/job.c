@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Jobs: arrays of vectors, each with an opcode of its own
- *
- * A job goes through its vectors in their order: what FREE and ALLOC ask for is
- * done at once, the transfers that READ and WRITE need are collected, and started
- * together when there are no more vectors, or enough is collected. When the
- * transfers are over, the pages that were read are mapped, and the next vectors
- * have their turn.
  */
 #include <linux/highmem.h>
 #include <linux/mm.h>
+#include <linux/nospec.h>
 #include <linux/pagemap.h>
-#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 
-#include "exmap.h"
+#include "job.h"
+#include "place.h"
+#include "quarantine.h"
+#include "region.h"
+
+/*
+ * A page that was not transferred by exmap_job_start(), and that exmap_job_run() must
+ * transfer. Its vector is marked in a field that is zero otherwise.
+ */
+#define EXMAP_JOB_REDO		(-EIOCBQUEUED)
+#define EXMAP_NODE_REDO		1
 
 /* All slots of a vector from the given one on have failed */
 static void exmap_job_fail(struct exmap_job *job, unsigned int i, unsigned int slot,
@@ -29,7 +33,7 @@ static void exmap_job_fail(struct exmap_job *job, unsigned int i, unsigned int s
 	}
 }
 
-/* Is this slot of a vector behind a failure, and shall therefore be as it was? */
+/* Tests whether a slot lies behind a failure, and must therefore stay as it was */
 static bool exmap_job_is_behind(const struct exmap_job *job, unsigned int i,
 				unsigned long slot)
 {
@@ -38,32 +42,32 @@ static bool exmap_job_is_behind(const struct exmap_job *job, unsigned int i,
 }
 
 /*
- * ALLOC slot by slot, for those who need to know something of each page. The
- * slots that got one are marked in @fresh, if that is there.
+ * ALLOC slot by slot, for flags that concern each page. Slots that got a page are
+ * marked in @fresh, unless that is NULL.
  */
-static noinline int exmap_alloc_each(struct exmap_call *call,
+static noinline int exmap_alloc_each(struct exmap_place *place,
 				     const struct exmap_vec *vec,
 				     unsigned long *fresh, unsigned long *changed)
 {
-	const unsigned long start = call->exmap->start + (vec->page << PAGE_SHIFT);
-	struct vma_batch *vb = &call->vb;
+	const unsigned long start = exmap_slot_addr(place->exmap, vec->page);
+	struct vma_batch *vb = &place->vb;
 	struct page *zeroed = NULL;
 
 	for (unsigned int i = 0; i < vec->len; ) {
 		const unsigned int before = vb->nr;
 		struct page *next = before ? vb->pages[before - 1] : NULL;
 
-		/* It stays what is next when the slot has a page */
+		/* It stays the next page if the slot turns out to have one */
 		if (vec->flags & EXMAP_VEC_ZERO && next && next != zeroed) {
 			clear_highpage(next);
 			zeroed = next;
 		}
 		if (!vma_batch_map(vb, start + i * PAGE_SIZE, 1)) {
-			int err = exmap_call_resume(call, vec->len - i);
+			int err = exmap_place_resume(place, vec->len - i);
 
 			if (err)
 				return err;
-			/* Others may have had it meanwhile */
+			/* The page may have been used for another slot meanwhile */
 			zeroed = NULL;
 			continue;
 		}
@@ -79,94 +83,141 @@ static noinline int exmap_alloc_each(struct exmap_call *call,
 }
 
 /* ALLOC for a vector that wants all of its pages, or none */
-static noinline int exmap_alloc_all_or_nothing(struct exmap_call *call,
+static noinline int exmap_alloc_all_or_nothing(struct exmap_place *place,
 					       const struct exmap_vec *vec,
 					       unsigned long *changed)
 {
 	DECLARE_BITMAP(fresh, EXMAP_VEC_ALL_OR_NOTHING_MAX);
-	unsigned long freed;
+	unsigned long freed = 0;
 	unsigned int i;
 	int err;
 
 	bitmap_zero(fresh, vec->len);
-	err = exmap_alloc_each(call, vec, fresh, changed);
-	if (!err)
-		return 0;
-	if (*changed) {
-		exmap_call_set_freeing(call, true);
-		for_each_set_bit(i, fresh, vec->len) {
-			if (exmap_call_free(call, vec->page + i, 1, &freed))
-				break;
-			*changed -= freed;
-		}
-		exmap_call_set_freeing(call, false);
-	}
+	err = exmap_alloc_each(place, vec, fresh, changed);
+	if (!err || !*changed)
+		return err;
+	exmap_place_set_freeing(place, true);
+	for_each_set_bit(i, fresh, vec->len)
+		exmap_place_unmap(place, vec->page + i, 1, &freed);
+	exmap_place_set_freeing(place, false);
+	*changed -= min(freed, *changed);
 	return err;
 }
 
-/* Collect the pages of a READ. Returns false if that has to go on another time. */
-static bool exmap_job_read(struct exmap_job *job, struct exmap_call *call,
+/* The slot is in another flight: end the round, or fail. Returns whether it ends. */
+static bool exmap_job_must_wait(struct exmap_job *job, unsigned long slot,
+				enum exmap_flight_kind kind)
+{
+	if (job->nowait && !job->io->notify) {
+		exmap_job_fail(job, job->next, job->next_slot, -EAGAIN);
+		return false;
+	}
+	job->waiting = true;
+	job->wait_slot = slot;
+	job->wait_kind = kind;
+	return true;
+}
+
+/* Take a reference to the page of a slot that is going to be overwritten */
+static int exmap_job_hold(struct exmap_place *place, unsigned long slot,
+			  struct page **page)
+{
+	if (!vma_batch_hold(&place->vb, exmap_slot_addr(place->exmap, slot), false, page))
+		return -ENOENT;
+	if (place->vma->vm_flags & VM_WRITE)
+		return 0;
+	/* As a read into any other memory that is write protected */
+	put_page(*page);
+	return -EFAULT;
+}
+
+/* Collect the pages of a READ. Returns false if the round ends before its last slot. */
+static bool exmap_job_read(struct exmap_job *job, struct exmap_place *place,
 			   const struct exmap_vec *vec)
 {
-	const bool replace = vec->flags & EXMAP_VEC_REPLACE;
+	struct exmap_flights *flights = job->exmap->flights;
 
 	while (job->next_slot < vec->len) {
 		const unsigned long slot = vec->page + job->next_slot;
-		struct exmap_io_page info = {
-			.vec = job->next, .zero = vec->flags & EXMAP_VEC_ZERO,
-		};
+		struct exmap_io_page *info = exmap_io_next(job->io);
+		enum exmap_flight_kind kind;
 		struct page *page;
+		u8 state;
 		int err;
 
-		if (exmap_io_full(job->io))
+		if (!info)
 			return false;
-		err = exmap_call_reserve(call, slot, &page);
-		if (!page && !err && replace) {
-			if (!exmap_call_hold(call, slot, false, &page))
-				continue;
-			if (call->vma->vm_flags & VM_WRITE) {
-				/* FREE shall leave it alone meanwhile */
-				folio_set_owner_2(page_folio(page));
-				info.mapped = true;
-			} else {
-				/* As a read into any memory that is write protected */
-				put_page(page);
-				err = -EFAULT;
-			}
-		} else if (page && PageDirty(page)) {
-			/* From a former life; it will be what the file has */
-			ClearPageDirty(page);
+		vma_batch_query(&place->vb, exmap_slot_addr(job->exmap, slot), 1, &state,
+				false);
+		if (state && !(vec->flags & EXMAP_VEC_REPLACE)) {
+			job->next_slot++;
+			continue;
 		}
-		if (err) {
+		kind = state ? EXMAP_FLIGHT_REREAD : EXMAP_FLIGHT_READ;
+		if (unlikely(!exmap_flight_begin(flights, &info->flight, slot, kind))) {
+			if (exmap_job_must_wait(job, slot, kind))
+				return false;
+			break;
+		}
+		err = state ? exmap_job_hold(place, slot, &page) :
+			      exmap_place_page(place, &page, vec->len - job->next_slot);
+		if (unlikely(err)) {
+			exmap_flight_end(flights, &info->flight);
+			/* The page was taken away meanwhile: look again */
+			if (err == -ENOENT)
+				continue;
 			exmap_job_fail(job, job->next, job->next_slot, err);
 			break;
 		}
-		if (page)
-			exmap_io_add(job->io, slot, page, info, false, 0);
+		if (!state) {
+			job->reading = true;
+			/* The flag belongs to the previous content of the page */
+			if (unlikely(PageDirty(page)))
+				folio_clear_dirty(page_folio(page));
+		}
+		exmap_io_add(job->io, page, job->next, vec->flags, 0);
 		job->next_slot++;
 	}
 	return true;
 }
 
-/* The same for a WRITE */
-static bool exmap_job_write(struct exmap_job *job, struct exmap_call *call,
+/* Collect the pages of a WRITE. Returns as exmap_job_read(). */
+static bool exmap_job_write(struct exmap_job *job, struct exmap_place *place,
 			    const struct exmap_vec *vec)
 {
-	const struct exmap_io_page info = { .vec = job->next, .mapped = true };
 	const int flags = job->sync | (vec->flags & EXMAP_VEC_DSYNC ? IOCB_DSYNC : 0);
-	struct page *page;
+	struct exmap_flights *flights = job->exmap->flights;
+	const bool dirty = vec->flags & EXMAP_VEC_DIRTY;
 
 	for (; job->next_slot < vec->len; job->next_slot++) {
 		const unsigned long slot = vec->page + job->next_slot;
+		struct exmap_io_page *info = exmap_io_next(job->io);
+		struct page *page;
+		bool resident;
 
-		if (exmap_io_full(job->io))
+		if (!info)
 			return false;
-		if (!exmap_call_hold(call, slot, vec->flags & EXMAP_VEC_DIRTY, &page)) {
+		if (unlikely(!exmap_flight_begin(flights, &info->flight, slot,
+						 EXMAP_FLIGHT_WRITE))) {
+			if (exmap_job_must_wait(job, slot, EXMAP_FLIGHT_WRITE))
+				return false;
+			break;
+		}
+		/*
+		 * The flight begins before the page is marked clean, so that the page is
+		 * clean to nobody before its content is in the file.
+		 */
+		resident = vma_batch_hold(&place->vb, exmap_slot_addr(job->exmap, slot),
+					  dirty, &page);
+		if (page) {
+			exmap_io_add(job->io, page, job->next, vec->flags, flags);
+			continue;
+		}
+		exmap_flight_end(flights, &info->flight);
+		if (!resident) {
 			exmap_job_fail(job, job->next, job->next_slot, -EFAULT);
 			break;
 		}
-		if (page)
-			exmap_io_add(job->io, slot, page, info, true, flags);
 	}
 	return true;
 }
@@ -182,7 +233,7 @@ static int exmap_vec_check(const struct exmap_job *job, const struct exmap_vec *
 
 	if (vec->opcode >= ARRAY_SIZE(flags) || vec->order || vec->node)
 		return -EINVAL;
-	if (vec->flags & ~flags[vec->opcode] ||
+	if (vec->flags & ~flags[array_index_nospec(vec->opcode, ARRAY_SIZE(flags))] ||
 	    (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
 	     vec->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
 		return -EINVAL;
@@ -195,16 +246,30 @@ static int exmap_vec_check(const struct exmap_job *job, const struct exmap_vec *
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
-/* Begin the next vector. Returns false if that has to go on another time. */
-static bool exmap_job_vec(struct exmap_job *job, struct exmap_call *call)
+/* Tests whether a vector skips slots for which it has nothing to do any more */
+static bool exmap_vec_skips(const struct exmap_vec *vec)
+{
+	return vec->opcode == EXMAP_OP_READ ? !(vec->flags & EXMAP_VEC_REPLACE) :
+					      vec->flags & EXMAP_VEC_DIRTY;
+}
+
+/* Begin the next vector. Returns false if the round ends before its last slot. */
+static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 {
 	const unsigned int i = job->next;
-	const struct exmap_vec *vec = &job->vecs[i];
+	struct exmap_vec *vec = &job->vecs[i];
 	const bool freeing = vec->opcode == EXMAP_OP_FREE;
 	unsigned long done = 0, changed = 0;
 	int err;
 
-	if (!job->next_slot) {
+	if (!job->next_slot && i < job->redo_end) {
+		if (!vec->node)
+			return true;
+		vec->node = 0;
+		/* What the first attempt has done is skipped, or done again */
+		if (!exmap_vec_skips(vec))
+			job->results[i].pages = 0;
+	} else if (!job->next_slot) {
 		job->results[i] = (struct exmap_result) {};
 		err = exmap_vec_check(job, vec);
 		if (err) {
@@ -212,41 +277,64 @@ static bool exmap_job_vec(struct exmap_job *job, struct exmap_call *call)
 			return true;
 		}
 	}
-	/* Also where transfers of what was begun of it have failed */
+	/* The vector was reduced if a transfer of an earlier round has failed */
 	if (job->next_slot >= vec->len)
 		return true;
 
 	if (vec->opcode == EXMAP_OP_WRITE)
-		return exmap_job_write(job, call, vec);
-	if (call->freeing != freeing)
-		exmap_call_set_freeing(call, freeing);
+		return exmap_job_write(job, place, vec);
+	if (place->freeing != freeing)
+		exmap_place_set_freeing(place, freeing);
 	if (vec->opcode == EXMAP_OP_READ)
-		return exmap_job_read(job, call, vec);
+		return exmap_job_read(job, place, vec);
 
 	if (freeing)
-		err = exmap_call_free(call, vec->page, vec->len, &changed);
+		err = exmap_place_free(place, vec->page, vec->len, &changed);
 	else if (vec->flags & EXMAP_VEC_ALL_OR_NOTHING)
-		err = exmap_alloc_all_or_nothing(call, vec, &changed);
+		err = exmap_alloc_all_or_nothing(place, vec, &changed);
 	else if (vec->flags)
-		err = exmap_alloc_each(call, vec, NULL, &changed);
+		err = exmap_alloc_each(place, vec, NULL, &changed);
 	else
-		err = exmap_call_alloc(call, vec->page, vec->len, &done, &changed);
+		err = exmap_place_alloc(place, vec->page, vec->len, &done, &changed);
 	job->results[i].pages = changed;
 	if (err)
 		exmap_job_fail(job, i, done, err);
 	return true;
 }
 
-/* The region has gone half way through */
-static int exmap_job_give_up(struct exmap_job *job, int err)
+/* Fail everything that has not been done */
+static void exmap_job_give_up(struct exmap_job *job, int err)
 {
-	for (; job->next < job->nr; job->next++) {
-		if (!job->next_slot)
-			job->results[job->next] = (struct exmap_result) {};
-		exmap_job_fail(job, job->next, job->next_slot, err);
-		job->next_slot = 0;
+	for (; job->next < job->nr; job->next++, job->next_slot = 0) {
+		const unsigned int i = job->next;
+		unsigned int done = job->next_slot;
+
+		if (i < job->redo_end && !job->vecs[i].node && !done) {
+			if (i != job->resume)
+				continue;
+			done = job->resume_slot;
+		} else if (i >= job->redo_end && !done) {
+			job->results[i] = (struct exmap_result) {};
+		}
+		exmap_job_fail(job, i, done, err);
 	}
-	return 0;
+}
+
+/* All vectors that had to be carried out again have been: go on with the others */
+static void exmap_job_resume(struct exmap_job *job)
+{
+	job->redo_end = 0;
+	job->next = job->resume;
+	job->next_slot = job->resume_slot;
+}
+
+/* Go on with the next vector */
+static void exmap_job_advance(struct exmap_job *job)
+{
+	job->next++;
+	job->next_slot = 0;
+	if (job->next == job->redo_end)
+		exmap_job_resume(job);
 }
 
 static bool exmap_job_ends(const struct exmap_job *job)
@@ -255,245 +343,172 @@ static bool exmap_job_ends(const struct exmap_job *job)
 }
 
 /*
- * READs of one slot each come in large numbers. If the last vector was one, and has
- * got a page, go on with those that differ in the slot only, as long as there are
- * pages at hand.
+ * Begin a round: do what can be done at once, and collect transfers, for as many
+ * vectors as fit. Returns an error only if nothing at all has been done.
  */
-static void exmap_job_read_alike(struct exmap_job *job, struct exmap_call *call)
-{
-	const struct exmap_vec *const last = &job->vecs[job->next - 1], *vec = last;
-	const struct exmap *exmap = job->exmap;
-	struct vma_batch *vb = &call->vb;
-	struct exmap_io *io = job->io;
-	struct exmap_io_page info;
-	unsigned int i, end;
-
-	if (!io || !io->nr_pages)
-		return;
-	info = io->pages[io->nr_pages - 1];
-	if (info.vec != job->next - 1 || info.mapped || last->len != 1)
-		return;
-	end = job->next + min(job->nr - job->next, exmap_io_room(io));
-	for (i = job->next; i < end; i++) {
-		const unsigned int before = vb->nr;
-		struct page *page;
-
-		vec++;
-		if (memcmp(&vec->len, &last->len, sizeof(*vec) - offsetof(struct exmap_vec, len)) ||
-		    vec->page >= exmap->nr_slots || !before ||
-		    !vma_batch_reserve(vb, exmap->start + (vec->page << PAGE_SHIFT)) ||
-		    vb->nr == before)
-			break;
-		page = vb->pages[vb->nr];
-		if (PageDirty(page))
-			ClearPageDirty(page);
-		job->results[i] = (struct exmap_result) {};
-		info.vec = i;
-		exmap_io_add(io, vec->page, page, info, false, 0);
-	}
-	job->next = i;
-}
-
-/* Do what can be done at once, and collect transfers, of as many vectors as fit */
 static int exmap_job_collect(struct exmap_job *job)
 {
-	struct exmap_call call __uninitialized;
+	struct exmap_place place __uninitialized;
 	int err;
 
 	if (job->io) {
 		job->io->nr_pages = 0;
 		job->io->nr_runs = 0;
-		job->io->reserved = false;
 	}
-	err = exmap_call_begin(&call, job->exmap, job->iface);
-	if (err && !job->next && !job->next_slot)
+	job->reading = false;
+	job->waiting = false;
+	err = exmap_place_begin(&place, job->exmap, job->iface);
+	if (err && !job->next && !job->next_slot && !job->redo_end)
 		return err;
-	if (err)
-		return exmap_job_give_up(job, err);
-	while (!exmap_job_ends(job) && exmap_job_vec(job, &call)) {
-		job->next++;
-		job->next_slot = 0;
-		exmap_job_read_alike(job, &call);
+	if (err) {
+		exmap_job_give_up(job, err);
+		return 0;
 	}
-	exmap_call_end(&call);
+	while (!exmap_job_ends(job) && exmap_job_vec(job, &place))
+		exmap_job_advance(job);
+	exmap_place_end(&place);
+	job->flying = job->io && job->io->nr_runs;
 	return 0;
 }
 
-/* The file has ended: fill up what was asked to be filled up */
-static void exmap_run_zero(struct exmap_io *io, struct exmap_run *run)
+/*
+ * Map a page that was read, and set *page to NULL. A slot that got another page
+ * meanwhile keeps that one.
+ */
+static int exmap_job_map(struct exmap_job *job, struct vma_batch *vb,
+			 struct vm_area_struct *vma, unsigned long slot,
+			 struct page **page, u32 *mapped)
 {
-	if (!io->pages[run->first].zero)
-		return;
-	while (run->done < run->nr * PAGE_SIZE) {
-		const unsigned int i = run->first + (run->done >> PAGE_SHIFT);
-		const unsigned int offset = offset_in_page(run->done);
+	struct exmap *exmap = job->exmap;
 
-		memzero_page(io->bvecs[i].bv_page, offset, PAGE_SIZE - offset);
-		run->done += PAGE_SIZE - offset;
+	if (IS_ERR(vma))
+		return PTR_ERR(vma);
+	for (;;) {
+		const u64 generation = READ_ONCE(exmap->pool.generation);
+
+		vb->pages = page;
+		vb->nr = 1;
+		if (likely(vma_batch_map(vb, exmap_slot_addr(exmap, slot), 1))) {
+			if (likely(!vb->nr)) {
+				*page = NULL;
+				++*mapped;
+			}
+			return 0;
+		}
+		if (vb->stop != VMA_BATCH_UNFLUSHED)
+			return vb->stop == VMA_BATCH_NOMEM ? -ENOMEM : -EIO;
+		/* The slot has lost another page a moment ago */
+		vma_batch_end(vb);
+		exmap_region_flush(exmap, vma, generation);
 	}
 }
 
-/* Was page number @i of a transfer transferred? */
-static bool exmap_run_page_ok(const struct exmap_run *run, unsigned int i)
+/* Returns why a page was not transferred */
+static int exmap_job_error(const struct exmap_job *job, const struct exmap_run *run,
+			   const struct exmap_io_page *info)
 {
-	return i < run->done >> PAGE_SHIFT && !run->io->pages[run->first + i].err;
+	if (info->err)
+		return info->err;
+	if (job->io->notify && run->todo)
+		return EXMAP_JOB_REDO;
+	return run->res == -ENODATA ? -ENODATA : -EAGAIN;
 }
 
 /*
- * Map what was read, and tell the vectors. A slot that was filled meanwhile keeps
- * what it has. Pages that are not needed any more stay in io->bvecs: returns how
- * many.
+ * Evaluate a run. Pages that were read for a slot and not mapped stay in io->bvecs:
+ * returns their number.
  */
-static unsigned int exmap_run_place(struct exmap_job *job, struct exmap_run *run,
-				    struct vm_area_struct *vma, struct vma_batch *vb)
+static unsigned int exmap_job_place_run(struct exmap_job *job, struct exmap_run *run,
+					struct vma_batch *vb, struct vm_area_struct *vma)
 {
-	struct exmap *exmap = job->exmap;
-	struct exmap_io *io = job->io;
-	unsigned int left = run->nr;
+	unsigned int left = 0;
 
-	for (unsigned int i = 0; i < run->nr; ) {
-		const struct exmap_io_page *info = &io->pages[run->first + i];
-		struct page **page = &io->bvecs[run->first + i].bv_page;
+	for (unsigned int i = 0; i < run->nr; i++) {
+		struct exmap_io_page *info = &job->io->pages[run->first + i];
+		struct page **page = &job->io->bvecs[run->first + i].bv_page;
+		struct exmap_result *result = &job->results[info->vec];
 		const unsigned long slot = run->slot + i;
-		const unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
-		const u64 epoch = READ_ONCE(exmap->pool.epoch);
-		const bool ok = exmap_run_page_ok(run, i) &&
-				!exmap_job_is_behind(job, info->vec, slot);
 		int err = 0;
 
-		if (likely(ok && !info->mapped && !IS_ERR(vma))) {
-			vb->pages = page;
-			vb->nr = 1;
-			if (likely(vma_batch_map(vb, addr, 1))) {
-				if (likely(!vb->nr)) {
-					job->results[info->vec].pages++;
-					*page = NULL;
-					left--;
-				}
-			} else if (vb->stop == VMA_BATCH_UNFLUSHED) {
-				/* The slot lost another page a moment ago */
-				vma_batch_end(vb);
-				exmap_region_flush(exmap, vma, epoch);
-				continue;
-			} else {
-				err = -ENOMEM;
-				vma_batch_unreserve(vb, addr);
-			}
-		} else if (!ok) {
-			err = info->err;
-			/* What is neither an error nor the end had to wait */
-			if (!err)
-				err = run->res == -ENODATA ? -ENODATA : -EAGAIN;
-			if (!info->mapped && !IS_ERR(vma))
-				vma_batch_unreserve(vb, addr);
-		} else if (info->mapped) {
-			job->results[info->vec].pages++;
-		} else {
-			err = PTR_ERR(vma);
+		if (unlikely(!exmap_io_page_ok(run, i)))
+			err = exmap_job_error(job, run, info);
+		else if (exmap_job_is_behind(job, info->vec, slot))
+			;
+		else if (info->flight.kind == EXMAP_FLIGHT_READ)
+			err = exmap_job_map(job, vb, vma, slot, page, &result->pages);
+		else
+			result->pages++;
+
+		exmap_io_land(job->io, info, *page, !err);
+		if (info->flight.kind != EXMAP_FLIGHT_READ) {
+			put_page(*page);
+			*page = NULL;
+		} else if (unlikely(err)) {
+			/* A request that failed may have left anything in the page */
+			clear_highpage(*page);
 		}
-		if (unlikely(err))
-			exmap_job_fail(job, info->vec,
-				       slot - job->vecs[info->vec].page, err);
-		i++;
+		left += !!*page;
+		if (unlikely(err == EXMAP_JOB_REDO))
+			job->vecs[info->vec].node = EXMAP_NODE_REDO;
+		else if (unlikely(err))
+			exmap_job_fail(job, info->vec, slot - job->vecs[info->vec].page, err);
 	}
 	return left;
 }
 
 /*
- * The same for one page, all of which was read, which most are. False if there is
- * more to it than to map the page.
+ * End a round: map what was read, and report what has become of the transfers. If the
+ * job was begun by exmap_job_start(), writes that would have had to wait are left over.
+ * Their pages may have been freed meanwhile, so they stay in flight.
  */
-static bool exmap_run_place_one(struct exmap_job *job, struct exmap_run *run,
-				struct vma_batch *vb)
-{
-	const struct exmap_io_page *info = &job->io->pages[run->first];
-	struct page **page = &job->io->bvecs[run->first].bv_page;
-
-	if (run->nr != 1 || run->res != PAGE_SIZE || info->mapped || job->failed)
-		return false;
-	vb->pages = page;
-	vb->nr = 1;
-	if (!vma_batch_map(vb, job->exmap->start + (run->slot << PAGE_SHIFT), 1) || vb->nr)
-		return false;
-	job->results[info->vec].pages++;
-	*page = NULL;
-	return true;
-}
-
-/* Let go of the pages of a transfer that are not mapped now because of it */
-static void exmap_run_release(struct exmap_job *job, struct exmap_run *run)
-{
-	struct exmap_pool *pool = &job->exmap->pool;
-	struct exmap_io *io = job->io;
-
-	for (unsigned int i = 0; i < run->nr; i++) {
-		const struct exmap_io_page *info = &io->pages[run->first + i];
-		struct page *page = io->bvecs[run->first + i].bv_page;
-		const bool complete = exmap_run_page_ok(run, i);
-
-		if (!page)
-			continue;
-		if (!info->mapped) {
-			/* There may be anything in it, and it may be mapped next */
-			if (!complete)
-				clear_highpage(page);
-			exmap_pool_put(pool, job->iface, &page, 1);
-			continue;
-		}
-		if (run->write && !complete &&
-		    job->vecs[info->vec].flags & EXMAP_VEC_DIRTY)
-			SetPageDirty(page);
-		if (!run->write)
-			folio_clear_owner_2(page_folio(page));
-		put_page(page);
-	}
-}
-
-/* The transfers are over */
 static void exmap_job_place(struct exmap_job *job)
 {
-	struct exmap *exmap = job->exmap;
-	/* The task that has started a transfer may be gone when it is over */
-	const bool foreign = current->mm != exmap->mm;
 	struct vm_area_struct *vma = ERR_PTR(-ENXIO);
+	struct exmap *exmap = job->exmap;
 	struct exmap_io *io = job->io;
-	struct exmap_run *run, *const end = io->runs + io->nr_runs;
 	unsigned int left = 0;
 	struct vma_batch vb;
 	bool mmap_locked;
 
-	/* Pages that are mapped stay so, whatever has become of the region */
-	if (io->reserved && (!foreign || mmget_not_zero(exmap->mm))) {
+	/* If the task that began the transfer is gone, its reads are of no use */
+	if (job->reading && current->mm == exmap->mm)
 		vma = exmap_region_lock(exmap, &mmap_locked);
-		if (foreign && IS_ERR(vma))
-			mmput_async(exmap->mm);
-	}
 	if (!IS_ERR(vma)) {
 		vma_batch_begin(&vb, vma, NULL, 0, 0);
-		vb.flushed = exmap_pool_flushed(&exmap->pool);
-		vma_batch_map_clean(&vb);
+		vb.flushed = exmap_quarantine_flushed(&exmap->pool);
+		vb.clean = true;
 	}
-	for (run = io->runs; run < end; run++) {
-		if (!IS_ERR(vma) && exmap_run_place_one(job, run, &vb))
+	job->flying = false;
+	for (unsigned int i = 0; i < io->nr_runs; i++) {
+		if (io->notify && io->runs[i].write && io->runs[i].todo) {
+			job->flying = true;
 			continue;
-		if (run->res == -ENODATA)
-			exmap_run_zero(io, run);
-		left += exmap_run_place(job, run, vma, &vb);
+		}
+		left += exmap_job_place_run(job, &io->runs[i], &vb, vma);
+		/* There is nothing left of it */
+		io->runs[i].nr = 0;
+		io->runs[i].done = 0;
+		io->runs[i].res = 0;
+		io->runs[i].todo = false;
 	}
 	if (!IS_ERR(vma)) {
 		vma_batch_end(&vb);
+		if (vb.nr_tables)
+			atomic_long_add(vb.nr_tables, &exmap->nr_tables);
 		exmap_region_unlock(exmap, vma, mmap_locked);
-		if (foreign)
-			mmput_async(exmap->mm);
 	}
-	for (run = io->runs; left && run < end; run++)
-		exmap_run_release(job, run);
+	for (unsigned int i = 0; left && i < io->nr_pages; i++) {
+		if (!io->bvecs[i].bv_page || io->pages[i].flight.kind != EXMAP_FLIGHT_READ)
+			continue;
+		exmap_pool_put(&exmap->pool, job->iface, &io->bvecs[i].bv_page, 1);
+		io->bvecs[i].bv_page = NULL;
+	}
 }
 
 /**
- * exmap_job_prepare() - Make room for transfers, if there may be any.
+ * exmap_job_prepare() - Make room for transfers, if there can be any.
  * @job: the job, not begun
- * @few: room for a few, to be used if they are no more; or NULL
+ * @few: room for a few transfers, used if it is enough; or NULL
  *
  * Context: Process context, may sleep.
  * Return: 0, or -ENOMEM.
@@ -512,59 +527,129 @@ int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 	if (!pages || !job->exmap->backing)
 		return 0;
 	if (few && pages <= EXMAP_IO_FEW) {
-		exmap_io_init(&few->io, job->exmap, few->runs, EXMAP_IO_FEW,
-			      few->bvecs, few->pages, EXMAP_IO_FEW);
-		job->io = &few->io;
+		job->io = exmap_io_few_init(few, job->exmap);
 		return 0;
 	}
 	pages = min(pages, EXMAP_IO_PAGES);
-	/* The slots of a vector need not all be without a page */
+	/* Slots of a vector that have a page already separate runs */
 	vecs = min(pages, vecs + pages / 8 + 8);
 	job->io = exmap_io_alloc(job->exmap, pages, vecs);
 	return job->io ? 0 : -ENOMEM;
 }
 
 /**
- * exmap_job_run() - Carry out the vectors of a job.
- * @job: the job
- * @arrived: transfers were in flight, and are over
- *
- * Unless job->io->notify is set, it is complete when this returns. Otherwise it
- * may be that it shall be called again, with @arrived, when that was called.
+ * exmap_job_run() - Carry out a job.
+ * @job: the job, prepared, without job->io->notify; it may have been begun with
+ *	exmap_job_start()
  *
  * Context: Process context, may sleep.
  *
- * Return: 0 if the job is complete, with the results of all vectors and the
- * number of those that failed in the job; -EIOCBQUEUED if there are transfers in
- * flight: then it may be called again, by somebody else, before it has returned.
- * Or, with nothing done, the error of exmap_region_lock().
+ * Return: 0 if the job is complete, with the results of all vectors and the number
+ * of those that failed in @job. Or, with nothing done, the error of
+ * exmap_region_lock().
  */
-int exmap_job_run(struct exmap_job *job, bool arrived)
+int exmap_job_run(struct exmap_job *job)
 {
-	struct exmap_io *io = job->io;
+	int err;
 
 	for (;;) {
-		int err;
-
-		if (arrived) {
-			if (io->notify && exmap_io_settle(io)) {
-				exmap_io_queue(io);
-				return -EIOCBQUEUED;
-			}
-			exmap_job_place(job);
-			if (exmap_job_ends(job))
-				return 0;
+		if (!job->flying) {
+			err = exmap_job_collect(job);
+			if (err)
+				return err;
 		}
-		err = exmap_job_collect(job);
-		if (err)
-			return err;
-		if (!io || !io->nr_runs)
+		err = 0;
+		if (job->flying) {
+			exmap_io_wait(job->io, job->nowait);
+			exmap_job_place(job);
+		} else if (job->waiting) {
+			err = exmap_flight_wait(job->exmap->flights, job->wait_slot,
+						job->wait_kind);
+		}
+		if (err) {
+			exmap_job_fail(job, job->next, job->next_slot, err);
+			exmap_job_advance(job);
+		}
+		if (!exmap_job_ends(job) && fatal_signal_pending(current))
+			exmap_job_give_up(job, -EINTR);
+		if (exmap_job_ends(job))
 			return 0;
-
-		if (!io->notify)
-			exmap_io_wait(io, job->nowait);
-		else if (!exmap_io_submit(io, job->nowait ? IOCB_NOWAIT : 0))
-			return -EIOCBQUEUED;
-		arrived = true;
+		cond_resched();
 	}
+}
+
+/**
+ * exmap_job_start() - Begin a job without waiting for its transfers.
+ * @job: the job, prepared, with job->io->notify unless there are no transfers
+ *
+ * Context: Process context, may sleep, but does not wait for the backing file.
+ *
+ * Return: as exmap_job_run(). -EIOCBQUEUED if transfers are in flight: when
+ * job->io->notify is called, which may be at once, it is the turn of
+ * exmap_job_arrived(). -EAGAIN if the job must be ended with exmap_job_run() by a
+ * task that can wait.
+ */
+int exmap_job_start(struct exmap_job *job)
+{
+	int err = exmap_job_collect(job);
+
+	if (err)
+		return err;
+	if (!job->flying)
+		return exmap_job_ends(job) ? 0 : -EAGAIN;
+	if (!exmap_io_submit(job->io, IOCB_NOWAIT))
+		return -EIOCBQUEUED;
+	return exmap_job_arrived(job);
+}
+
+/* Prepare to carry out again the vectors that are marked for it */
+static void exmap_job_redo(struct exmap_job *job)
+{
+	job->resume = job->next;
+	job->resume_slot = job->next_slot;
+	job->redo_end = job->next + !!job->next_slot;
+	if (job->next_slot && job->vecs[job->next].node) {
+		/* All of it is going to be carried out again */
+		job->resume++;
+		job->resume_slot = 0;
+	}
+	job->next = 0;
+	job->next_slot = 0;
+}
+
+/**
+ * exmap_job_arrived() - Go on with a job when its transfers are complete.
+ * @job: the job, begun with exmap_job_start()
+ *
+ * Vectors with a read that was short, has failed in a part that may belong to another
+ * vector, or would have had to wait are left for exmap_job_run() to be carried out again,
+ * and so are writes that would have had to wait.
+ *
+ * Context: Process context of the task that began the job, may sleep, but does not
+ * wait for the backing file.
+ * Return: 0 if the job is complete, or -EAGAIN as exmap_job_start().
+ */
+int exmap_job_arrived(struct exmap_job *job)
+{
+	const bool again = exmap_io_settle(job->io);
+
+	exmap_job_place(job);
+	if (again)
+		exmap_job_redo(job);
+	return exmap_job_ends(job) && !job->flying ? 0 : -EAGAIN;
+}
+
+/**
+ * exmap_job_cancel() - End a job whose transfers are complete, and do no more of it.
+ * @job: the job, begun with exmap_job_start() or not at all
+ *
+ * Context: Process context, may sleep; the task that began the job may be gone.
+ */
+void exmap_job_cancel(struct exmap_job *job)
+{
+	if (!job->flying)
+		return;
+	job->io->notify = NULL;
+	exmap_io_settle(job->io);
+	exmap_job_place(job);
 }

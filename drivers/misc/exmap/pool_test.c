@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of the page pool: who gets which page, and that none is lost
+ * KUnit tests of the pool: which interface gets which page, and that none is lost
  */
 #include <kunit/test.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
+#include <linux/vma_batch.h>
 
-#include "exmap.h"
+#include "interface.h"
+#include "pool.h"
+#include "quarantine.h"
+#include "refill.h"
 
 #define NR_INTERFACES	4
 #define MAX_PAGES	(4 * EXMAP_BUNDLE_PAGES)
@@ -22,7 +26,8 @@ static struct pool_fixture *make_pool(struct kunit *test, unsigned long limit)
 	struct pool_fixture *f = kunit_kzalloc(test, sizeof(*f), GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, f);
-	KUNIT_ASSERT_EQ(test, exmap_pool_init(&f->pool, limit, NR_INTERFACES), 0);
+	KUNIT_ASSERT_EQ(test, kunit_attach_mm(), 0);
+	KUNIT_ASSERT_EQ(test, exmap_pool_init(&f->pool, current->mm, limit, NR_INTERFACES), 0);
 	test->priv = f;
 	return f;
 }
@@ -35,6 +40,8 @@ static void pool_test_exit(struct kunit *test)
 		return;
 	exmap_pool_close(&f->pool);
 	exmap_pool_destroy(&f->pool);
+	/* Every mapping reference was dropped */
+	KUNIT_EXPECT_EQ(test, get_mm_counter_sum(f->pool.mm, MM_FILEPAGES), 0);
 }
 
 static unsigned int get(struct pool_fixture *f, unsigned int iface,
@@ -71,7 +78,12 @@ static void recycle(struct kunit *test, struct pool_fixture *f, unsigned int ifa
 	while (nr) {
 		unsigned int n = 0;
 
-		bundle = exmap_pool_collect(&f->pool, i);
+		if (f->pool.deferred) {
+			bundle = exmap_quarantine_collect(&f->pool, i);
+		} else {
+			bundle = i->spare ?: exmap_bundle_alloc(GFP_KERNEL);
+			i->spare = NULL;
+		}
 		KUNIT_EXPECT_NOT_NULL(test, bundle);
 		if (!bundle)
 			break;
@@ -83,7 +95,8 @@ static void recycle(struct kunit *test, struct pool_fixture *f, unsigned int ifa
 		bundle->nr += n;
 		pages += n;
 		nr -= n;
-		exmap_pool_recycle(&f->pool, i);
+		if (!f->pool.deferred)
+			exmap_pool_keep_spare(i, exmap_pool_sort(&f->pool, i, bundle));
 	}
 	KUNIT_EXPECT_TRUE(test, !i->spare || !i->spare->nr);
 	mutex_unlock(&i->lock);
@@ -98,11 +111,11 @@ static unsigned int full_bundles(struct pool_fixture *f)
 	return nr;
 }
 
-static bool flush(struct pool_fixture *f, u64 epoch)
+static bool flush(struct pool_fixture *f, u64 generation)
 {
-	if (!exmap_pool_flush_begin(&f->pool, epoch))
+	if (!exmap_quarantine_flush_begin(&f->pool, generation))
 		return false;
-	exmap_pool_flush_end(&f->pool);
+	exmap_quarantine_flush_end(&f->pool);
 	return true;
 }
 
@@ -133,7 +146,7 @@ static void pool_test_fresh_pages_are_zero(struct kunit *test)
 	put(f, 0, f->pages, 64);
 }
 
-/* Wherever the free pages are, everyone can have all of them */
+/* An interface can get all free pages, wherever they are */
 static void pool_test_steal(struct kunit *test)
 {
 	struct pool_fixture *f = make_pool(test, 101);
@@ -148,7 +161,7 @@ static void pool_test_steal(struct kunit *test)
 	put(f, 1, f->pages, 101);
 }
 
-/* More than two bundles: the full ones are for all */
+/* Of more than two bundles, the full ones are available to all interfaces */
 static void pool_test_full_bundles(struct kunit *test)
 {
 	const unsigned int nr = 3 * EXMAP_BUNDLE_PAGES + 7;
@@ -165,7 +178,7 @@ static void pool_test_full_bundles(struct kunit *test)
 	put(f, 2, f->pages, nr);
 }
 
-/* A bundle more or less, in turns, does not touch what interfaces share */
+/* To free and allocate one bundle in turns does not involve shared lists */
 static void pool_test_backup(struct kunit *test)
 {
 	const unsigned int nr = 2 * EXMAP_BUNDLE_PAGES;
@@ -193,15 +206,15 @@ static int refill(struct pool_fixture *f, unsigned int iface)
 	return err;
 }
 
-/* Whose pages they are does not matter: one flush frees those of all */
+/* One flush frees the pages of all interfaces */
 static void pool_test_quarantine(struct kunit *test)
 {
 	const unsigned int nr = 2 * EXMAP_BUNDLE_PAGES;
 	struct pool_fixture *f = make_pool(test, nr);
-	u64 epoch;
+	u64 generation;
 
-	exmap_pool_defer(&f->pool, 0);
-	KUNIT_EXPECT_EQ(test, exmap_pool_quarantine(&f->pool), nr / 16);
+	exmap_quarantine_init(&f->pool, 0);
+	KUNIT_EXPECT_EQ(test, exmap_quarantine_limit(&f->pool), nr / 16);
 	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, nr), nr);
 	KUNIT_EXPECT_EQ(test, refill(f, 3), -ENOMEM);
 
@@ -210,14 +223,14 @@ static void pool_test_quarantine(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, refill(f, 0), -EAGAIN);
 	KUNIT_EXPECT_EQ(test, refill(f, 1), -EAGAIN);
 	KUNIT_EXPECT_EQ(test, refill(f, 3), -EAGAIN);
-	/* Those that were held are parked when they come out */
+	/* Pages that are held are parked when they leave quarantine */
 	get_page(f->pages[3]);
 	get_page(f->pages[500]);
 
-	epoch = f->pool.epoch;
-	KUNIT_EXPECT_TRUE(test, flush(f, epoch));
-	KUNIT_EXPECT_FALSE(test, flush(f, epoch));
-	KUNIT_EXPECT_EQ(test, f->pool.epoch, epoch + 1);
+	generation = f->pool.generation;
+	KUNIT_EXPECT_TRUE(test, flush(f, generation));
+	KUNIT_EXPECT_FALSE(test, flush(f, generation));
+	KUNIT_EXPECT_EQ(test, f->pool.generation, generation + 1);
 	KUNIT_EXPECT_EQ(test, f->pool.nr_parked, 0);
 	KUNIT_EXPECT_EQ(test, get(f, 3, f->pages + nr, MAX_PAGES - nr), nr - 2);
 	KUNIT_EXPECT_EQ(test, f->pool.nr_parked, 2);
@@ -228,23 +241,23 @@ static void pool_test_quarantine(struct kunit *test)
 }
 
 /* A flush covers what was freed before it began, and nothing else */
-static void pool_test_epochs(struct kunit *test)
+static void pool_test_generations(struct kunit *test)
 {
 	struct pool_fixture *f = make_pool(test, 4);
-	u64 epoch;
+	u64 generation;
 
-	exmap_pool_defer(&f->pool, 100);
+	exmap_quarantine_init(&f->pool, 100);
 	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, 4), 4);
 	recycle(test, f, 0, f->pages, 1);
-	epoch = f->pool.epoch;
-	KUNIT_ASSERT_TRUE(test, exmap_pool_flush_begin(&f->pool, epoch));
+	generation = f->pool.generation;
+	KUNIT_ASSERT_TRUE(test, exmap_quarantine_flush_begin(&f->pool, generation));
 	recycle(test, f, 1, f->pages + 1, 3);
 	KUNIT_EXPECT_EQ(test, refill(f, 0), -EAGAIN);
-	exmap_pool_flush_end(&f->pool);
+	exmap_quarantine_flush_end(&f->pool);
 
 	KUNIT_EXPECT_EQ(test, get(f, 2, f->pages, 4), 1);
 	KUNIT_EXPECT_EQ(test, refill(f, 1), -EAGAIN);
-	KUNIT_EXPECT_TRUE(test, flush(f, f->pool.epoch));
+	KUNIT_EXPECT_TRUE(test, flush(f, f->pool.generation));
 	KUNIT_EXPECT_EQ(test, get(f, 1, f->pages + 1, 4), 3);
 	put(f, 0, f->pages, 4);
 }
@@ -265,7 +278,7 @@ static void pool_test_recycle(struct kunit *test)
 	put(f, 0, f->pages, nr);
 }
 
-/* A page that somebody holds is not handed out before he lets go of it */
+/* A page that is held is not handed out before it is let go */
 static void pool_test_parked(struct kunit *test)
 {
 	struct pool_fixture *f = make_pool(test, 2);
@@ -288,7 +301,7 @@ static void pool_test_parked(struct kunit *test)
 	put(f, 0, f->pages, 2);
 }
 
-/* MADV_DONTNEED takes a page out of its slot and drops the entry's reference */
+/* MADV_DONTNEED takes a page out of its slot and drops its mapping reference */
 static void pool_test_lost(struct kunit *test)
 {
 	struct pool_fixture *f = make_pool(test, 3);
@@ -297,6 +310,7 @@ static void pool_test_lost(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, get(f, 0, f->pages, 3), 3);
 	lost[0] = f->pages[0];
 	lost[1] = f->pages[1];
+	vma_batch_uncharge(f->pool.mm, lost, 2);
 	put_page(lost[0]);
 	put_page(lost[1]);
 	KUNIT_EXPECT_EQ(test, get(f, 1, f->pages, MAX_PAGES), 2);
@@ -321,7 +335,7 @@ static void pool_test_poisoned(struct kunit *test)
 	recycle(test, f, 0, f->pages, 2);
 	KUNIT_EXPECT_EQ(test, page_count(bad), 1);
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&f->pool.nr_pages), 1);
-	/* The limit lets another come in its place */
+	/* The limit allows another page in its place */
 	KUNIT_EXPECT_EQ(test, get(f, 0, f->pages, MAX_PAGES), 2);
 	KUNIT_EXPECT_PTR_NE(test, f->pages[0], bad);
 	KUNIT_EXPECT_PTR_NE(test, f->pages[1], bad);
@@ -366,7 +380,7 @@ struct hog {
 	struct completion done;
 };
 
-/* Takes its fair share page by page, which must never fail, and gives it back */
+/* Takes its share page by page, which must never fail, and gives it back */
 static int hog_thread(void *data)
 {
 	struct hog *hog = data;
@@ -380,7 +394,7 @@ static int hog_thread(void *data)
 		hog->failed += nr < HOG_PAGES;
 		for (unsigned int i = 0; i < nr; i++)
 			hog->failed += page_count(pages[i]) != 2;
-		/* Away with them, so that the next round must steal */
+		/* Give them to another interface, so that the next round must steal */
 		put(hog->f, (hog->iface + round) % NR_INTERFACES, pages, nr);
 		cond_resched();
 	}
@@ -417,7 +431,7 @@ static struct kunit_case pool_test_cases[] = {
 	KUNIT_CASE(pool_test_full_bundles),
 	KUNIT_CASE(pool_test_backup),
 	KUNIT_CASE(pool_test_quarantine),
-	KUNIT_CASE(pool_test_epochs),
+	KUNIT_CASE(pool_test_generations),
 	KUNIT_CASE(pool_test_recycle),
 	KUNIT_CASE(pool_test_parked),
 	KUNIT_CASE(pool_test_lost),

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Queries: which slots have a page, which pages are dirty, which were used
+ * EXMAP_IOCTL_QUERY: which slots have a page, and which pages are dirty or were used
  */
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/vma_batch.h>
 
 #include "exmap.h"
+#include "flight.h"
+#include "query.h"
+#include "region.h"
+#include "sized.h"
 
 static_assert(sizeof(struct exmap_query) == EXMAP_QUERY_SIZE_VER0);
 static_assert((int)EXMAP_SLOT_RESIDENT == (int)VMA_BATCH_SLOT_PAGE);
 static_assert((int)EXMAP_SLOT_DIRTY == (int)VMA_BATCH_SLOT_DIRTY);
 static_assert((int)EXMAP_SLOT_USED == (int)VMA_BATCH_SLOT_YOUNG);
-static_assert((int)EXMAP_SLOT_BUSY == (int)VMA_BATCH_SLOT_BUSY);
 
 /* Slots between two copies to the program */
 #define EXMAP_QUERY_CHUNK	PAGE_SIZE
@@ -30,7 +34,10 @@ static int exmap_query_check(const struct exmap *exmap, const struct exmap_vec *
 	return 0;
 }
 
-/* The next slots, up to EXMAP_QUERY_CHUNK. Returns how many, or an error. */
+/*
+ * Query the next slots, up to EXMAP_QUERY_CHUNK. Returns their number, or an error.
+ * The vectors are reduced to what is left of them.
+ */
 static int exmap_query_some(struct exmap *exmap, struct exmap_vec *vecs,
 			    unsigned int nr, unsigned int *next, u8 *slots, bool age)
 {
@@ -47,8 +54,11 @@ static int exmap_query_some(struct exmap *exmap, struct exmap_vec *vecs,
 		struct exmap_vec *vec = &vecs[*next];
 		const unsigned int some = min(vec->len, EXMAP_QUERY_CHUNK - filled);
 
-		vma_batch_query(&vb, exmap->start + (vec->page << PAGE_SHIFT), some,
+		vma_batch_query(&vb, exmap_slot_addr(exmap, vec->page), some,
 				slots + filled, age);
+		for (unsigned int i = 0; exmap->flights && i < some; i++)
+			if (exmap_flight_is_busy(exmap->flights, vec->page + i))
+				slots[filled + i] |= EXMAP_SLOT_BUSY;
 		filled += some;
 		vec->page += some;
 		vec->len -= some;
@@ -61,15 +71,16 @@ static int exmap_query_some(struct exmap *exmap, struct exmap_vec *vecs,
 }
 
 /**
- * exmap_query() - Tell what is in slots.
- * @exmap: the exmap, of the current process and set up
+ * exmap_query() - Tell what slots hold.
+ * @exmap: the exmap, of the current process, set up and mapped
  * @arg: what the program asks for
  *
  * Context: Process context, may sleep. No locks are held.
  *
- * Return: 0; -EFAULT if memory of the program cannot be read or written, -EINVAL
- * for sizes, flags or vectors that do not exist, -ERANGE for slots outside the
- * region, -ENXIO if there is no region, -ENOMEM, -EINTR if a fatal signal came.
+ * Return: 0; the errors of exmap_copy_sized(); -EFAULT if the vectors cannot be read
+ * or the answer not be written; -EINVAL for flags or vectors that do not exist;
+ * -ERANGE for slots outside the region; -ENXIO if there is no region; -ENOMEM;
+ * -EINTR if a fatal signal arrived.
  */
 long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 {
@@ -90,7 +101,8 @@ long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 		return -EINVAL;
 	answer = u64_to_user_ptr(query.slots);
 
-	slots = kvmalloc(EXMAP_QUERY_CHUNK + query.nr * sizeof(*vecs), GFP_KERNEL_ACCOUNT);
+	slots = kvmalloc(EXMAP_QUERY_CHUNK + query.nr * sizeof(*vecs),
+			 GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
 	if (!slots)
 		return -ENOMEM;
 	vecs = (void *)(slots + EXMAP_QUERY_CHUNK);
@@ -108,6 +120,7 @@ long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 		}
 		answer += ret;
 		ret = fatal_signal_pending(current) ? -EINTR : 0;
+		cond_resched();
 	}
 	kvfree(slots);
 	return ret;

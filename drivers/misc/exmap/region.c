@@ -5,12 +5,16 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
+#include <linux/vma_batch.h>
 
-#include "exmap.h"
+#include "memlock.h"
+#include "quarantine.h"
+#include "region.h"
 
 /*
- * vm_private_data is the exmap only for the VMA that is the region: not for one
- * that came second, nor for the copy that mremap() makes before it asks.
+ * vm_private_data is the exmap only in the VMA that is the region: not in a second
+ * one, which is refused here, nor in the copy that mremap() makes before it calls
+ * ->mremap().
  */
 static int exmap_region_mapped(unsigned long start, unsigned long end,
 			       pgoff_t pgoff, const struct file *file,
@@ -23,7 +27,7 @@ static int exmap_region_mapped(unsigned long start, unsigned long end,
 	if (exmap->state == EXMAP_UNMAPPED) {
 		exmap->start = start;
 		exmap->nr_slots = (end - start) >> PAGE_SHIFT;
-		/* Pairs with exmap_region_lock() */
+		/* Pairs with exmap_region_lock() and exmap_of_mapped() */
 		smp_store_release(&exmap->state, EXMAP_MAPPED);
 		*private_data = exmap;
 		err = 0;
@@ -44,16 +48,16 @@ static void exmap_region_close(struct vm_area_struct *vma)
 	if (!exmap)
 		return;
 
-	/* No call is at work in the region: nobody finds the VMA any more */
+	/* The VMA is locked for writing: no call is at work in the region */
 	WRITE_ONCE(exmap->vma, NULL);
 	mutex_lock(&exmap->lock);
 	WRITE_ONCE(exmap->state, EXMAP_GONE);
 	if (exmap->ready) {
-		/* What was unmapped with the VMA has been flushed, but not this */
+		/* munmap() flushes what it has cleared itself, and nothing else */
 		if (exmap->pool.deferred)
 			vma_batch_flush(vma);
 		exmap_pool_close(&exmap->pool);
-		exmap_unaccount(exmap, 0);
+		exmap_memlock_uncharge(exmap, 0);
 	}
 	mutex_unlock(&exmap->lock);
 }
@@ -69,26 +73,44 @@ static int exmap_region_mremap(struct vm_area_struct *vma)
 }
 
 /*
- * Nothing comes by itself: a touched slot without a page is the program's error,
- * unless setup said otherwise and there is a page.
+ * A fault is raised without the page table lock. vma_batch_hold() may have cleared
+ * the PTE of a page for a moment to make it clean. Only a look with the lock held
+ * shows that there is no page.
  */
+static bool exmap_region_has_page(struct vm_area_struct *vma, unsigned long addr)
+{
+	struct vma_batch vb;
+	u8 slot;
+
+	vma_batch_begin(&vb, vma, NULL, 0, 0);
+	vma_batch_query(&vb, addr, 1, &slot, false);
+	vma_batch_end(&vb);
+	return slot & VMA_BATCH_SLOT_PAGE;
+}
+
 static vm_fault_t exmap_region_fault(struct vm_fault *vmf)
 {
+	const unsigned long addr = vmf->address & PAGE_MASK;
 	struct vm_area_struct *vma = vmf->vma;
 	struct exmap *exmap = vma->vm_private_data;
 
-	/* Others, with ptrace() for example, do not make the pool grow */
-	if (!exmap || exmap->mm != current->mm)
+	if (!exmap)
 		return VM_FAULT_SIGSEGV;
-	/* Pairs with exmap_do_setup() */
-	if (!smp_load_acquire(&exmap->ready) || !exmap->fault_alloc)
+	if (exmap_region_has_page(vma, addr))
+		return VM_FAULT_NOPAGE;
+	/*
+	 * A process that looks into this one, with ptrace() for example, does not
+	 * make the pool grow. The load pairs with exmap_do_setup().
+	 */
+	if (exmap->mm != current->mm || !smp_load_acquire(&exmap->ready) ||
+	    !exmap->fault)
 		return VM_FAULT_SIGSEGV;
-	if (exmap_call_fault(exmap, vma, (vmf->address - vma->vm_start) >> PAGE_SHIFT))
+	if (exmap->fault(exmap, vma, (addr - vma->vm_start) >> PAGE_SHIFT))
 		return VM_FAULT_SIGSEGV;
 	return VM_FAULT_NOPAGE;
 }
 
-/* There is nothing to map early, but with this ->fault() needs no mmap_lock */
+/* Maps nothing, but with this function ->fault() is called without the mmap_lock */
 static vm_fault_t exmap_region_map_pages(struct vm_fault *vmf, pgoff_t start,
 					 pgoff_t end)
 {
@@ -106,7 +128,7 @@ const struct vm_operations_struct exmap_region_ops = {
 };
 
 /**
- * exmap_region_mmap_prepare() - Set up a VMA that shall become the region.
+ * exmap_region_mmap_prepare() - Set up a VMA that is to become the region.
  * @exmap: the exmap, of the current process
  * @desc: the VMA to be; known to be shared
  *
@@ -115,7 +137,7 @@ const struct vm_operations_struct exmap_region_ops = {
  */
 int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc)
 {
-	/* Before anything is mapped; exmap_region_mapped() has the last word */
+	/* Fail early where possible; exmap_region_mapped() decides */
 	if (READ_ONCE(exmap->state) != EXMAP_UNMAPPED)
 		return -EBUSY;
 
@@ -131,10 +153,10 @@ int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc)
  * @mmap_locked: set to tell exmap_region_unlock() which lock was taken
  *
  * Context: Process context, may sleep. Takes the VMA lock for reading, or the
- * mmap_lock where a writer is about or there are no VMA locks.
+ * mmap_lock where a writer waits or where there are no VMA locks.
  *
  * Return: the region; ERR_PTR(-ENXIO) if there is none (yet, or any more),
- * ERR_PTR(-EINTR) if a fatal signal came while waiting.
+ * ERR_PTR(-EINTR) if a fatal signal arrived while waiting.
  */
 struct vm_area_struct *exmap_region_lock(struct exmap *exmap, bool *mmap_locked)
 {
@@ -144,7 +166,7 @@ struct vm_area_struct *exmap_region_lock(struct exmap *exmap, bool *mmap_locked)
 	if (smp_load_acquire(&exmap->state) != EXMAP_MAPPED)
 		return ERR_PTR(-ENXIO);
 
-	/* In all cases another VMA may be there by now: look at what was locked */
+	/* Another VMA may have taken the place meanwhile: look at what was locked */
 	vma = lock_vma_cached(exmap->mm, &exmap->vma);
 	if (likely(vma && exmap_region_is(exmap, vma))) {
 		*mmap_locked = false;
@@ -190,41 +212,49 @@ void exmap_region_unlock(struct exmap *exmap, struct vm_area_struct *vma,
 }
 
 /**
- * exmap_region_flush() - Do the TLB flush that frees wait for.
+ * exmap_region_flush() - Do the TLB flush that freed pages wait for.
  * @exmap: the exmap, with deferred flushes
  * @vma: the region, locked
- * @epoch: the epoch of exmap->pool that the caller wants to see flushed
+ * @generation: the generation that the caller needs to be flushed
  *
  * Context: Process context, may sleep. No lock of an interface is held.
  */
-void exmap_region_flush(struct exmap *exmap, struct vm_area_struct *vma, u64 epoch)
+void exmap_region_flush(struct exmap *exmap, struct vm_area_struct *vma, u64 generation)
 {
-	if (!exmap_pool_flush_begin(&exmap->pool, epoch))
+	if (!exmap_quarantine_flush_begin(&exmap->pool, generation))
 		return;
 	vma_batch_flush(vma);
-	exmap_pool_flush_end(&exmap->pool);
+	exmap_quarantine_flush_end(&exmap->pool);
 }
 
 /**
- * exmap_flush() - The same, with nothing locked.
+ * exmap_region_flush_all() - Flush what was freed, and free empty PTE tables.
  * @exmap: the exmap, of the current process and set up
  *
- * Everything that was freed before is flushed when it returns; without deferred
- * flushes it is anyway.
- *
- * Context: Process context, may sleep.
+ * Context: Process context, may sleep. No locks are held.
  * Return: 0, or the error of exmap_region_lock().
  */
-int exmap_flush(struct exmap *exmap)
+int exmap_region_flush_all(struct exmap *exmap)
 {
 	struct vm_area_struct *vma;
+	struct vma_batch vb;
 	bool mmap_locked;
+	long before;
 
 	vma = exmap_region_lock(exmap, &mmap_locked);
 	if (IS_ERR(vma))
 		return PTR_ERR(vma);
 	if (exmap->pool.deferred)
-		exmap_region_flush(exmap, vma, READ_ONCE(exmap->pool.epoch));
+		exmap_region_flush(exmap, vma, READ_ONCE(exmap->pool.generation));
+
+	before = atomic_long_read(&exmap->nr_tables);
+	if (before) {
+		vma_batch_begin(&vb, vma, NULL, 0, 0);
+		vb.flushed = exmap_quarantine_flushed(&exmap->pool);
+		/* Replace the count by an exact one, unless it changed meanwhile */
+		atomic_long_add((long)vma_batch_free_tables(&vb) - before, &exmap->nr_tables);
+		vma_batch_end(&vb);
+	}
 	exmap_region_unlock(exmap, vma, mmap_locked);
 	return 0;
 }

@@ -148,7 +148,7 @@ enum exmap_slot {
 	EXMAP_SLOT_RESIDENT	= 1,
 	EXMAP_SLOT_DIRTY	= 2,	/* EXMAP_VEC_DIRTY would write it */
 	EXMAP_SLOT_USED		= 4,	/* since it was filled, or aged */
-	EXMAP_SLOT_BUSY		= 8,	/* a READ is filling it */
+	EXMAP_SLOT_BUSY		= 8,	/* a READ or WRITE is in flight */
 };
 
 struct exmap_query {

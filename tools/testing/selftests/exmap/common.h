@@ -379,6 +379,37 @@ static inline int ex_fill(struct exmap *ex, int iface, int first)
 	return ret == -ENOMEM ? page - first : -1;
 }
 
+/* ALLOC of up to @want pages: how many were mapped, or -errno other than -ENOMEM */
+static inline int fill_now(struct exmap *ex, int iface, int first, int want)
+{
+	int ret;
+
+	set_vec(ex, iface, 0, first, want);
+	ret = ex_action(ex->fd, iface, EXMAP_OP_ALLOC, 1);
+	if (ret < 0)
+		return ret == -ENOMEM ? 0 : ret;
+	return ex->iface[iface]->iov[0].pages;
+}
+
+/*
+ * As fill_now(), with patience: direct I/O is complete a moment before it lets go
+ * of its pages, and may leave that to a worker.
+ */
+static inline int fill_in_time(struct exmap *ex, int iface, int first, int want)
+{
+	int total = 0, ret, i;
+
+	for (i = 0; i < 5000 && total < want; i++) {
+		ret = fill_now(ex, iface, first + total, want - total);
+		if (ret < 0)
+			return ret;
+		total += ret;
+		if (total < want)
+			usleep(1000);
+	}
+	return total;
+}
+
 /* FREE of a range of any length: how many pages were unmapped */
 static inline int ex_drain(struct exmap *ex, int iface, int first, int pages)
 {
@@ -482,15 +513,20 @@ static inline int open_file(void)
 	return open_file_in(getenv("EXMAP_TEST_DIR") ?: "/tmp");
 }
 
-/* The same on XFS, or -1 */
-static inline int open_xfs_file(void)
+/* As open_file(), in the directory that @variable names if that is such a file system, or -1 */
+static inline int open_file_on(const char *variable, unsigned long magic)
 {
-	const char *dir = getenv("EXMAP_TEST_XFS");
+	const char *dir = getenv(variable);
 	struct statfs info;
 
-	if (!dir || statfs(dir, &info) || info.f_type != XFS_SUPER_MAGIC)
+	if (!dir || statfs(dir, &info) || (unsigned long)info.f_type != magic)
 		return -1;
 	return open_file_in(dir);
+}
+
+static inline int open_xfs_file(void)
+{
+	return open_file_on("EXMAP_TEST_XFS", XFS_SUPER_MAGIC);
 }
 
 static inline int reopen(int fd, int flags)
@@ -535,10 +571,16 @@ static inline bool backing_is_direct(enum backing backing)
 	       backing == LOOP_DIRECT;
 }
 
-/* A loop device, which lasts as long as somebody has it open */
-static inline int open_loop(long pages)
+/*
+ * A loop device, which lasts until it is closed. Its blocks are as large as those of
+ * the disk below if @block_size is 0.
+ */
+static inline int open_loop_of(long pages, unsigned int block_size)
 {
-	struct loop_config config = { .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	struct loop_config config = {
+		.block_size = block_size,
+		.info.lo_flags = LO_FLAGS_AUTOCLEAR,
+	};
 	int file = open_file(), control, nr, fd = -1;
 	char path[32];
 
@@ -561,6 +603,11 @@ out:
 	close(control);
 	close(file);
 	return fd;
+}
+
+static inline int open_loop(long pages)
+{
+	return open_loop_of(pages, 0);
 }
 
 /*
@@ -773,6 +820,31 @@ static inline void run_workers(struct __test_metadata *_metadata, struct worker 
 	join_workers(_metadata, w, count);
 }
 
+/* Write to a file of /proc, /sys or the like; 0 or -errno */
+static inline int write_text(const char *path, const char *text)
+{
+	const int fd = open(path, O_WRONLY | O_CLOEXEC);
+	ssize_t ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = write(fd, text, strlen(text));
+	ret = ret < 0 ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+/* The first line of a file of /proc, /sys or the like, "" if there is none */
+static inline void read_line(const char *path, char *text, size_t size)
+{
+	const int fd = open(path, O_RDONLY | O_CLOEXEC);
+	const ssize_t len = fd < 0 ? -1 : read(fd, text, size - 1);
+
+	close(fd);
+	text[len < 0 ? 0 : len] = 0;
+	text[strcspn(text, "\n")] = 0;
+}
+
 static inline bool is_user_mode_linux(void)
 {
 	char text[256] = "";
@@ -813,6 +885,28 @@ static inline int wait_child(pid_t pid)
 	if (waitpid(pid, &status, 0) != pid)
 		return -1;
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* As wait_child(); a child that is still there after @seconds is killed: -1 */
+static inline int wait_child_for(pid_t pid, int seconds)
+{
+	int status, i;
+
+	for (i = 0; i < seconds * 1000; i++) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+		usleep(1000);
+	}
+	kill(pid, SIGKILL);
+	return -1;
+}
+
+static inline double seconds_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
 #endif

@@ -17,12 +17,19 @@
  * In some worlds, where the kernel can inject that and we are root, allocations of
  * some calls fail. These may say so then, but whatever they leave must be right.
  *
+ * Some worlds live in a memory cgroup of their own, whose limits move all the time. In
+ * most rounds the world can live with that. In *squeezed* rounds memory.max is about
+ * what is in use, or less, so that the calls of the exmap are refused memory; nothing
+ * else that is charged to the cgroup is done then, because the OOM killer may end the
+ * world for that. For a call of the exmap, it must not.
+ *
  * At times the threads meet, and every page of the pool has to be accounted for;
  * or the region is unmapped, or the process ends, with calls under way.
  */
 /* The harness's main() is not needed */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
+#include "cgroup.h"
 #include "inject.h"
 #pragma GCC diagnostic pop
 
@@ -37,6 +44,7 @@
 
 #define MAX_THREADS	32
 #define MAX_PROCESSES	16
+#define MAX_ENDED	64
 #define MAX_KINDS	64
 #define MAX_ERRNO	134
 #define MAX_VECS	EXMAP_USER_INTERFACE_PAGES
@@ -49,6 +57,10 @@
 #define MINE		0x5a		/* first byte of pages of another exmap */
 #define ENOUGH		100000		/* steps in which every call must succeed once */
 #define STUCK		300		/* seconds without a step */
+#define STACK		(512UL << 10)	/* of a thread in a world that is squeezed */
+#define TABLE		512L		/* slots that a page table covers */
+#define SETTLE		4		/* seconds after which memory.stat is complete */
+#define SETTLED		30		/* seconds after which it must be right */
 
 /* Content that can be anything of this exmap; no stamp looks like that */
 #define ANY		(~0ULL)
@@ -133,6 +145,7 @@ struct kind {
 	long (*run)(struct thread *t);	/* 0 or more, or the -errno to be counted */
 	int errnos[10];			/* that may come of it */
 	bool refused;			/* never does anything */
+	bool thrifty;			/* nothing but the exmap itself allocates memory */
 };
 
 enum ending { CLEAN, EXIT, KILLED };
@@ -154,7 +167,11 @@ struct config {
 	bool faults;		/* EXMAP_SETUP_PAGEFAULT_ALLOC */
 	bool resizes;		/* the pool is smaller at times, whatever others do */
 	bool quota;		/* there is a page for every slot */
+	bool zaps;		/* MADV_DONTNEED empties slots, which the pool sees later */
 	bool starves;		/* allocations fail at times */
+	bool cgroup;		/* it lives in a memory cgroup of its own */
+	bool squeezes;		/* with less memory there than it needs, in some rounds */
+	long floor;		/* bytes that are enough in all others */
 	enum ending ending;
 	__u64 end_step;		/* with EXIT and KILLED, of all threads */
 };
@@ -169,6 +186,7 @@ static struct {
 	int round;
 	__u64 disturbance;	/* odd while the region is not what it should be */
 	bool gone;		/* the region is, for good */
+	bool squeezed;		/* this round is */
 	int ends;		/* the thread that takes it away in this round, or -1 */
 	__u64 ends_at;		/* at this step */
 	pthread_mutex_t disturb;
@@ -195,25 +213,37 @@ static struct shm {
 	__u64 endings[3];
 	__u64 exmaps;
 	__u64 starved;		/* calls with an allocation that failed, or may have */
+	__u64 cgroups;		/* worlds in one */
+	__u64 squeezed;		/* rounds */
 	struct count counts[MAX_KINDS];
 	__u64 races[MAX_KINDS][MAX_KINDS];
 	struct {
 		__u64 steps;
 		int current[MAX_THREADS];	/* kind + 1 of the call under way */
+		int wants_squeeze, is_squeezed;	/* set by the world, and by its parent */
 	} live[MAX_PROCESSES];
 } *shm;
 
 static struct {
 	__u64 steps, seed, kills;
 	int seconds, threads, processes, world;
+	bool cgroup;
 	bool verbose;
 	char *only;
 } options = { .seed = 1, .threads = 4, .processes = 2, .world = -1 };
 
 static bool can_starve;	/* the kernel can let allocations fail */
 
+/*
+ * Where the memory cgroups of the worlds are, and a further one, which has no limits:
+ * for the files of worlds that are squeezed.
+ */
+static struct cgroup cg;
+static bool has_cgroup;
+static pid_t parent;
+
 static const struct kind kinds[MAX_KINDS];
-static int weights[MAX_KINDS], all_weights, nr_kinds;
+static int weights[MAX_KINDS], all_weights, thrifty_weights, nr_kinds;
 
 static __u64 mix(__u64 x)
 {
@@ -279,10 +309,12 @@ static int describe(struct thread *t, char *text, int size)
 static int describe_world(char *text, int size)
 {
 	return snprintf(text, size,
-		"# world %d: %d threads, %ld slots (%ld owned by each from 0 on, then %ld), pool %ld%s%s, %d interfaces, backing %d%s offset %llx pages %ld-%ld, %s %llu, ending %d\n",
+		"# world %d: %d threads, %ld slots (%ld owned by each from 0 on, then %ld), pool %ld%s%s%s, %d interfaces, backing %d%s offset %llx pages %ld-%ld, %s %llu, ending %d\n",
 		world.number, config.threads, config.slots, config.own, config.reread,
 		config.buffer, config.quota ? " (enough)" : "",
-		config.starves ? " (starved)" : "", config.ifaces, config.backing,
+		config.starves ? " (starved)" : "",
+		config.squeezes ? " (in a cgroup, squeezed at times)" :
+		config.cgroup ? " (in a cgroup)" : "", config.ifaces, config.backing,
 		config.write_error ? " not to be written" : "", config.offset, config.file_pages,
 		config.file_cut, config.deferred ? "deferred" : config.faults ? "faults" : "strict",
 		config.quarantine, config.ending);
@@ -304,6 +336,8 @@ static void __printf(2, 3) bad(struct thread *t, const char *format, ...)
 	else
 		at = snprintf(shm->text, size, "seed %llu world %d round %d, all threads at rest\n",
 			      options.seed, world.number, world.round);
+	if (world.squeezed)
+		at += snprintf(shm->text + at, size - at, "# squeezed\n");
 	at += snprintf(shm->text + at, size - at, "# ");
 	va_start(args, format);
 	at += vsnprintf(shm->text + at, size - at, format, args);
@@ -417,10 +451,16 @@ static void feed(struct thread *t)
 	answer;						\
 })
 
+/* May an allocation have failed, on purpose or because of the memory cgroup? */
+static bool may_lack_memory(struct thread *t)
+{
+	return t->starved || world.squeezed;
+}
+
 /* Does it come of an allocation that has failed? */
 static bool lacks_memory(struct thread *t, long ret)
 {
-	return t->starved && ret == -ENOMEM;
+	return may_lack_memory(t) && ret == -ENOMEM;
 }
 
 /*
@@ -432,6 +472,7 @@ static bool file_lacks_memory(struct thread *t, long ret)
 {
 	switch (-ret) {
 	case ENOMEM:
+		return may_lack_memory(t);
 	case EAGAIN:
 	case ENOSPC:
 	case ECANCELED:
@@ -642,6 +683,20 @@ static void own_touched(struct thread *t, struct slot *s, bool there)
 
 static bool may_lack_pages(struct thread *t);
 
+/*
+ * Can a slot be touched without the kernel allocating a page table for that, before it
+ * asks the driver? For that memory, the OOM killer is called.
+ */
+static bool has_page_table(struct thread *t, long nr)
+{
+	long i, first = nr - nr % TABLE;
+
+	for (i = first; i < first + TABLE; i++)
+		if (own_slot(t, i) && own_slot(t, i)->state == FULL)
+			return true;
+	return false;
+}
+
 /* Compare a slot that the thread owns with what it knows */
 static void own_check(struct thread *t, struct slot *s)
 {
@@ -649,6 +704,8 @@ static void own_check(struct thread *t, struct slot *s)
 	__u64 before;
 	int sig;
 
+	if (world.squeezed && !has_page_table(t, nr))
+		return;
 	do {
 		before = calm();
 		sig = copy_page(t, nr);
@@ -686,7 +743,12 @@ static void shared_check(struct thread *t, long slot)
 {
 	bool home = slot < config.own * config.threads + config.reread && !config.faults;
 
-	if (slot < config.own * config.threads || copy_page(t, slot) || is_gone())
+	if (slot < config.own * config.threads)
+		return;
+	/* See has_page_table() */
+	if (world.squeezed && !is_resident(slot))
+		return;
+	if (copy_page(t, slot) || is_gone())
 		return;
 	check_words(t, t->copy, slot, ANY, home ? slot : -1);
 }
@@ -794,7 +856,7 @@ static bool may_lack_pages(struct thread *t)
 {
 	int i;
 
-	if (t->starved)
+	if (may_lack_memory(t) || config.zaps)
 		return true;
 	if (config.quota)
 		return false;
@@ -825,10 +887,8 @@ static void own_alloc(struct thread *t, const struct exmap_vec *v, const struct 
 		       (empty || maybe), "ALLOC of %lld must not fail so (%ld empty, %ld resident)",
 		       v->page, empty, config.threads == 1 ? count_resident(t) : -1);
 		if (v->flags & EXMAP_VEC_ALL_OR_NOTHING) {
-			EXPECT(t, !r->pages || t->starved, "ALLOC of %lld: all or nothing",
-			       v->page);
-			if (!r->pages)
-				return;
+			EXPECT(t, !r->pages, "ALLOC of %lld: all or nothing", v->page);
+			return;
 		}
 		t->maybes += r->pages;
 	}
@@ -855,15 +915,12 @@ static void own_free(struct thread *t, const struct exmap_vec *v, const struct e
 		maybe += s->state == MAYBE;
 		if (s->state == EMPTY)
 			continue;
-		/* Who can still reach a page may write to it, so may we if it is still there */
-		slot_emptied(t, s, config.deferred || r->res);
-		if (r->res)
-			s->state = MAYBE;
+		slot_emptied(t, s, config.deferred);
 	}
-	t->vague |= maybe || r->res;
-	EXPECT(t, lacks_memory(t, r->res) || (!r->res && r->pages >= full),
+	t->vague |= maybe;
+	/* It needs no memory */
+	EXPECT(t, !r->res && r->pages >= full && r->pages <= full + maybe,
 	       "FREE of %lld: expected %ld pages, or %ld more", v->page, full, maybe);
-	EXPECT(t, r->pages <= full + maybe, "FREE of %lld: more pages than there were", v->page);
 }
 
 static void own_read(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
@@ -952,9 +1009,7 @@ static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
 	case 0:
 		return true;
 	case ENOMEM:
-		if (opcode == EXMAP_OP_FREE)
-			return lacks_memory(t, res);
-		return opcode != EXMAP_OP_WRITE && may_lack_pages(t);
+		return opcode != EXMAP_OP_WRITE && opcode != EXMAP_OP_FREE && may_lack_pages(t);
 	case EBUSY:
 		return opcode == EXMAP_OP_FREE && config.backing >= 0;
 	case ENODATA:
@@ -964,7 +1019,12 @@ static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
 	case EBADF:
 	case EPERM:
 		return opcode == EXMAP_OP_WRITE && res == -config.write_error;
+	case EINTR:
+		/* Task work of the thread's own ring interrupts a wait for a slot in flight */
+		return transfers(opcode);
 	case ENOSPC:
+	case EIO:
+		/* EIO: io_uring, for what is behind the end of a device that it crosses */
 		return opcode == EXMAP_OP_WRITE && backing_is_block(config.backing);
 	default:
 		return false;
@@ -1144,6 +1204,7 @@ static long run_action(struct thread *t, int opcode)
 	if (ret == -ENOMEM) {
 		/* For shared slots only this can be said: it was not full of pages */
 		EXPECT(t, may_lack_pages(t), "there are enough pages");
+		EXPECT(t, opcode != EXMAP_OP_FREE, "FREE needs no memory");
 		for (i = 0; i < t->nr && !t->only_anybody; i++)
 			EXPECT(t, iov[i].value == before[i].value, "vector %d was changed", i);
 	}
@@ -1283,7 +1344,7 @@ static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 				      (!err || err == config.write_error);
 				ok |= opcode == EXMAP_OP_READ && there && may_be_excused(t);
 				ok |= err ? file_lacks_memory(t, -err) :
-				      t->starved || (config.starves && transfers(opcode));
+				      may_lack_memory(t) || (config.starves && transfers(opcode));
 				EXPECT(t, ok, "not all was done: %ld pages", done);
 			} else if (nr == done && before > 0) {
 				EXPECT(t, !err || (nowait && err == EAGAIN) ||
@@ -1537,7 +1598,7 @@ static long run_bad_uring(struct thread *t)
 	sqe = io_uring_get_sqe(&t->ring);
 	io_uring_prep_rw(IORING_OP_URING_CMD, sqe, t->fd, NULL, 0, 0);
 	sqe->cmd_op = EXMAP_IOCTL_VECTORS;
-	t->arg[0] = below(&t->random, 4);
+	t->arg[0] = below(&t->random, 8);
 	switch (t->arg[0]) {
 	case 0:
 		sqe->cmd_op = below(&t->random, 1000);
@@ -1552,6 +1613,19 @@ static long run_bad_uring(struct thread *t)
 	case 3:
 		cmd.iov.iov_base = bad_pointer(t);
 		want = -EFAULT;
+		break;
+	/* Fields that mean nothing to a command of the exmap */
+	case 4:
+		sqe->addr = 1 + below(&t->random, 1L << 40);
+		break;
+	case 5:
+		sqe->len = 1 + below(&t->random, 1L << 31);
+		break;
+	case 6:
+		sqe->buf_index = 1 + below(&t->random, 65535);
+		break;
+	case 7:
+		sqe->uring_cmd_flags = 1U << below(&t->random, 31);
 		break;
 	}
 	memcpy(sqe->cmd, &cmd, sizeof(cmd));
@@ -1590,8 +1664,10 @@ static long run_uring_rw(struct thread *t)
 	feed(t);
 	EXPECT(t, !ret, "io_uring failed");
 	t->ret = res;
+	EXPECT(t, res != -EAGAIN || file_lacks_memory(t, res) || is_gone(), "a worker can wait");
+	/* The worker is called only if nothing at all could be done without waiting */
 	if (!is_gone())
-		check_prefix(t, res, t->opcode, false);
+		check_prefix(t, res, t->opcode, true);
 	return res;
 }
 #endif
@@ -1684,7 +1760,7 @@ static long run_setup(struct thread *t)
 	struct exmap_setup2 setup2 = {
 		.size = sizeof(setup2), .fd = -1, .max_interfaces = 1, .buffer_size = 1,
 	};
-	int wrong = below(&t->random, 11);
+	int wrong = below(&t->random, 12);
 	int want = EINVAL;
 	long ret;
 
@@ -1729,8 +1805,12 @@ static long run_setup(struct thread *t)
 		larger.setup2 = setup2;
 		larger.more = 1;
 		ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_SETUP2, &larger));
-		EXPECT(t, ret == -EINVAL, "a larger SETUP2");
+		EXPECT(t, ret == -E2BIG, "a larger SETUP2");
 		return ret;
+	case 11:
+		setup2.size = 4097 + below(&t->random, 1L << 31);
+		want = E2BIG;
+		break;
 	}
 	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_SETUP2, &setup2));
 	EXPECT(t, ret == -want, "SETUP2: expected %d", -want);
@@ -1817,7 +1897,11 @@ static long run_bad_vectors(struct thread *t)
 	t->arg[0] = below(&t->random, 9);
 	switch (t->arg[0]) {
 	case 0:
-		params.size = one_in(&t->random, 2) ? 31 : 4097 + below(&t->random, 1L << 31);
+		params.size = 31;
+		if (one_in(&t->random, 2)) {
+			params.size = 4097 + below(&t->random, 1L << 31);
+			want = -E2BIG;
+		}
 		break;
 	case 1:
 		params.flags = 1U << below(&t->random, 32);
@@ -1869,12 +1953,14 @@ static long run_bad_rw(struct thread *t)
 {
 	struct slot *s = &t->slots[below(&t->random, t->own)];
 	char *addr = at(slot_nr(t, s));
+	static const int refused[] = { RWF_APPEND, RWF_ATOMIC, RWF_DONTCACHE };
 	int iface = t->index, opcode = below(&t->random, 2), want = -EINVAL;
+	struct iovec iov;
 	size_t len = PG;
 	long ret;
 
 	start_vecs(t);
-	t->arg[0] = below(&t->random, 6);
+	t->arg[0] = below(&t->random, 7);
 	switch (t->arg[0]) {
 	case 0:
 		addr += 1 + below(&t->random, 4095);
@@ -1898,6 +1984,12 @@ static long run_bad_rw(struct thread *t)
 	case 5:
 		opcode = EXMAP_OP_FREE;
 		break;
+	case 6:
+		t->arg[2] = refused[below(&t->random, ARRAY_SIZE(refused))];
+		iov = (struct iovec){ addr, len };
+		ret = CALL(t, pwritev2(t->fd, &iov, 1, ex_pos(iface, EXMAP_OP_WRITE), t->arg[2]));
+		EXPECT(t, ret == -EOPNOTSUPP, "a write with flags");
+		return ret;
 	}
 	t->arg[1] = (long)addr;
 	if (one_in(&t->random, 2) && t->arg[0] < 4) {
@@ -1906,7 +1998,7 @@ static long run_bad_rw(struct thread *t)
 	} else {
 		ret = CALL(t, pread(t->fd, addr, len, ex_pos(iface, opcode)));
 	}
-	EXPECT(t, ret == want || (ret == -EFAULT && t->arg[0] == 4) ||
+	EXPECT(t, ret == want || (ret == -EFAULT && t->arg[0] == 4) || lacks_memory(t, ret) ||
 	       (ret == -ENODEV && config.backing < 0), "expected %d", want);
 	return ret;
 }
@@ -1956,6 +2048,10 @@ static long run_bad_query(struct thread *t)
 	switch (t->arg[0]) {
 	case 0:
 		query.size = sizeof(query) - 1 - below(&t->random, 8);
+		if (one_in(&t->random, 2)) {
+			query.size = 4097 + below(&t->random, 1L << 31);
+			want = E2BIG;
+		}
 		break;
 	case 1:
 		query.flags = 2U << below(&t->random, 15);
@@ -1997,7 +2093,7 @@ static long run_bad_query(struct thread *t)
 		break;
 	}
 	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_QUERY, arg));
-	EXPECT(t, ret == -want, "expected %d", -want);
+	EXPECT(t, ret == -want || lacks_memory(t, ret), "expected %d", -want);
 	return ret;
 }
 
@@ -2246,6 +2342,8 @@ static long run_madvise_dontneed(struct thread *t)
 	long ret, i;
 
 	start_vecs(t);
+	if (!config.zaps)
+		return -EAGAIN;
 	do {
 		random_range(t, &v, 64);
 	} while (!v.len || error_before(&v) < 0);
@@ -2347,6 +2445,11 @@ static long run_query(struct thread *t)
 		       (!full || !slot->clean || !(is & EXMAP_SLOT_DIRTY)),
 		       "slot %ld: it is %#x", t->first + i, is);
 	}
+	/* Transfers of any thread may be under way there */
+	for (i = config.own * config.threads; !ret && all && i < config.slots; i++)
+		EXPECT(t, slots[i] & EXMAP_SLOT_RESIDENT ? slots[i] < 16 :
+		       !slots[i] || (slots[i] == EXMAP_SLOT_BUSY && config.backing >= 0),
+		       "slot %ld: it is %#x", i, slots[i]);
 	return ret;
 }
 
@@ -2635,9 +2738,10 @@ static long run_fork(struct thread *t)
 	start_vecs(t);
 	/*
 	 * After that, memory is copied when it is written to. A kernel that has none
-	 * for that while it writes to a thread's rseq area ends the process.
+	 * for that while it writes to a thread's rseq area ends the process, and one
+	 * that has none in the cgroup calls the OOM killer.
 	 */
-	if (config.starves)
+	if (config.starves || config.squeezes)
 		return -EAGAIN;
 	begin_call(t);
 	pid = fork();
@@ -2718,47 +2822,50 @@ static long run_take_away(struct thread *t)
 }
 
 static const struct kind kinds[MAX_KINDS] = {
-	{ "ALLOC", 100, run_action_alloc, { ENOMEM, ERANGE } },
-	{ "FREE", 100, run_action_free, { EBUSY, ERANGE } },
-	{ "READ", 70, run_action_read, { ENOMEM, ERANGE, ENODEV, ENODATA } },
-	{ "WRITE", 40, run_action_write, { EFAULT, ERANGE, ENODEV, ENOSPC } },
+	{ "ALLOC", 100, run_action_alloc, { ENOMEM, ERANGE }, .thrifty = true },
+	{ "FREE", 100, run_action_free, { EBUSY, ERANGE }, .thrifty = true },
+	{ "READ", 70, run_action_read, { ENOMEM, ERANGE, ENODEV, ENODATA }, .thrifty = true },
+	{ "WRITE", 40, run_action_write, { EFAULT, ERANGE, ENODEV, ENOSPC }, .thrifty = true },
 	{ "VECTORS", 150, run_vectors, { ENOMEM, ERANGE, EINVAL, EBUSY, EFAULT, ENODEV,
-					  ENODATA, ENOSPC } },
+					  ENODATA, ENOSPC }, .thrifty = true },
 	{ "pread/pwrite", 40, run_pread_pwrite, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA,
-						  ENOSPC } },
-	{ "preadv", 40, run_preadv, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA } },
-	{ "preadv ALLOC", 40, run_preadv_alloc, { ENOMEM, ERANGE } },
+						  ENOSPC }, .thrifty = true },
+	{ "preadv", 40, run_preadv, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA },
+	  .thrifty = true },
+	{ "preadv ALLOC", 40, run_preadv_alloc, { ENOMEM, ERANGE }, .thrifty = true },
 	{ "preadv NOWAIT", 30, run_preadv_nowait, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA,
-						    EAGAIN } },
-	{ "pwritev", 30, run_pwritev, { EFAULT, ERANGE, ENODEV, ENOSPC } },
+						    EAGAIN }, .thrifty = true },
+	{ "pwritev", 30, run_pwritev, { EFAULT, ERANGE, ENODEV, ENOSPC }, .thrifty = true },
 	{ "pwritev NOWAIT", 15, run_pwritev_nowait, { EFAULT, ERANGE, ENODEV, ENOSPC,
-						      EAGAIN } },
-	{ "pwritev DSYNC", 10, run_pwritev_dsync, { EFAULT, ERANGE, ENODEV, ENOSPC } },
+						      EAGAIN }, .thrifty = true },
+	{ "pwritev DSYNC", 10, run_pwritev_dsync, { EFAULT, ERANGE, ENODEV, ENOSPC },
+	  .thrifty = true },
 #ifdef HAVE_LIBURING
 	{ "io_uring VECTORS", 80, run_uring_cmd, { ENOMEM, ERANGE, EINVAL, EBUSY, EFAULT, ENODEV,
-						   ENODATA, ENOSPC } },
+						   ENODATA, ENOSPC, EIO } },
 	{ "io_uring rw", 60, run_uring_rw, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA, ENOSPC } },
 	{ "wrong io_uring", 8, run_bad_uring, { EINVAL, EFAULT, EOPNOTSUPP }, true },
 #endif
-	{ "FLUSH", 15, run_flush },
-	{ "STATS", 10, run_stats },
-	{ "QUERY", 15, run_query },
-	{ "RESIZE", 8, run_resize, { EBUSY } },
-	{ "nothing", 8, run_nothing, { ENODEV } },
+	{ "FLUSH", 15, run_flush, .thrifty = true },
+	{ "STATS", 10, run_stats, .thrifty = true },
+	{ "QUERY", 15, run_query, .thrifty = true },
+	{ "RESIZE", 8, run_resize, { EBUSY }, .thrifty = true },
+	{ "nothing", 8, run_nothing, { ENODEV }, .thrifty = true },
 	{ "CLONE", 8, run_clone },
 	{ "another", 10, run_another, { ENOMEM } },
-	{ "SETUP again", 8, run_setup, { EBUSY, EINVAL, EFAULT }, true },
+	{ "SETUP again", 8, run_setup, { EBUSY, EINVAL, EFAULT, E2BIG }, true },
 	{ "mmap again", 8, run_mmap_again, { EBUSY, ENXIO, EINVAL } },
-	{ "wrong ACTION", 10, run_bad_action, { EINVAL, EFAULT }, true },
-	{ "wrong VECTORS", 10, run_bad_vectors, { EINVAL, EFAULT }, true },
-	{ "wrong pread", 10, run_bad_rw, { EINVAL, EFAULT, ERANGE, ENODEV }, true },
-	{ "wrong QUERY", 8, run_bad_query, { EINVAL, ERANGE, EFAULT }, true },
+	{ "wrong ACTION", 10, run_bad_action, { EINVAL, EFAULT }, true, true },
+	{ "wrong VECTORS", 10, run_bad_vectors, { EINVAL, EFAULT, E2BIG }, true },
+	{ "wrong pread", 10, run_bad_rw, { EINVAL, EFAULT, ERANGE, ENODEV, EOPNOTSUPP }, true,
+	  true },
+	{ "wrong QUERY", 8, run_bad_query, { EINVAL, ERANGE, EFAULT, E2BIG }, true, true },
 	{ "wrong ioctl", 8, run_bad_ioctl, { ENOTTY, EFAULT, EBADF, EINVAL }, true },
-	{ "MADV_DONTNEED", 25, run_madvise_dontneed, { EINVAL } },
+	{ "MADV_DONTNEED", 25, run_madvise_dontneed, { EINVAL, EAGAIN }, .thrifty = true },
 	{ "madvise", 20, run_madvise, { EINVAL, EBUSY, EOPNOTSUPP, ENOMEM, EFAULT, EBADF, EACCES,
 					EAGAIN, ENODEV } },
 	{ "populate", 10, run_populate, { EFAULT, ENOMEM, EINVAL } },
-	{ "mincore", 10, run_mincore, { ENOMEM } },
+	{ "mincore", 10, run_mincore, { ENOMEM }, .thrifty = true },
 	{ "mprotect", 6, run_mprotect, { EAGAIN, ENOMEM } },
 	{ "parts", 12, run_parts, { EINVAL, EFAULT, ENOMEM }, true },
 	{ "mlock", 4, run_mlock, { EINVAL, ENOMEM, EAGAIN, EFAULT } },
@@ -2815,12 +2922,53 @@ static void step(struct thread *t, const struct kind *kind)
 
 static const struct kind *random_kind(struct thread *t)
 {
-	long dice = below(&t->random, all_weights);
+	long dice = below(&t->random, world.squeezed ? thrifty_weights : all_weights);
 	int i;
 
-	for (i = 0; dice >= weights[i]; i++)
+	for (i = 0;; i++) {
+		if (world.squeezed && !kinds[i].thrifty)
+			continue;
+		if (dice < weights[i])
+			return &kinds[i];
 		dice -= weights[i];
-	return &kinds[i];
+	}
+}
+
+/* The memory cgroup of a world */
+static void cgroup_of(int number, char *path, size_t size)
+{
+	snprintf(path, size, "%s/world-%d", cg.path, number);
+}
+
+/*
+ * Enter the cgroup of this world or, where that is squeezed, another one, so that the
+ * pages of its files are charged there and stay when memory is short.
+ */
+static void enter_cgroup(bool for_files)
+{
+	char path[192];
+	int err;
+
+	if (!config.cgroup)
+		return;
+	if (for_files && config.squeezes)
+		snprintf(path, sizeof(path), "%s/files", cg.path);
+	else
+		cgroup_of(world.number, path, sizeof(path));
+	err = cgroup_join(path);
+	EXPECT(NULL, !err, "entering %s: %s", path, strerror(-err));
+}
+
+/* Have the limits of the cgroup set for a round. All threads are at rest. */
+static void set_squeezed(bool squeezed)
+{
+	world.squeezed = squeezed;
+	__atomic_store_n(&shm->live[world.place].wants_squeeze, squeezed, __ATOMIC_SEQ_CST);
+	if (squeezed)
+		__atomic_fetch_add(&shm->squeezed, 1, __ATOMIC_RELAXED);
+	while (__atomic_load_n(&shm->live[world.place].is_squeezed, __ATOMIC_SEQ_CST) != squeezed &&
+	       getppid() == parent)
+		usleep(1000);
 }
 
 static bool is_over(void)
@@ -2901,7 +3049,17 @@ static void make_config(struct config *c, int number, __u64 most)
 		c->quarantine = 1 + below(&random, c->buffer);
 	c->faults = !c->deferred && one_in(&random, 3);
 	c->resizes = !c->quota && one_in(&random, 3);
+	c->zaps = (c->threads > 1 && !c->quota) || one_in(&random, 2);
 	c->starves = one_in(&random, 3) && can_starve;
+	c->cgroup = has_cgroup && (options.cgroup || one_in(&random, 3));
+	c->squeezes = one_in(&random, 2) && c->cgroup && thrifty_weights;
+	if (c->squeezes) {
+		/* No page of the file is to be allocated later */
+		c->file_pages = c->slots;
+		c->file_cut = 0;
+	}
+	/* Files, page tables, the exmaps of run_another(), children, and what else there is */
+	c->floor = (16L << 20) + (c->buffer + 2 * c->slots + c->threads * 4 * LIMIT) * PG;
 	c->ending = below(&random, 3);
 	all = (__u64)c->threads * c->rounds * c->steps;
 	/* Not more than is left to be done */
@@ -2930,7 +3088,13 @@ static int fill_with_stamps(int fd)
 			put_stamp(words[j], stamp_of(i + j, 1));
 		if (pwrite(fd, words, nr * PG, config.offset + i * PG) != (ssize_t)(nr * PG))
 			return -errno;
+		/* That may have gone past the page cache, which the exmap may use */
+		if (config.squeezes && pread(world.file_fd, words, nr * PG,
+					     config.offset + i * PG) != (ssize_t)(nr * PG))
+			return -errno;
 	}
+	if (config.squeezes && fsync(fd))
+		return -errno;
 	if (backing_is_block(config.backing))
 		return 0;
 	return ftruncate(fd, config.offset + config.file_pages * PG - config.file_cut) ? -errno : 0;
@@ -3030,6 +3194,7 @@ static void make_exmap(void)
 	world.tag = (random >> 20 & 0xffffe) | 1;
 	world.gone = false;
 	world.disturbance = 0;
+	enter_cgroup(true);
 	if (world.file >= 0) {
 		set_append_only(false);
 		err = fill_with_stamps(world.file);
@@ -3037,6 +3202,7 @@ static void make_exmap(void)
 	EXPECT(NULL, !err, "writing the backing file: %s", strerror(-err));
 	if (config.write_error == EPERM && !set_append_only(true))
 		config.write_error = 0;
+	enter_cgroup(false);
 	world.fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 	EXPECT(NULL, world.fd >= 0, "open: %s", strerror(errno));
 	/* Setup and mmap in either order */
@@ -3078,6 +3244,28 @@ static void make_exmap(void)
 	world.rss = file_rss();
 }
 
+/*
+ * RssFile counts what the pool has, free pages included, and nothing after the end of the
+ * region. Reclaim of another process takes pages out of the pool first.
+ */
+static void check_rss(bool has_region)
+{
+	struct exmap_ioctl_stats stats = {};
+	long left = 0;
+	int tries;
+
+	for (tries = 0; tries < 1000; tries++) {
+		if (has_region)
+			EXPECT(NULL, !ioctl(world.fd, EXMAP_IOCTL_STATS, &stats), "STATS: %s",
+			       strerror(errno));
+		left = file_rss() - world.rss - (long)stats.alloc_count;
+		if (left < 64)
+			return;
+		usleep(1000);
+	}
+	bad(NULL, "RssFile is %ld pages larger than the pool of %lld", left, stats.alloc_count);
+}
+
 static void destroy_exmap(void)
 {
 	int i;
@@ -3091,6 +3279,7 @@ static void destroy_exmap(void)
 			close(world.workers[i]->fd);
 	close(world.fd);
 	world.gone = false;
+	check_rss(false);
 }
 
 /* One opcode for all of the region: pages, or -errno with *pages before that */
@@ -3129,8 +3318,7 @@ static void free_all(long expected)
 	EXPECT(NULL, !ioctl(world.fd, EXMAP_IOCTL_FLUSH, NULL), "FLUSH: %s", strerror(errno));
 	left = count_resident(NULL);
 	EXPECT(NULL, !left, "%ld pages are still there after FREE of all", left);
-	left = file_rss() - world.rss;
-	EXPECT(NULL, left < 64, "RssFile is %ld pages larger than at first", left);
+	check_rss(true);
 }
 
 /* Nobody is at work: every page of the pool must be there */
@@ -3139,20 +3327,22 @@ static void account(void)
 	const long want = min_of(config.buffer, config.slots);
 	struct thread *t = world.workers[0];
 	struct exmap_ioctl_stats stats;
-	long before = count_resident(NULL), pages, i;
+	long before = count_resident(NULL), pages = 0, more, i;
 	int err = 0, tries;
 
 	free_all(before);
 	EXPECT(NULL, !ioctl(world.fd, EXMAP_IOCTL_STATS, &stats) &&
 	       stats.alloc_count <= (__u64)config.buffer, "STATS: %lld of %ld pages",
 	       stats.alloc_count, config.buffer);
-	/* A worker of the kernel may have to let go of pages that direct I/O has dirtied */
-	for (tries = 0; tries < 200; tries++) {
-		err = all_slots(EXMAP_OP_ALLOC, &pages);
-		if (pages >= want)
-			break;
-		free_all(pages);
-		usleep(20000);
+	/*
+	 * A worker of the kernel may have to let go of pages that direct I/O has dirtied;
+	 * and a call that finds no page looks for a few that MADV_DONTNEED has taken out.
+	 */
+	for (tries = 0; tries < 2000 && pages < want; tries++) {
+		if (tries)
+			usleep(2000);
+		err = all_slots(EXMAP_OP_ALLOC, &more);
+		pages += more;
 	}
 	if (pages == config.buffer && config.slots > config.buffer && err == -ENOMEM)
 		err = 0;
@@ -3200,23 +3390,37 @@ static int run_world(int number, int place)
 {
 	const struct rlimit limit = { LIMIT * PG, LIMIT * PG };
 	__u64 random = mix(seed_of(number) + 999);
+	pthread_attr_t attr;
 	int i;
 
 	world.number = number;
 	world.place = place;
 	catch_faults();
 	setrlimit(RLIMIT_MEMLOCK, &limit);
+	enter_cgroup(true);
 	start_threads();
 	make_file();
-	make_exmap();
+	pthread_attr_init(&attr);
+	if (config.squeezes)
+		pthread_attr_setstacksize(&attr, STACK);
 	for (i = 0; i < config.threads; i++)
-		EXPECT(NULL, !pthread_create(&world.workers[i]->thread, NULL, work,
+		EXPECT(NULL, !pthread_create(&world.workers[i]->thread, &attr, work,
 					     world.workers[i]), "no thread");
+	/* A page fault of the program would be refused memory as well */
+	EXPECT(NULL, !config.squeezes || !mlockall(MCL_CURRENT), "mlockall: %s", strerror(errno));
+	make_exmap();
 	for (world.round = 0; world.round < config.rounds; world.round++) {
 		world.ends = one_in(&random, 3) ? below(&random, config.threads) : -1;
 		world.ends_at = below(&random, config.steps);
+		if (config.squeezes && one_in(&random, 2)) {
+			/* The end of a region takes memory for what the kernel knows of VMAs */
+			world.ends = -1;
+			set_squeezed(true);
+		}
 		pthread_barrier_wait(&world.barrier);
 		pthread_barrier_wait(&world.barrier);
+		if (world.squeezed)
+			set_squeezed(false);
 		if (is_over())
 			config.rounds = world.round + 1;
 		if (is_gone()) {
@@ -3243,11 +3447,88 @@ static struct child {
 	int number;
 	struct config config;
 	bool killed;
+	bool is_high;		/* memory.high is lower than it should be for long */
+	__u64 random;		/* for the limits of its cgroup */
 	__u64 seen;		/* steps, when it was last looked at */
 	time_t since;
 } children[MAX_PROCESSES];
 
+/* Worlds that have ended, whose cgroup is still to be looked at */
+static struct child ended[MAX_ENDED];
+static int nr_ended;
+
 static __u64 steps_done;
+
+static long cgroup_value(const struct child *c, const char *name, const char *key)
+{
+	char path[192];
+
+	cgroup_of(c->number, path, sizeof(path));
+	return key ? cgroup_read_key(path, name, key) : cgroup_read(path, name);
+}
+
+/* Set a limit. Nobody is made to give back what is beyond it, nor killed for that. */
+static void set_limit(const struct child *c, const char *name, long bytes)
+{
+	char path[192], text[32];
+	int fd;
+
+	cgroup_of(c->number, path, sizeof(path));
+	snprintf(path + strlen(path), sizeof(path) - strlen(path), "/%s", name);
+	snprintf(text, sizeof(text), "%ld", bytes);
+	fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	/* memory.reclaim answers EAGAIN where it did not get as much */
+	if (fd < 0 || (write(fd, text, strlen(text)) < 0 && errno != EAGAIN))
+		ksft_exit_fail_msg("%s: %s\n", path, strerror(errno));
+	close(fd);
+}
+
+static void make_cgroup(struct child *c)
+{
+	char path[192];
+
+	cgroup_of(c->number, path, sizeof(path));
+	if (mkdir(path, 0755))
+		ksft_exit_fail_msg("%s: %s\n", path, strerror(errno));
+	set_limit(c, "memory.max", c->config.floor);
+	c->random = seed_of(c->number) + 4711;
+	shm->cgroups++;
+}
+
+/* Move the limits of a world, or set them for its next round */
+static void move_limits(struct child *c, int place)
+{
+	const bool squeeze = __atomic_load_n(&shm->live[place].wants_squeeze, __ATOMIC_SEQ_CST);
+	const bool is = shm->live[place].is_squeezed;
+	const long floor = c->config.floor, now = cgroup_value(c, "memory.current", NULL);
+
+	if (c->is_high || (squeeze && !is)) {
+		/* Not for long: beyond it, threads are put to sleep */
+		set_limit(c, "memory.high", 16 * floor);
+		c->is_high = false;
+	}
+	if (squeeze) {
+		if (is && one_in(&c->random, 4))
+			set_limit(c, "memory.reclaim", below(&c->random, now));
+		set_limit(c, "memory.max", now - now / 8 + below(&c->random, now / 4 + (1 << 20)));
+	} else if (is) {
+		set_limit(c, "memory.max", floor);
+	} else if (one_in(&c->random, 8)) {
+		switch (below(&c->random, 3)) {
+		case 0:
+			set_limit(c, "memory.max", floor + below(&c->random, floor));
+			break;
+		case 1:
+			set_limit(c, "memory.reclaim", below(&c->random, now));
+			break;
+		case 2:
+			c->is_high = true;
+			set_limit(c, "memory.high", now - now / 32 + below(&c->random, now / 8));
+			break;
+		}
+	}
+	__atomic_store_n(&shm->live[place].is_squeezed, squeeze, __ATOMIC_SEQ_CST);
+}
 
 static void start_child(int place, int number, __u64 most)
 {
@@ -3260,13 +3541,15 @@ static void start_child(int place, int number, __u64 most)
 	c->since = time(NULL);
 	fflush(stdout);
 	shm->worlds++;
+	if (c->config.cgroup)
+		make_cgroup(c);
 	config = c->config;
 	c->pid = fork();
 	if (!c->pid)
 		_exit(run_world(number, place));
 }
 
-static void note(struct child *c, int place, const char *what, int value)
+static void note(const struct child *c, int place, const char *what, int value)
 {
 	char *text = shm->text;
 	int size = sizeof(shm->text), i, at;
@@ -3278,8 +3561,9 @@ static void note(struct child *c, int place, const char *what, int value)
 	config = c->config;
 	world.number = c->number;
 	at = snprintf(text, size, "seed %llu world %d: %s (%d) after %llu steps\n# under way:",
-		      options.seed, c->number, what, value, shm->live[place].steps);
-	for (i = 0; i < c->config.threads; i++)
+		      options.seed, c->number, what, value,
+		      place < 0 ? c->seen : shm->live[place].steps);
+	for (i = 0; place >= 0 && i < c->config.threads; i++)
 		if (shm->live[place].current[i])
 			at += snprintf(text + at, size - at, " %s,",
 				       kinds[shm->live[place].current[i] - 1].name);
@@ -3287,15 +3571,58 @@ static void note(struct child *c, int place, const char *what, int value)
 	describe_world(text + at, size - at);
 }
 
+/*
+ * The cgroup of a world that has ended: no process may be left, and nothing mapped, once
+ * the kernel has added up what the CPUs have counted. False if that is to be awaited.
+ */
+static bool bury(const struct child *c)
+{
+	const time_t age = time(NULL) - c->since;
+	char path[192];
+	long mapped;
+
+	if (age < SETTLE)
+		return false;
+	cgroup_of(c->number, path, sizeof(path));
+	mapped = cgroup_value(c, "memory.stat", "file_mapped");
+	if (!mapped && !rmdir(path))
+		return true;
+	if (age < SETTLED)
+		return false;
+	if (mapped)
+		note(c, -1, "pages that nobody maps are file_mapped in its cgroup", mapped / PG);
+	else
+		note(c, -1, "its cgroup cannot be removed", errno);
+	return true;
+}
+
+static void bury_ended(void)
+{
+	int i;
+
+	for (i = 0; i < nr_ended; i++)
+		if (bury(&ended[i]))
+			ended[i--] = ended[--nr_ended];
+}
+
 /* Look after a world. False if there is none any more. */
 static bool attend(struct child *c, int place)
 {
 	const __u64 steps = __atomic_load_n(&shm->live[place].steps, __ATOMIC_RELAXED);
+	long kills;
 	int status;
 
 	if (waitpid(c->pid, &status, WNOHANG) == c->pid) {
 		c->pid = 0;
 		steps_done += shm->live[place].steps;
+		if (c->config.cgroup) {
+			kills = cgroup_value(c, "memory.events", "oom_kill");
+			if (kills)
+				note(c, place, "the OOM killer was there", kills);
+			c->seen = steps;
+			c->since = time(NULL);
+			ended[nr_ended++] = *c;
+		}
 		if (WIFSIGNALED(status) && !(c->killed && WTERMSIG(status) == SIGKILL))
 			note(c, place, "ended by a signal", WTERMSIG(status));
 		else if (WIFEXITED(status) && WEXITSTATUS(status))
@@ -3315,6 +3642,8 @@ static bool attend(struct child *c, int place)
 		kill(c->pid, SIGKILL);
 		c->since = time(NULL);
 	}
+	if (c->config.cgroup)
+		move_limits(c, place);
 	return true;
 }
 
@@ -3337,6 +3666,9 @@ static void run_worlds(void)
 					   c->config.steps;
 			}
 		}
+		do {
+			bury_ended();
+		} while (nr_ended > MAX_ENDED - MAX_PROCESSES && !usleep(100000));
 		if (options.seconds && time(NULL) >= end)
 			shm->stop = 1;
 		more = !shm->stop && planned < options.steps && !(only && shm->worlds) &&
@@ -3356,6 +3688,10 @@ static void run_worlds(void)
 			}
 		usleep(2000);
 	} while (alive || more);
+	while (nr_ended) {
+		usleep(100000);
+		bury_ended();
+	}
 }
 
 static int print_statistics(void)
@@ -3367,6 +3703,8 @@ static int print_statistics(void)
 	       shm->endings[KILLED]);
 	printf("# %llu exmaps, %llu pages looked at, %llu calls that lacked memory\n",
 	       shm->exmaps, shm->checks, shm->starved);
+	printf("# %llu worlds in a memory cgroup, %llu squeezed rounds\n", shm->cgroups,
+	       shm->squeezed);
 	for (i = 0; i < nr_kinds; i++) {
 		const struct count *c = &shm->counts[i];
 		int others = 0;
@@ -3411,6 +3749,7 @@ static const char usage[] =
 	"usage: fuzz [--steps N] [--seconds T] [--seed S (0: random)] [--threads N]\n"
 	"            [--processes N] [--world N (only that)] [--only call,call] [--verbose]\n"
 	"            [--kill N (so many worlds, each of them killed soon)]\n"
+	"            [--cgroup (all worlds in a memory cgroup, not a third of them)]\n"
 	"calls:";
 
 static void parse(int argc, char **argv)
@@ -3424,6 +3763,7 @@ static void parse(int argc, char **argv)
 		{ "world", required_argument, NULL, 'w' },
 		{ "only", required_argument, NULL, 'o' },
 		{ "kill", required_argument, NULL, 'k' },
+		{ "cgroup", no_argument, NULL, 'c' },
 		{ "verbose", no_argument, NULL, 'v' },
 		{},
 	};
@@ -3455,6 +3795,9 @@ static void parse(int argc, char **argv)
 		case 'k':
 			options.kills = strtoull(optarg, NULL, 0);
 			break;
+		case 'c':
+			options.cgroup = true;
+			break;
 		case 'v':
 			options.verbose = true;
 			break;
@@ -3479,11 +3822,41 @@ static void parse(int argc, char **argv)
 	for (i = 0; i < nr_kinds; i++) {
 		weights[i] = is_wanted(kinds[i].name) ? kinds[i].weight : 0;
 		all_weights += weights[i];
+		thrifty_weights += kinds[i].thrifty ? weights[i] : 0;
 	}
 	if (!all_weights) {
 		fprintf(stderr, "fuzz: no call is called '%s'\n", options.only);
 		exit(2);
 	}
+}
+
+/* False, and said why, if there are to be no cgroups */
+static bool start_cgroups(void)
+{
+	const char *missing = cgroup_create(&cg);
+	char path[160];
+
+	snprintf(path, sizeof(path), "%s/files", cg.path);
+	if (!missing && cgroup_write(cg.path, "cgroup.subtree_control", "+memory"))
+		missing = "no memory cgroups in a cgroup";
+	if (!missing && mkdir(path, 0755))
+		missing = "no further cgroup";
+	/* Lest pages of the program are charged to a world, and mapped when that has ended */
+	if (!missing && mlockall(MCL_CURRENT))
+		missing = "memory cannot be locked";
+	if (!missing)
+		return true;
+	printf("# no cgroups: %s\n", missing);
+	return false;
+}
+
+static void end_cgroups(void)
+{
+	char path[160];
+
+	snprintf(path, sizeof(path), "%s/files", cg.path);
+	if (rmdir(path) || cgroup_destroy(&cg))
+		printf("# a cgroup stays: %s\n", strerror(errno));
 }
 
 int main(int argc, char **argv)
@@ -3502,6 +3875,10 @@ int main(int argc, char **argv)
 	shm = mmap(NULL, sizeof(*shm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shm == MAP_FAILED)
 		ksft_exit_fail_msg("no memory\n");
+	parent = getpid();
+	has_cgroup = start_cgroups();
+	if (options.cgroup && !has_cgroup)
+		ksft_exit_skip("no memory cgroups\n");
 	can_starve = inject_begin() && !inject_set("fail_page_alloc/probability", "50") &&
 		     !inject_set("fail_page_alloc/times", "-1") &&
 		     !inject_set("fail_page_alloc/space", "0");
@@ -3510,6 +3887,8 @@ int main(int argc, char **argv)
 	run_worlds();
 	if (can_starve)
 		inject_set("fail_page_alloc/probability", "0");
+	if (has_cgroup)
+		end_cgroups();
 	if (shm->failed)
 		printf("# %s", shm->text);
 	never = print_statistics();

@@ -112,19 +112,6 @@ static bool progress(struct work *work)
 	return i == THREADS;
 }
 
-static int write_text(const char *path, const char *text)
-{
-	const int fd = open(path, O_WRONLY | O_CLOEXEC);
-	ssize_t ret;
-
-	if (fd < 0)
-		return -errno;
-	ret = write(fd, text, strlen(text));
-	ret = ret < 0 ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
 /*
  * Blocks of memory are asked to leave. Those that hold pages of ours refuse: these
  * do not move, so they never are in memory that is meant to be removable.

@@ -196,37 +196,6 @@ FIXTURE(direct) {
 
 #define FILE_PAGES 64
 
-/* ALLOC of up to @want pages: how many there were */
-static int fill_now(struct exmap *ex, int iface, int first, int want)
-{
-	int ret;
-
-	set_vec(ex, iface, 0, first, want);
-	ret = ex_action(ex->fd, iface, EXMAP_OP_ALLOC, 1);
-	if (ret < 0)
-		return ret == -ENOMEM ? 0 : ret;
-	return ex->iface[iface]->iov[0].pages;
-}
-
-/*
- * The same with patience: direct I/O is complete a moment before it lets go of
- * its pages, and may leave that to a worker.
- */
-static int fill_in_time(struct exmap *ex, int iface, int first, int want)
-{
-	int total = 0, ret, i;
-
-	for (i = 0; i < 5000 && total < want; i++) {
-		ret = fill_now(ex, iface, first + total, want - total);
-		if (ret < 0)
-			return ret;
-		total += ret;
-		if (total < want)
-			usleep(1000);
-	}
-	return total;
-}
-
 FIXTURE_SETUP(direct)
 {
 	const char *dir = getenv("EXMAP_TEST_DIR");

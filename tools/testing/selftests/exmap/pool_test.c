@@ -4,8 +4,7 @@
  * pages are in use, wherever the free ones wait, and fails after that.
  */
 #include "common.h"
-
-#include <sys/mount.h>
+#include "cgroup.h"
 
 FIXTURE(pool) {
 	struct exmap ex;
@@ -278,39 +277,8 @@ TEST_F_TIMEOUT(pool, random_rounds, SLOW)
 
 /* The pages are charged to the memory cgroup of the process that asks */
 
-static int write_file(const char *dir, const char *name, const char *text)
-{
-	char path[256];
-	int fd, ret;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return -errno;
-	ret = write(fd, text, strlen(text)) < 0 ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
-static long read_number(const char *dir, const char *name)
-{
-	char path[256], text[64] = "";
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	fd = open(path, O_RDONLY);
-	if (fd < 0)
-		return -1;
-	if (read(fd, text, sizeof(text) - 1) < 0)
-		text[0] = 0;
-	close(fd);
-	return atol(text);
-}
-
 FIXTURE(cgroup) {
-	char root[64];
-	char group[128];
-	bool mounted;
+	struct cgroup cg;
 };
 
 FIXTURE_VARIANT(cgroup) {
@@ -322,37 +290,15 @@ FIXTURE_VARIANT_ADD(cgroup, read) { .opcode = EXMAP_OP_READ };
 
 FIXTURE_SETUP(cgroup)
 {
-	char path[256];
+	const char *missing = cgroup_create(&self->cg);
 
-	snprintf(self->root, sizeof(self->root), "/sys/fs/cgroup");
-	if (access("/sys/fs/cgroup/cgroup.controllers", F_OK)) {
-		snprintf(self->root, sizeof(self->root), "/tmp/exmap-cgroup-XXXXXX");
-		ASSERT_NE(NULL, mkdtemp(self->root));
-		if (mount("cgroup2", self->root, "cgroup2", 0, NULL)) {
-			rmdir(self->root);
-			SKIP(return, "no cgroup2");
-		}
-		self->mounted = true;
-	}
-	/* Fails harmlessly where it is on already */
-	write_file(self->root, "cgroup.subtree_control", "+memory");
-	snprintf(self->group, sizeof(self->group), "%s/exmap-test-%d", self->root, getpid());
-	snprintf(path, sizeof(path), "%s/memory.current", self->group);
-	if (mkdir(self->group, 0755) || access(path, F_OK)) {
-		rmdir(self->group);
-		if (self->mounted && !umount(self->root))
-			rmdir(self->root);
-		SKIP(return, "no memory cgroup");
-	}
+	if (missing)
+		SKIP(return, "%s", missing);
 }
 
 FIXTURE_TEARDOWN(cgroup)
 {
-	EXPECT_EQ(0, rmdir(self->group));
-	if (self->mounted) {
-		EXPECT_EQ(0, umount(self->root));
-		EXPECT_EQ(0, rmdir(self->root));
-	}
+	EXPECT_EQ(0, cgroup_destroy(&self->cg));
 }
 
 TEST_F_TIMEOUT(cgroup, pages_are_charged, SLOW)
@@ -364,12 +310,12 @@ TEST_F_TIMEOUT(cgroup, pages_are_charged, SLOW)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		if (write_file(self->group, "cgroup.procs", "0"))
+		if (cgroup_join(self->cg.path))
 			_exit(100);
 		exmap_create(_metadata, &ex, -1, 1, 2000, 4000);
-		before = read_number(self->group, "memory.current");
+		before = cgroup_read(self->cg.path, "memory.current");
 		EXPECT_EQ(2000, ex_fill(&ex, 0, 0));
-		after = read_number(self->group, "memory.current");
+		after = cgroup_read(self->cg.path, "memory.current");
 		/* Some may come out of what was charged in advance for each CPU */
 		EXPECT_LE(1700 * (long)PG, after - before);
 		exmap_destroy(&ex);
@@ -392,18 +338,18 @@ TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		if (write_file(self->group, "cgroup.procs", "0"))
+		if (cgroup_join(self->cg.path))
 			_exit(100);
 		exmap_create(_metadata, &ex, backing, 1, 4000, 4096);
 		/* Without memory for page tables the kernel would kill us */
 		for (i = 0; i < 4096; i += 512)
 			EXPECT_EQ(1, ex_alloc(&ex, 0, i, 1));
 		EXPECT_EQ(8, ex_drain(&ex, 0, 0, 4096));
-		snprintf(path, sizeof(path), "%s/memory.max", self->group);
+		snprintf(path, sizeof(path), "%s/memory.max", self->cg.path);
 		limit = open(path, O_WRONLY);
 		EXPECT_LE(0, limit);
 		snprintf(text, sizeof(text), "%ld",
-			 read_number(self->group, "memory.current") + (4L << 20));
+			 cgroup_read(self->cg.path, "memory.current") + (4L << 20));
 		EXPECT_LT(0, pwrite(limit, text, strlen(text), 0));
 
 		/* ENOMEM, not death */
@@ -441,22 +387,22 @@ TEST_F_TIMEOUT(cgroup, goes_away, SLOW)
 	pid_t pid;
 	long end;
 
-	snprintf(empty, sizeof(empty), "%s-2", self->group);
-	snprintf(path, sizeof(path), "%s/cgroup.procs", self->root);
+	snprintf(empty, sizeof(empty), "%s-2", self->cg.path);
+	snprintf(path, sizeof(path), "%s/cgroup.procs", self->cg.root);
 	backing = make_backing(_metadata, MEMFD, 1024, &fd, &end);
 	ASSERT_LE(0, backing);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		EXPECT_EQ(0, mkdir(empty, 0755));
-		EXPECT_EQ(0, write_file(empty, "cgroup.procs", "0"));
+		EXPECT_EQ(0, cgroup_join(empty));
 		exmap_create(_metadata, &ex, backing, 2, 1000, 2000);
 		for (i = 0; i < 1000; i += 500)
 			EXPECT_EQ(500, ex_one(&ex, 0, variant->opcode, i, 500));
 		for (i = 0; i < 1000; i++)
 			stamp_page(page_at(&ex, i), i);
 		EXPECT_EQ(500, ex_free(&ex, 0, 500, 500));
-		EXPECT_EQ(0, write_file(self->group, "cgroup.procs", "0"));
+		EXPECT_EQ(0, cgroup_join(self->cg.path));
 		EXPECT_EQ(0, rmdir(empty));
 		/* Mapped ones, free ones, and new ones */
 		for (i = 0; i < 500; i++)

@@ -138,6 +138,10 @@ TEST_F(query, errors)
 	struct exmap_query query = {
 		.size = sizeof(query), .nr = 1, .vecs = (unsigned long)vecs,
 	};
+	struct {
+		struct exmap_query query;
+		__u64 more;
+	} longer;
 	__u8 slots[8] = { 0xee, 0xee };
 	pid_t pid;
 
@@ -174,6 +178,19 @@ TEST_F(query, errors)
 	query.reserved = 0;
 	query.size = EXMAP_QUERY_SIZE_VER0 - 1;
 	EXPECT_EQ(-EINVAL, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
+	query.size = PG + 1;
+	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
+
+	/* A program that is newer than the kernel, and needs that, or not */
+	query.size = sizeof(longer);
+	query.slots = (unsigned long)slots;
+	longer.query = query;
+	longer.more = 1;
+	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &longer));
+	EXPECT_EQ(0xee, slots[0]);
+	longer.more = 0;
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &longer));
+	EXPECT_TRUE(slots[0] & EXMAP_SLOT_RESIDENT);
 
 	pid = fork();
 	if (!pid)

@@ -186,6 +186,11 @@ TEST_F(vectors, bad_calls)
 		.size = sizeof(good), .nr = 1,
 		.vecs = (unsigned long)&vec, .results = (unsigned long)&result,
 	}, bad;
+	/* As long as such a struct may be */
+	static union {
+		struct exmap_vectors params;
+		char bytes[PG];
+	} longer;
 
 #define REFUSED(FIELD, VALUE, ERRNO) do {					\
 		bad = good;							\
@@ -195,7 +200,8 @@ TEST_F(vectors, bad_calls)
 
 	REFUSED(size, 0, EINVAL);
 	REFUSED(size, EXMAP_VECTORS_SIZE_VER0 - 8, EINVAL);
-	REFUSED(size, 1 << 20, EINVAL);
+	REFUSED(size, PG + 1, E2BIG);
+	REFUSED(size, 1 << 20, E2BIG);
 	REFUSED(flags, 1, EINVAL);
 	REFUSED(interface, 2, EINVAL);
 	REFUSED(interface, 0xffffffff, EINVAL);
@@ -209,8 +215,24 @@ TEST_F(vectors, bad_calls)
 	REFUSED(vecs, (unsigned long)page_at(ex, 9), EFAULT);
 	REFUSED(results, (unsigned long)page_at(ex, 9), EFAULT);
 	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, (void *)8));
+	/* A program that is newer than the kernel, and needs that */
+	longer.params = good;
+	longer.params.size = sizeof(good) + 8;
+	longer.bytes[sizeof(good) + 7] = 1;
+	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &longer));
+	longer.params.size = PG;
+	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &longer));
 	EXPECT_EQ(12345, result.res);
 	EXPECT_EQ(0, count_present(ex, 0, 20));
+
+	/* What lies behind the struct does not count, nor do zeroes in it */
+	longer.params.size = sizeof(good);
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &longer));
+	EXPECT_EQ(1, ex_free(ex, 0, 5, 1));
+	longer.bytes[sizeof(good) + 7] = 0;
+	longer.params.size = PG;
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &longer));
+	EXPECT_EQ(1, ex_free(ex, 0, 5, 1));
 
 	bad = good;
 	bad.nr = 0;

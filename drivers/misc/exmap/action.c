@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * EXMAP_IOCTL_ACTION: the vectors that an interface shares with the program
+ */
+#include <linux/bitmap.h>
+#include <linux/mm.h>
+#include <linux/mmap_lock.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "action.h"
+#include "job.h"
+#include "place.h"
+#include "region.h"
+
+/* Vectors of one page that are carried out together */
+#define EXMAP_ACTION_SINGLES	64U
+
+/**
+ * struct exmap_action - the vectors of a call, and their results
+ * @vecs: the shared vectors, each of which is overwritten by its result
+ * @nr_held: number of results that are held back
+ * @any: whether anything was changed
+ * @failed: number of vectors that have failed
+ * @out_of_range: the results held back that are -ERANGE; the others are 0
+ *
+ * A call that fails before it has changed anything must leave the vectors as they
+ * are, so that it can be repeated. Until then, results are held back.
+ */
+struct exmap_action {
+	struct exmap_iov *vecs;
+	unsigned int nr_held;
+	bool any;
+	long failed;
+	DECLARE_BITMAP(out_of_range, EXMAP_USER_INTERFACE_PAGES);
+};
+
+static void exmap_put_result(struct exmap_iov *vec, int res, unsigned long pages)
+{
+	struct exmap_iov result = { .value = 0 };
+
+	result.res = res;
+	result.pages = pages;
+	WRITE_ONCE(vec->value, result.value);
+}
+
+/* Write the results that were held back */
+static noinline void exmap_action_release(struct exmap_action *action)
+{
+	for (unsigned int i = 0; i < action->nr_held; i++)
+		exmap_put_result(&action->vecs[i],
+				 test_bit(i, action->out_of_range) ? -ERANGE : 0, 0);
+	action->nr_held = 0;
+}
+
+/*
+ * Report a vector. Returns 0, or @res if that is an error with which the whole call
+ * fails, because nothing was changed before.
+ */
+static int exmap_action_put(struct exmap_action *action, unsigned int i, int res,
+			    unsigned long changed)
+{
+	action->failed += res != 0;
+	if (!action->any && !changed && res != -EBUSY) {
+		if (res && res != -ERANGE)
+			return res;
+		__assign_bit(i, action->out_of_range, res);
+		action->nr_held = i + 1;
+		return 0;
+	}
+	if (!action->any)
+		exmap_action_release(action);
+	action->any = true;
+	exmap_put_result(&action->vecs[i], res, changed);
+	return 0;
+}
+
+/* Report vectors of one page, from the first on, which have not failed */
+static __always_inline void exmap_action_put_singles(struct exmap_action *action,
+						     unsigned int first,
+						     const unsigned long *changed,
+						     unsigned int nr, bool any)
+{
+	if (unlikely(!action->any)) {
+		if (any)
+			exmap_action_release(action);
+		action->any = any;
+	}
+	if (likely(action->any)) {
+		for (unsigned int i = 0; i < nr; i++)
+			exmap_put_result(&action->vecs[first + i], 0, changed[i]);
+		return;
+	}
+	bitmap_clear(action->out_of_range, first, nr);
+	action->nr_held = first + nr;
+}
+
+/* Carry out a vector of any kind */
+static noinline int exmap_action_vector(struct exmap_place *place, unsigned long slot,
+					unsigned long len, bool alloc,
+					unsigned long *changed)
+{
+	unsigned long done;
+
+	*changed = 0;
+	if (!exmap_slots_ok(place->exmap, slot, len))
+		return len ? -ERANGE : 0;
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	if (alloc)
+		return exmap_place_alloc(place, slot, len, &done, changed);
+	return exmap_place_free(place, slot, len, changed);
+}
+
+/*
+ * Carry out vectors. Most are of one page: their addresses are collected, and given
+ * to the cursor together. Returns the number of vectors that have failed, or an error
+ * if nothing was changed.
+ */
+static __always_inline long exmap_action_vectors(struct exmap_place *place,
+						 struct exmap_iov *vecs,
+						 unsigned int nr_vecs, bool alloc)
+{
+	struct exmap_action action = { .vecs = vecs };
+	unsigned long addrs[EXMAP_ACTION_SINGLES] __uninitialized;
+	struct exmap_flights *flights = alloc ? NULL : place->exmap->flights;
+	const unsigned long start = place->exmap->start;
+	const unsigned long nr_slots = place->exmap->nr_slots;
+	struct vma_batch *vb = &place->vb;
+
+	for (unsigned int i = 0; i < nr_vecs; ) {
+		const unsigned int some = min(nr_vecs - i, EXMAP_ACTION_SINGLES);
+		unsigned int nr, done = 0;
+		unsigned long changed;
+		struct exmap_iov vec;
+		int err;
+
+		for (nr = 0; nr < some; nr++) {
+			/* The program may write to the vector at any time: look once */
+			vec.value = READ_ONCE(vecs[i + nr].value);
+			if (unlikely(vec.len != 1 || vec.page >= nr_slots ||
+				     exmap_flight_may_be_busy(flights, vec.page)))
+				break;
+			addrs[nr] = start + ((unsigned long)vec.page << PAGE_SHIFT);
+		}
+		while (done < nr) {
+			const unsigned int before = vb->nr, first = done;
+
+			if (alloc) {
+				done += vma_batch_map_each(vb, addrs + done, nr - done);
+			} else {
+				done += vma_batch_unmap_each(vb, addrs + done, nr - done);
+				if (vb->deferred)
+					place->freed += vb->nr - before;
+			}
+			exmap_action_put_singles(&action, i + first, addrs + first,
+						 done - first, vb->nr != before);
+			if (likely(done == nr))
+				break;
+			/* A page or room in the array is missing: take the general path */
+			err = exmap_action_vector(place, (addrs[done] - start) >> PAGE_SHIFT,
+						  1, alloc, &changed);
+			err = exmap_action_put(&action, i + done, err, changed);
+			if (err)
+				return err;
+			done++;
+		}
+		i += nr;
+		if (likely(nr == some))
+			continue;
+		err = exmap_action_vector(place, vec.page, vec.len, alloc, &changed);
+		err = exmap_action_put(&action, i, err, changed);
+		if (err)
+			return err;
+		i++;
+	}
+	if (!action.any)
+		exmap_action_release(&action);
+	return action.failed;
+}
+
+/*
+ * Carry out a single vector of one page, as when a thread misses a page. Returns
+ * false, and nothing has happened, if it is not the simplest case.
+ */
+static __always_inline bool exmap_action_single(struct exmap *exmap,
+						struct exmap_interface *iface, bool alloc)
+{
+	struct vm_area_struct *vma = lock_vma_cached(exmap->mm, &exmap->vma);
+	struct exmap_iov *vecs, vec;
+	bool done = false;
+
+	if (unlikely(!vma))
+		return false;
+	/* Another VMA may have taken the place meanwhile: look at what was locked */
+	if (unlikely(!exmap_region_is(exmap, vma)))
+		goto out;
+	mutex_lock(&iface->lock);
+	vecs = iface->vectors;
+	if (likely(vecs)) {
+		/* The program may write to the vector at any time: look once */
+		vec.value = READ_ONCE(vecs->value);
+		if (likely(vec.len == 1 && vec.page < exmap->nr_slots))
+			done = alloc ? exmap_place_alloc_one(exmap, iface, vma, vec.page) :
+				       exmap_place_free_one(exmap, iface, vma, vec.page);
+		if (likely(done))
+			exmap_put_result(vecs, 0, 1);
+	}
+	mutex_unlock(&iface->lock);
+out:
+	vma_end_read(vma);
+	return done;
+}
+
+static noinline long exmap_action_place(struct exmap *exmap,
+					struct exmap_interface *iface,
+					unsigned int nr_vecs, bool alloc)
+{
+	struct exmap_place place __uninitialized;
+	struct exmap_iov *vecs;
+	long ret;
+
+	ret = exmap_place_begin(&place, exmap, iface);
+	if (ret)
+		return ret;
+	if (!nr_vecs)
+		goto out;
+	vecs = exmap_interface_vectors(iface);
+	if (unlikely(!vecs)) {
+		ret = -ENOMEM;
+	} else if (alloc) {
+		ret = exmap_action_vectors(&place, vecs, nr_vecs, true);
+	} else {
+		exmap_place_set_freeing(&place, true);
+		ret = exmap_action_vectors(&place, vecs, nr_vecs, false);
+	}
+out:
+	exmap_place_end(&place);
+	return ret;
+}
+
+/*
+ * Carry out READs or WRITEs as a job, with the vectors copied, so that the program
+ * may do with them what it likes meanwhile. Returns what exmap_action() returns.
+ */
+static noinline long exmap_action_io(struct exmap *exmap, struct exmap_interface *iface,
+				     unsigned int nr, u8 opcode)
+{
+	struct exmap_job job = { .exmap = exmap, .iface = iface, .nr = nr };
+	unsigned int i, changed = 0;
+	struct exmap_iov *vecs;
+	int err = 0;
+	long ret;
+
+	mutex_lock(&iface->lock);
+	vecs = exmap_interface_vectors(iface);
+	mutex_unlock(&iface->lock);
+	if (!vecs)
+		return -ENOMEM;
+	job.vecs = kvmalloc_array(nr, sizeof(*job.vecs) + sizeof(*job.results),
+				  GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+	if (!job.vecs)
+		return -ENOMEM;
+	job.results = (void *)(job.vecs + nr);
+	for (i = 0; i < nr; i++) {
+		const struct exmap_iov vec = { .value = READ_ONCE(vecs[i].value) };
+
+		job.vecs[i] = (struct exmap_vec) {
+			.page = vec.page, .len = vec.len, .opcode = opcode,
+		};
+	}
+	ret = exmap_job_prepare(&job, NULL);
+	if (!ret)
+		ret = exmap_job_run(&job);
+	/* A call that fails before it has changed anything leaves the vectors alone */
+	for (i = 0; !ret && i < nr; i++) {
+		changed |= job.results[i].pages;
+		if (!err && job.results[i].res != -ERANGE)
+			err = job.results[i].res;
+	}
+	if (!ret && !changed && (err == -ENOMEM || err == -EINTR))
+		ret = err;
+	if (!ret) {
+		for (i = 0; i < nr; i++)
+			exmap_put_result(&vecs[i], job.results[i].res,
+					 job.results[i].pages);
+		ret = job.failed;
+	}
+	exmap_io_free(job.io);
+	kvfree(job.vecs);
+	return ret;
+}
+
+/**
+ * exmap_action() - Carry out the vectors of an interface.
+ * @exmap: the exmap, of the current process and set up
+ * @params: what the program asks for
+ *
+ * Context: Process context, may sleep. No locks are held.
+ *
+ * Return: the number of vectors that have failed, with the result of each in the
+ * shared page. Or an error, with nothing done and the shared page untouched: -EINVAL
+ * for an interface, opcode, flag or number of vectors that does not exist, -ENXIO if
+ * there is no region, -ENOMEM if there was no memory, -EINTR if a fatal signal
+ * arrived.
+ */
+long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
+{
+	const bool alloc = params->opcode == EXMAP_OP_ALLOC;
+	struct exmap_interface *iface = exmap_interface_get(exmap, params->interface);
+
+	/* Does nothing where there is no region */
+	if (likely(iface && !params->flags && params->iov_len == 1) &&
+	    !exmap->pool.deferred && (alloc || params->opcode == EXMAP_OP_FREE) &&
+	    likely(exmap_action_single(exmap, iface, alloc)))
+		return 0;
+
+	/*
+	 * A missing region is what a call fails with first, whatever else is wrong.
+	 * Pairs with exmap_region_mapped().
+	 */
+	if (unlikely(smp_load_acquire(&exmap->state) != EXMAP_MAPPED))
+		return -ENXIO;
+	if (!iface || params->flags || params->iov_len > EXMAP_USER_INTERFACE_PAGES ||
+	    params->opcode > EXMAP_OP_WRITE)
+		return -EINVAL;
+	if (exmap_opcode_is_io(params->opcode) && params->iov_len)
+		return exmap_action_io(exmap, iface, params->iov_len, params->opcode);
+	return exmap_action_place(exmap, iface, params->iov_len, alloc);
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Lifetime: from the first use of an open file to the last
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "exmap.h"
+#include "flight.h"
+#include "interface.h"
+#include "memlock.h"
+
+static void exmap_free(struct kref *ref)
+{
+	struct exmap *exmap = container_of(ref, struct exmap, ref);
+	struct exmap_pending *pending, *next;
+
+	/* Their requests are gone, because these hold the file */
+	list_for_each_entry_safe(pending, next, &exmap->pending, list)
+		pending->free(pending);
+
+	/* The VMA of a region holds its file: if there was a region, it is gone */
+	if (exmap->ready) {
+		exmap_pool_close(&exmap->pool);
+		for (unsigned int i = 0; i < exmap->pool.nr_interfaces; i++)
+			exmap_interface_destroy(&exmap->pool.interfaces[i]);
+		exmap_pool_destroy(&exmap->pool);
+		exmap_memlock_uncharge(exmap, 0);
+		exmap_flights_free(exmap->flights);
+		if (exmap->backing)
+			fput(exmap->backing);
+	}
+	mmdrop(exmap->mm);
+	kfree(exmap);
+}
+
+/**
+ * exmap_of() - Return the exmap of a file.
+ * @file: an open /dev/exmap; once it has an exmap, it keeps it
+ *
+ * Return: the exmap; ERR_PTR(-ENXIO) if there is none yet; ERR_PTR(-EPERM) if it
+ * belongs to another address space.
+ */
+struct exmap *exmap_of(struct file *file)
+{
+	/* Pairs with the cmpxchg() that set it */
+	struct exmap *exmap = smp_load_acquire(&file->private_data);
+
+	if (!exmap)
+		return ERR_PTR(-ENXIO);
+	if (exmap->mm != current->mm)
+		return ERR_PTR(-EPERM);
+	return exmap;
+}
+
+/**
+ * exmap_of_ready() - Return the exmap of a file if it is set up.
+ * @file: an open /dev/exmap
+ *
+ * Return: as exmap_of(), and ERR_PTR(-ENXIO) if it is not set up.
+ */
+struct exmap *exmap_of_ready(struct file *file)
+{
+	struct exmap *exmap = exmap_of(file);
+
+	/* Pairs with exmap_do_setup() */
+	if (!IS_ERR(exmap) && !smp_load_acquire(&exmap->ready))
+		return ERR_PTR(-ENXIO);
+	return exmap;
+}
+
+/**
+ * exmap_of_mapped() - Return the exmap of a file if it is set up and has a region.
+ * @file: an open /dev/exmap
+ *
+ * Return: as exmap_of_ready(), and ERR_PTR(-ENXIO) if the region is not mapped.
+ */
+struct exmap *exmap_of_mapped(struct file *file)
+{
+	struct exmap *exmap = exmap_of_ready(file);
+
+	/* Pairs with exmap_region_mapped() */
+	if (!IS_ERR(exmap) && smp_load_acquire(&exmap->state) != EXMAP_MAPPED)
+		return ERR_PTR(-ENXIO);
+	return exmap;
+}
+
+/**
+ * exmap_of_or_new() - Return the exmap of a file, a new one if it has none.
+ * @file: an open /dev/exmap
+ *
+ * Context: Process context of a user process, may sleep.
+ * Return: the exmap; ERR_PTR(-EPERM) if it belongs to another address space;
+ * ERR_PTR(-ENOMEM).
+ */
+struct exmap *exmap_of_or_new(struct file *file)
+{
+	struct exmap *exmap = exmap_of(file);
+
+	if (exmap != ERR_PTR(-ENXIO))
+		return exmap;
+
+	exmap = kzalloc_obj(*exmap, GFP_KERNEL_ACCOUNT);
+	if (!exmap)
+		return ERR_PTR(-ENOMEM);
+	kref_init(&exmap->ref);
+	mutex_init(&exmap->lock);
+	spin_lock_init(&exmap->pending_lock);
+	INIT_LIST_HEAD(&exmap->pending);
+	mmgrab(current->mm);
+	exmap->mm = current->mm;
+	if (cmpxchg(&file->private_data, NULL, exmap))
+		kref_put(&exmap->ref, exmap_free);
+	return exmap_of(file);
+}
+
+/**
+ * exmap_clone() - Let a file have the exmap of another file.
+ * @file: an open /dev/exmap
+ * @source: another one
+ *
+ * Return: 0; -EINVAL if @source has no exmap, or one with which nothing has
+ * succeeded yet; -EPERM if it belongs to another address space; -EBUSY if @file has
+ * one already.
+ */
+int exmap_clone(struct file *file, struct file *source)
+{
+	struct exmap *exmap = exmap_of(source);
+
+	if (IS_ERR(exmap))
+		return exmap == ERR_PTR(-ENXIO) ? -EINVAL : PTR_ERR(exmap);
+	if (!READ_ONCE(exmap->ready) && READ_ONCE(exmap->state) == EXMAP_UNMAPPED)
+		return -EINVAL;
+
+	kref_get(&exmap->ref);
+	if (cmpxchg(&file->private_data, NULL, exmap)) {
+		kref_put(&exmap->ref, exmap_free);
+		return -EBUSY;
+	}
+	return 0;
+}
+
+/**
+ * exmap_release() - Drop the reference of a file to its exmap.
+ * @file: an open /dev/exmap that is being released
+ */
+void exmap_release(struct file *file)
+{
+	struct exmap *exmap = file->private_data;
+
+	if (exmap)
+		kref_put(&exmap->ref, exmap_free);
+}

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Placing pages: from an interface into the region, and back
+ */
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/smp.h>
+
+#include "place.h"
+#include "pool.h"
+#include "quarantine.h"
+#include "refill.h"
+#include "region.h"
+
+/* Give the cursor the array for what the call is about to do */
+static void exmap_place_load(struct exmap_place *place)
+{
+	struct exmap_bundle *bundle = place->freeing ? place->into : place->iface->local;
+	struct vma_batch *vb = &place->vb;
+
+	vb->deferred = place->deferred && bundle;
+	if (likely(bundle)) {
+		vb->pages = bundle->pages;
+		vb->nr = bundle->nr;
+		vb->max = EXMAP_BUNDLE_PAGES;
+	} else {
+		/* There are no pages to map, but some room for those unmapped */
+		vb->pages = place->few;
+		vb->nr = place->freeing ? place->nr_few : 0;
+		vb->max = EXMAP_PLACE_FEW;
+	}
+}
+
+/* Tell the bundle what has become of its pages */
+static void exmap_place_store(struct exmap_place *place)
+{
+	struct exmap_bundle *bundle = place->freeing ? place->into : place->iface->local;
+
+	if (likely(bundle))
+		bundle->nr = place->vb.nr;
+	else if (place->freeing)
+		place->nr_few = place->vb.nr;
+}
+
+/*
+ * End the batch, and give the pool what was unmapped so far. The array of the
+ * cursor must be loaded again afterwards.
+ */
+static void exmap_place_settle(struct exmap_place *place)
+{
+	struct exmap_pool *pool = &place->exmap->pool;
+	struct exmap_interface *iface = place->iface;
+
+	vma_batch_end(&place->vb);
+	exmap_place_store(place);
+	if (place->into) {
+		if (!place->deferred)
+			exmap_pool_keep_spare(iface, exmap_pool_sort(pool, iface,
+								     place->into));
+		place->into = NULL;
+		exmap_pool_moved(pool);
+	}
+	if (unlikely(place->nr_few)) {
+		exmap_pool_add(pool, iface, place->few, place->nr_few);
+		place->nr_few = 0;
+	}
+}
+
+static __always_inline void exmap_place_begin_locked(struct exmap_place *place,
+						     struct exmap *exmap,
+						     struct exmap_interface *iface,
+						     struct vm_area_struct *vma)
+{
+	const bool exceeded = exmap_tables_exceeded(exmap);
+
+	place->exmap = exmap;
+	place->iface = iface;
+	place->vma = vma;
+	place->into = NULL;
+	place->nr_few = 0;
+	place->freed = 0;
+	place->freeing = false;
+	/* A table with slots that wait for a flush cannot be freed: flush at once */
+	place->deferred = exmap->pool.deferred && !exceeded;
+	place->nomem = false;
+	mutex_lock(&iface->lock);
+	vma_batch_begin(&place->vb, vma, NULL, 0, 0);
+	place->vb.free_tables = exceeded;
+	place->vb.flushed = exmap_quarantine_flushed(&exmap->pool);
+	exmap_place_load(place);
+}
+
+/**
+ * exmap_place_begin() - Begin to place pages.
+ * @place: the call, uninitialised memory
+ * @exmap: the exmap, of the current process and set up
+ * @iface: the interface whose pages are used
+ *
+ * Context: Process context, may sleep. No locks are held. Until exmap_place_end(),
+ * the region and the interface are locked and, between two of the functions below,
+ * possibly a page table: the caller must not sleep or touch user memory.
+ *
+ * Return: 0, -ENXIO if there is no region, -EINTR if a fatal signal arrived.
+ */
+int exmap_place_begin(struct exmap_place *place, struct exmap *exmap,
+		      struct exmap_interface *iface)
+{
+	struct vm_area_struct *vma = exmap_region_lock(exmap, &place->mmap_locked);
+
+	if (IS_ERR(vma))
+		return PTR_ERR(vma);
+	exmap_place_begin_locked(place, exmap, iface, vma);
+	return 0;
+}
+
+static __always_inline void exmap_place_end_locked(struct exmap_place *place)
+{
+	struct exmap *exmap = place->exmap;
+	struct exmap_pool *pool = &exmap->pool;
+	u64 generation = 0;
+
+	exmap_place_settle(place);
+	if (place->vb.nr_tables)
+		atomic_long_add(place->vb.nr_tables, &exmap->nr_tables);
+	if (place->deferred && place->freed &&
+	    atomic_long_add_return(place->freed, &pool->unflushed) >=
+	    exmap_quarantine_limit(pool))
+		generation = READ_ONCE(pool->generation);
+	mutex_unlock(&place->iface->lock);
+	/* The thread that frees does the flush, so that one that misses a page need not */
+	if (generation)
+		exmap_region_flush(exmap, place->vma, generation);
+}
+
+/**
+ * exmap_place_end() - End what exmap_place_begin() began.
+ * @place: the call
+ *
+ * Unless flushes are deferred, no CPU can reach the unmapped pages on return.
+ *
+ * Context: Process context, may sleep.
+ */
+void exmap_place_end(struct exmap_place *place)
+{
+	exmap_place_end_locked(place);
+	exmap_region_unlock(place->exmap, place->vma, place->mmap_locked);
+}
+
+/**
+ * exmap_place_fault() - Map a page in a slot that was touched.
+ * @exmap: the exmap, of the current process and set up
+ * @vma: the region, locked
+ * @slot: the slot
+ *
+ * A touch does not tell the interface, so the number of the CPU selects one.
+ *
+ * Context: Process context, may sleep. No lock of an interface is held.
+ * Return: 0 if the slot has a page, or the error of exmap_place_resume().
+ */
+int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma,
+		      unsigned long slot)
+{
+	const unsigned int n = raw_smp_processor_id() % exmap->pool.nr_interfaces;
+	unsigned long done, changed;
+	struct exmap_place place;
+	int err;
+
+	/* A page that is being read for the slot would be dropped */
+	if (exmap_flight_is_reading(exmap->flights, slot))
+		return -EBUSY;
+	exmap_place_begin_locked(&place, exmap, &exmap->pool.interfaces[n], vma);
+	err = exmap_place_alloc(&place, slot, 1, &done, &changed);
+	exmap_place_end_locked(&place);
+	return err;
+}
+
+/**
+ * exmap_place_set_freeing() - Prepare to unmap pages, or to map them.
+ * @place: the call, which begins with mapping
+ * @freeing: whether pages are going to be unmapped
+ *
+ * Context: Process context, may sleep.
+ */
+void exmap_place_set_freeing(struct exmap_place *place, bool freeing)
+{
+	struct exmap_pool *pool = &place->exmap->pool;
+	struct exmap_interface *iface = place->iface;
+
+	exmap_place_store(place);
+	if (freeing && !place->into) {
+		/* The cursor may hold a lock, under which nothing is allocated */
+		vma_batch_end(&place->vb);
+		if (place->deferred) {
+			place->into = exmap_quarantine_collect(pool, iface);
+		} else {
+			/* FREE must not wait for memory: without any, @few is enough */
+			place->into = iface->spare ?: exmap_bundle_alloc(GFP_NOWAIT);
+			iface->spare = NULL;
+		}
+		if (place->into)
+			place->vb.generation = place->into->generation;
+	}
+	/* There may be pages again afterwards */
+	if (freeing)
+		place->nomem = false;
+	place->freeing = freeing;
+	exmap_place_load(place);
+}
+
+/* Have everything flushed that waits for it. Drops the lock of the interface. */
+static int exmap_place_flush(struct exmap_place *place, u64 generation)
+{
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	mutex_unlock(&place->iface->lock);
+	exmap_region_flush(place->exmap, place->vma, generation);
+	mutex_lock(&place->iface->lock);
+	return 0;
+}
+
+/*
+ * Give free pages of the interface back to the system, so that there is room for a page
+ * table. The shrinker cannot do this, because the lock of the interface is held. Returns
+ * 0 if there were some.
+ */
+static int exmap_place_make_room(struct exmap_place *place)
+{
+	struct exmap_bundle *local = place->iface->local;
+	struct page *pages[EXMAP_STEAL_PAGES];
+	unsigned int nr = exmap_bundle_nr(local);
+
+	/* One is going to be mapped */
+	nr = exmap_bundle_take(local, pages, min(nr - !!nr, ARRAY_SIZE(pages)));
+	if (!nr)
+		return -ENOMEM;
+	exmap_pool_release(&place->exmap->pool, pages, nr);
+	return 0;
+}
+
+/**
+ * exmap_place_resume() - Remove what has stopped vma_batch_map().
+ * @place: the call, set for mapping pages; its cursor says what it was
+ * @want: number of further pages that the caller could use, at least 1
+ *
+ * Context: Process context, may sleep; drops the lock of the interface at times.
+ *
+ * Return: 0 if it makes sense to go on; -ENOMEM if there are no more pages, or if
+ * there was no memory for a page table; -EINTR if a fatal signal is pending.
+ */
+int exmap_place_resume(struct exmap_place *place, unsigned long want)
+{
+	struct exmap_pool *pool = &place->exmap->pool;
+	const bool freed = exmap_bundle_nr(place->into) || place->nr_few;
+	/* Read before looking for pages in quarantine, so that it covers them */
+	const u64 generation = READ_ONCE(pool->generation);
+	int err = 0;
+
+	exmap_place_settle(place);
+	switch (place->vb.stop) {
+	case VMA_BATCH_NOMEM:
+		err = exmap_place_make_room(place);
+		break;
+	case VMA_BATCH_POISONED:
+		exmap_pool_drop_poisoned(pool, place->iface);
+		break;
+	case VMA_BATCH_UNFLUSHED:
+		err = exmap_place_flush(place, generation);
+		break;
+	case VMA_BATCH_EMPTY:
+		/* What this call has unmapped may be enough */
+		if (freed && exmap_bundle_nr(place->iface->local))
+			break;
+		/* If the pool had no page, do not search again for each vector */
+		err = place->nomem ? -ENOMEM : exmap_pool_refill(pool, place->iface, want);
+		if (err == -EAGAIN)
+			err = exmap_place_flush(place, generation);
+		place->nomem |= err == -ENOMEM;
+		break;
+	default:
+		/* vma_batch_map() does not stop for another reason */
+		break;
+	}
+	exmap_place_load(place);
+	return err;
+}
+
+/*
+ * Give a slot the page back that it has lost, if that is still in quarantine at this
+ * interface. This saves a flush.
+ */
+static bool exmap_place_rescue(struct exmap_place *place, unsigned long addr)
+{
+	struct exmap_bundle *bundle;
+	struct page **page;
+
+	if (place->vb.stop != VMA_BATCH_UNFLUSHED)
+		return false;
+	page = exmap_quarantine_find(&place->exmap->pool, place->iface,
+				     (addr - place->exmap->start) >> PAGE_SHIFT, &bundle);
+	if (!page || !vma_batch_map_back(&place->vb, addr, *page))
+		return false;
+	*page = bundle->pages[--bundle->nr];
+	return true;
+}
+
+/**
+ * exmap_place_map_more() - Go on mapping pages where vma_batch_map() has stopped.
+ * @place: the call, set for mapping pages
+ * @slot: first slot of the range
+ * @nr: number of slots, all inside the region
+ * @done: number of slots of the range that are done; counted up
+ * @changed: number of slots that got a page; counted up
+ *
+ * Context: Process context, may sleep; drops the lock of the interface at times.
+ * Return: 0 if all slots have a page, or the error of exmap_place_resume().
+ */
+int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
+			 unsigned long nr, unsigned long *done,
+			 unsigned long *changed)
+{
+	const unsigned long start = exmap_slot_addr(place->exmap, slot);
+
+	do {
+		unsigned int before;
+		int err;
+
+		if (exmap_place_rescue(place, start + (*done << PAGE_SHIFT))) {
+			++*done;
+			++*changed;
+		} else {
+			err = exmap_place_resume(place, nr - *done);
+			if (err)
+				return err;
+		}
+		before = place->vb.nr;
+		*done += vma_batch_map(&place->vb, start + (*done << PAGE_SHIFT),
+				       nr - *done);
+		*changed += before - place->vb.nr;
+	} while (*done < nr);
+	return 0;
+}
+
+/**
+ * exmap_place_unmap() - Take the pages out of a range, whether in flight or not.
+ * @place: the call, set for unmapping pages
+ * @slot: first slot of the range
+ * @nr: number of slots, all inside the region
+ * @changed: counts the slots that had a page
+ *
+ * Context: Process context, may sleep.
+ */
+void exmap_place_unmap(struct exmap_place *place, unsigned long slot,
+		       unsigned long nr, unsigned long *changed)
+{
+	while (nr) {
+		const unsigned int before = place->vb.nr;
+		unsigned long done;
+
+		done = vma_batch_unmap(&place->vb, exmap_slot_addr(place->exmap, slot), nr);
+		*changed += place->vb.nr - before;
+		if (place->vb.deferred)
+			place->freed += place->vb.nr - before;
+		slot += done;
+		nr -= done;
+		if (likely(!nr))
+			break;
+		/* The array is full: end the batch, and begin with another one */
+		exmap_place_settle(place);
+		place->freeing = false;
+		exmap_place_load(place);
+		exmap_place_set_freeing(place, true);
+	}
+}
+
+/**
+ * exmap_place_free() - Take the pages out of a range, except where a READ is.
+ * @place: the call, set for unmapping pages
+ * @slot: first slot of the range
+ * @nr: number of slots, all inside the region
+ * @changed: set to the number of slots that had a page
+ *
+ * Context: Process context, may sleep.
+ * Return: 0, or -EBUSY if slots were left alone because a READ is in flight.
+ */
+int exmap_place_free(struct exmap_place *place, unsigned long slot,
+		     unsigned long nr, unsigned long *changed)
+{
+	struct exmap_flights *flights = place->exmap->flights;
+	const unsigned long end = slot + nr;
+	unsigned long first = slot;
+	int ret = 0;
+
+	*changed = 0;
+	for (; flights && slot != end; slot++) {
+		if (likely(!exmap_flight_is_reading(flights, slot)))
+			continue;
+		exmap_place_unmap(place, first, slot - first, changed);
+		first = slot + 1;
+		ret = -EBUSY;
+	}
+	exmap_place_unmap(place, first, end - first, changed);
+	return ret;
+}
+
+/**
+ * exmap_place_page() - Take a free page that is going to be filled.
+ * @place: the call, set for mapping pages
+ * @page: set to the page, with its mapping reference. Its content is that of an
+ *	earlier use, or zeroes.
+ * @want: number of pages that the caller is going to take, at least 1; a hint
+ *
+ * Context: Process context, may sleep; drops the lock of the interface at times.
+ * Return: 0, or the error of exmap_place_resume().
+ */
+int exmap_place_page(struct exmap_place *place, struct page **page, unsigned long want)
+{
+	struct vma_batch *vb = &place->vb;
+	int err;
+
+	while (unlikely(!vb->nr || PageHWPoison(vb->pages[vb->nr - 1]))) {
+		vb->stop = vb->nr ? VMA_BATCH_POISONED : VMA_BATCH_EMPTY;
+		err = exmap_place_resume(place, want);
+		if (err)
+			return err;
+	}
+	*page = vb->pages[--vb->nr];
+	return 0;
+}
+
+/**
+ * exmap_place_alloc_one() - Map a page in one empty slot, in the simplest case.
+ * @exmap: the exmap, of the current process and set up
+ * @iface: the interface, whose lock is held
+ * @vma: the region, locked
+ * @slot: the slot, inside the region
+ *
+ * Return: true if the slot got a page. If not, nothing has happened, and the call
+ * must be made through struct exmap_place.
+ */
+bool exmap_place_alloc_one(struct exmap *exmap, struct exmap_interface *iface,
+			   struct vm_area_struct *vma, unsigned long slot)
+{
+	struct exmap_bundle *local = iface->local;
+
+	if (unlikely(!exmap_bundle_nr(local)) ||
+	    unlikely(!vma_batch_map_page(vma, exmap_slot_addr(exmap, slot),
+					 local->pages[local->nr - 1])))
+		return false;
+	local->nr--;
+	return true;
+}
+
+/**
+ * exmap_place_free_one() - Take the page out of one slot, in the simplest case.
+ * @exmap: the exmap, of the current process and set up, without deferred flushes
+ * @iface: the interface, whose lock is held
+ * @vma: the region, locked
+ * @slot: the slot, inside the region
+ *
+ * Return: true if the slot had a page. If not, nothing has happened, and the call
+ * must be made through struct exmap_place.
+ */
+bool exmap_place_free_one(struct exmap *exmap, struct exmap_interface *iface,
+			  struct vm_area_struct *vma, unsigned long slot)
+{
+	struct exmap_bundle *local = iface->local;
+	struct page *page;
+
+	if (unlikely(!local || local->nr == EXMAP_BUNDLE_PAGES ||
+		     exmap_tables_exceeded(exmap) ||
+		     exmap_flight_may_be_busy(exmap->flights, slot)))
+		return false;
+	page = vma_batch_unmap_page(vma, exmap_slot_addr(exmap, slot));
+	if (unlikely(!page))
+		return false;
+	if (likely(exmap_page_is_free(page)))
+		local->pages[local->nr++] = page;
+	else
+		exmap_pool_reject(&exmap->pool, page);
+	exmap_pool_stocked(&exmap->pool, iface);
+	exmap_pool_moved(&exmap->pool);
+	return true;
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Placing pages: from an interface into the region, and back
+ *
+ * From exmap_place_begin() to exmap_place_end(), a call has the region and one
+ * interface locked. It maps pages of the local bundle of the interface, and collects
+ * the pages that it unmaps in another bundle. After a flush, it can map those again.
+ */
+#ifndef _EXMAP_PLACE_H
+#define _EXMAP_PLACE_H
+
+#include <linux/types.h>
+#include <linux/vma_batch.h>
+
+#include "exmap.h"
+#include "flight.h"
+#include "interface.h"
+
+/* Unmapped pages for which a call has room if there is no memory for a bundle */
+#define EXMAP_PLACE_FEW	32
+
+/**
+ * struct exmap_place - the state of a call that places pages
+ * @exmap: the exmap
+ * @iface: the interface, whose lock is held
+ * @vma: the region, locked
+ * @vb: the cursor. Its array is iface->local, or, if @freeing, @into or @few.
+ * @into: the bundle that takes unmapped pages, or NULL
+ * @few: takes unmapped pages where there is no memory for a bundle
+ * @nr_few: number of pages in @few
+ * @freed: number of pages unmapped with deferred flushes
+ * @mmap_locked: which lock exmap_region_lock() took
+ * @freeing: whether @vb unmaps pages, rather than mapping them
+ * @deferred: whether unmapped pages go through quarantine
+ * @nomem: the pool had no page, and is not asked again
+ */
+struct exmap_place {
+	struct exmap *exmap;
+	struct exmap_interface *iface;
+	struct vm_area_struct *vma;
+	struct vma_batch vb;
+	struct exmap_bundle *into;
+	struct page *few[EXMAP_PLACE_FEW];
+	unsigned int nr_few;
+	unsigned long freed;
+	bool mmap_locked;
+	bool freeing;
+	bool deferred;
+	bool nomem;
+};
+
+int exmap_place_begin(struct exmap_place *place, struct exmap *exmap,
+		      struct exmap_interface *iface);
+void exmap_place_end(struct exmap_place *place);
+int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma,
+		      unsigned long slot);
+void exmap_place_set_freeing(struct exmap_place *place, bool freeing);
+int exmap_place_resume(struct exmap_place *place, unsigned long want);
+int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
+			 unsigned long nr, unsigned long *done,
+			 unsigned long *changed);
+void exmap_place_unmap(struct exmap_place *place, unsigned long slot,
+		       unsigned long nr, unsigned long *changed);
+int exmap_place_free(struct exmap_place *place, unsigned long slot,
+		     unsigned long nr, unsigned long *changed);
+int exmap_place_page(struct exmap_place *place, struct page **page, unsigned long want);
+bool exmap_place_alloc_one(struct exmap *exmap, struct exmap_interface *iface,
+			   struct vm_area_struct *vma, unsigned long slot);
+bool exmap_place_free_one(struct exmap *exmap, struct exmap_interface *iface,
+			  struct vm_area_struct *vma, unsigned long slot);
+
+/**
+ * exmap_place_alloc() - Map pages in the empty slots of a range.
+ * @place: the call, set for mapping pages
+ * @slot: first slot of the range
+ * @nr: number of slots, all inside the region
+ * @done: set to the number of slots, from @slot on, that have a page now
+ * @changed: set to the number of those that had none before
+ *
+ * Context: As exmap_place_map_more().
+ * Return: as exmap_place_map_more().
+ */
+static inline int exmap_place_alloc(struct exmap_place *place, unsigned long slot,
+				    unsigned long nr, unsigned long *done,
+				    unsigned long *changed)
+{
+	const unsigned int before = place->vb.nr;
+
+	*done = vma_batch_map(&place->vb, exmap_slot_addr(place->exmap, slot), nr);
+	*changed = before - place->vb.nr;
+	if (likely(*done == nr))
+		return 0;
+	return exmap_place_map_more(place, slot, nr, done, changed);
+}
+
+#endif /* _EXMAP_PLACE_H */

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The pool: the pages of an exmap
+ *
+ * The *pool* owns up to exmap_pool::limit pages. A page of the pool is in one of
+ * these states:
+ *
+ * - *mapped* in a slot of the region;
+ * - *free*, in a bundle of an interface or in a full bundle that belongs to none;
+ * - in *quarantine*, where it waits for a deferred TLB flush (quarantine.h);
+ * - in the hands of a call;
+ * - *parked*: it was taken out of its slot while it was still held elsewhere, for
+ *   example by direct I/O.
+ *
+ * References: the pool holds one page reference on every page that it owns. A
+ * mapped or free page, and one in quarantine or in the hands of a call, has a
+ * second reference, the mapping reference (see struct vma_batch), which passes
+ * from the bundle to the PTE and back. So a page whose reference count is 2 after
+ * it was unmapped and flushed is not held elsewhere. A parked page has no mapping
+ * reference, and neither has a page that MADV_DONTNEED has dropped. Such a page is
+ * *unseen* until exmap_pool_sweep() finds that its reference count is 1.
+ */
+#ifndef _EXMAP_POOL_H
+#define _EXMAP_POOL_H
+
+#include <linux/atomic.h>
+#include <linux/cache.h>
+#include <linux/list.h>
+#include <linux/mm_types.h>
+#include <linux/mutex.h>
+#include <linux/page_ref.h>
+#include <linux/page-flags.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+
+struct exmap_interface;
+struct exmap_reclaim;
+struct mem_cgroup;
+
+/* Pages that a bundle holds, and so pages that one TLB flush of a FREE covers */
+#define EXMAP_BUNDLE_PAGES	512
+
+/* Pages that an interface takes from another one, or from a sweep, at once */
+#define EXMAP_STEAL_PAGES	64
+
+/**
+ * struct exmap_bundle - an array of pages
+ * @list: Entry of exmap_node::full or of exmap_interface::quarantine.
+ * @nr: Number of pages.
+ * @generation: In quarantine: the newest generation in which a page was freed.
+ * @pages: The pages, each with a mapping reference.
+ */
+struct exmap_bundle {
+	struct list_head list;
+	unsigned int nr;
+	u64 generation;
+	struct page *pages[EXMAP_BUNDLE_PAGES];
+};
+
+/**
+ * struct exmap_node - full bundles that belong to no interface, of a NUMA node
+ * @lock: Protects the other fields.
+ * @full: The bundles, put there by CPUs of the node.
+ * @nr_full: Their number. May be read without @lock, as a hint.
+ */
+struct exmap_node {
+	spinlock_t lock;	/* see above */
+	struct list_head full;
+	unsigned int nr_full;
+} ____cacheline_aligned_in_smp;
+
+/**
+ * struct exmap_pool - the pages of an exmap
+ * @mm: The address space in which the pages are mapped, and in whose RSS they count.
+ * @limit: Number of pages that the pool may own. Changed by exmap_pool_resize() only.
+ * @interfaces: Array of the interfaces. Set once.
+ * @nodes: Array of full bundles, by NUMA node. Set once.
+ * @nr_interfaces: Length of @interfaces. Set once.
+ * @deferred: Freed pages go through quarantine. Set once.
+ * @quarantine: Number of pages in quarantine at which a FREE flushes, or 0 for a
+ *	fraction of @limit. Set once.
+ * @generation: Number that frees are marked with if @deferred. Written by flushes.
+ * @flushed: All frees up to this generation are flushed. It is @generation - 1, or
+ *	@generation - 2 during a flush.
+ * @flush_lock: Held during a flush. Protects changes of @generation and @flushed.
+ * @unflushed: Number of pages freed since the last flush began.
+ * @nr_pages: Number of pages that the pool owns.
+ * @lock: Protects @owned, @parked, @nr_parked and @closed.
+ * @owned: All pages of the pool except the parked ones, through page->lru.
+ * @parked: The parked pages, through page->lru.
+ * @nr_parked: Length of @parked.
+ * @closed: The pool owns no page and never will again.
+ * @stocked: Bitmap of the interfaces that may have free pages or pages in
+ *	quarantine. An interface sets its bit when it gets pages; only a search
+ *	(refill.c) clears it, when it finds none.
+ * @nr_stocked: Number of bits set in @stocked.
+ * @shrink_next: Number of the interface where the shrinker goes on. A hint.
+ * @searching: Number of searches through all interfaces that are in progress.
+ * @moves: Counts, while there are any, how often free pages appeared or changed
+ *	their place, so that a search can tell that it may have missed some.
+ * @transit: Number of calls that carry free pages from one place to another.
+ * @reclaim: Entry in the list that reclaim goes through (reclaim.c), or NULL.
+ * @memcg: The memory cgroup of that entry. Compared, never dereferenced.
+ */
+struct exmap_pool {
+	struct mm_struct *mm;
+	unsigned long limit;
+	struct exmap_interface *interfaces;
+	struct exmap_node *nodes;
+	unsigned int nr_interfaces;
+	bool deferred;
+	unsigned long quarantine;
+
+	/* Read by every call, written by flushes */
+	u64 generation ____cacheline_aligned_in_smp;
+	u64 flushed;
+	struct mutex flush_lock;	/* generation, flushed */
+
+	atomic_long_t unflushed ____cacheline_aligned_in_smp;
+
+	atomic_long_t nr_pages ____cacheline_aligned_in_smp;
+	spinlock_t lock;	/* the four fields that follow */
+	struct list_head owned;
+	struct list_head parked;
+	unsigned long nr_parked;
+	bool closed;
+
+	unsigned long *stocked;
+	atomic_t nr_stocked;
+	unsigned int shrink_next;
+
+	atomic_t searching ____cacheline_aligned_in_smp;
+	atomic_long_t moves;
+	atomic_t transit;
+
+	struct exmap_reclaim *reclaim;
+	struct mem_cgroup *memcg;
+};
+
+int exmap_bundles_init(void);
+void exmap_bundles_exit(void);
+struct exmap_bundle *exmap_bundle_alloc(gfp_t gfp);
+void exmap_bundle_free(struct exmap_bundle *bundle);
+
+int exmap_pool_init(struct exmap_pool *pool, struct mm_struct *mm, unsigned long limit,
+		    unsigned int nr_interfaces);
+void exmap_pool_close(struct exmap_pool *pool);
+void exmap_pool_destroy(struct exmap_pool *pool);
+void exmap_pool_depart(struct exmap_pool *pool);
+void exmap_pool_arrive(struct exmap_pool *pool);
+void exmap_pool_release(struct exmap_pool *pool, struct page **pages, unsigned int nr);
+void exmap_pool_reject(struct exmap_pool *pool, struct page *page);
+unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned long budget,
+			      struct page **pages, unsigned int max);
+unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages,
+			     unsigned int nr, bool *refused);
+struct exmap_bundle *exmap_pool_pop_full(struct exmap_pool *pool,
+					 struct exmap_node *node);
+void exmap_pool_keep_spare(struct exmap_interface *iface, struct exmap_bundle *bundle);
+void exmap_pool_stocked(struct exmap_pool *pool, struct exmap_interface *iface);
+void exmap_pool_unstocked(struct exmap_pool *pool, struct exmap_interface *iface);
+struct exmap_interface *exmap_pool_next_stocked(struct exmap_pool *pool,
+						unsigned int *pos, unsigned int end);
+void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
+		    struct page **pages, unsigned int nr);
+struct exmap_bundle *exmap_pool_sort(struct exmap_pool *pool,
+				     struct exmap_interface *iface,
+				     struct exmap_bundle *bundle);
+void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
+		    struct page **pages, unsigned int nr);
+bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *iface);
+
+/**
+ * exmap_pool_moved() - Tell searches that free pages have appeared or moved.
+ * @pool: the pool
+ *
+ * A search in progress may have looked at their new place before, and must look
+ * again. Searches are rare, so the counter that all of them read is written to only
+ * while there is one.
+ */
+static inline void exmap_pool_moved(struct exmap_pool *pool)
+{
+	/*
+	 * Either this CPU sees the search, or the search sees the pages. Pairs with
+	 * the barrier in exmap_pool_search().
+	 */
+	smp_mb();
+	if (atomic_read(&pool->searching))
+		atomic_long_inc(&pool->moves);
+}
+
+/**
+ * exmap_page_is_free() - Test whether an unmapped page may be reused.
+ * @page: a page that was unmapped, and that no CPU can reach any more, with its
+ *	mapping reference
+ *
+ * Return: true if it is not held elsewhere and is not poisoned.
+ */
+static inline bool exmap_page_is_free(struct page *page)
+{
+	return page_ref_count(page) == 2 && !PageHWPoison(page);
+}
+
+/**
+ * exmap_bundle_nr() - Return the number of pages in a bundle.
+ * @bundle: the bundle, or NULL
+ *
+ * Return: the number of pages.
+ */
+static inline unsigned int exmap_bundle_nr(const struct exmap_bundle *bundle)
+{
+	return bundle ? bundle->nr : 0;
+}
+
+/**
+ * exmap_bundle_take() - Take pages out of a bundle.
+ * @bundle: the bundle, or NULL
+ * @pages: where the pages go
+ * @max: how many to take at most
+ *
+ * Return: the number of pages taken.
+ */
+static inline unsigned int exmap_bundle_take(struct exmap_bundle *bundle,
+					     struct page **pages, unsigned int max)
+{
+	const unsigned int nr = min(exmap_bundle_nr(bundle), max);
+
+	for (unsigned int i = 0; i < nr; i++)
+		pages[i] = bundle->pages[--bundle->nr];
+	return nr;
+}
+
+#endif /* _EXMAP_POOL_H */

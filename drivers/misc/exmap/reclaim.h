@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Reclaim: how free pages go back to the system
+ *
+ * Pages go back under memory pressure, through a shrinker that knows the memory
+ * cgroup that each pool is charged to, and when a pool is resized.
+ */
+#ifndef _EXMAP_RECLAIM_H
+#define _EXMAP_RECLAIM_H
+
+struct exmap_pool;
+struct page;
+
+int exmap_reclaim_init(void);
+void exmap_reclaim_exit(void);
+void exmap_reclaim_update(struct exmap_pool *pool, struct page *page);
+void exmap_reclaim_remove(struct exmap_pool *pool);
+int exmap_pool_resize(struct exmap_pool *pool, unsigned long limit);
+
+#endif /* _EXMAP_RECLAIM_H */

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Refill: where the free pages of an interface come from
+ */
+#include <linux/delay.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/sched/signal.h>
+#include <linux/topology.h>
+
+#include "interface.h"
+#include "pool.h"
+#include "quarantine.h"
+#include "refill.h"
+
+/*
+ * Pages that one refill looks at to find unseen ones. A full pool is the normal
+ * state of a buffer manager, so the cost of a refill that finds nothing must not
+ * depend on the number of pages.
+ */
+#define EXMAP_REFILL_SWEEP	64
+
+/*
+ * Rounds through all interfaces in which a search that sees free pages move, but
+ * gets none, tries again. Other threads may move pages for ever.
+ */
+#define EXMAP_REFILL_ROUNDS	16
+
+/* Times that a search sleeps because pages are in transit, up to a millisecond each */
+#define EXMAP_REFILL_SLEEPS	50
+
+/* Add pages that are in transit, if any */
+static void exmap_refill_add(struct exmap_pool *pool, struct exmap_interface *iface,
+			     struct page **pages, unsigned int nr)
+{
+	if (!nr)
+		return;
+	exmap_pool_add(pool, iface, pages, nr);
+	exmap_pool_arrive(pool);
+}
+
+/* Replace the local bundle, which is empty, by a full one if there is one */
+static bool exmap_refill_full(struct exmap_pool *pool, struct exmap_interface *iface)
+{
+	const unsigned int here = numa_node_id();
+	struct exmap_bundle *bundle = NULL;
+
+	for (unsigned int i = 0; i < nr_node_ids && !bundle; i++)
+		bundle = exmap_pool_pop_full(pool, &pool->nodes[(here + i) % nr_node_ids]);
+	if (!bundle)
+		return false;
+	exmap_pool_keep_spare(iface, iface->local);
+	iface->local = bundle;
+	exmap_pool_arrive(pool);
+	return true;
+}
+
+/* Fill the local bundle, which is empty, with unseen pages */
+static bool exmap_refill_unseen(struct exmap_pool *pool, struct exmap_interface *iface,
+				bool parked)
+{
+	struct page *pages[EXMAP_STEAL_PAGES];
+	unsigned int nr;
+
+	if (parked && !READ_ONCE(pool->nr_parked))
+		return false;
+	nr = exmap_pool_sweep(pool, parked, EXMAP_REFILL_SWEEP, pages, ARRAY_SIZE(pages));
+	exmap_refill_add(pool, iface, pages, nr);
+	return iface->local->nr;
+}
+
+/*
+ * Fill the local bundle, which is empty, from sources that involve no other
+ * interface. Sets *refused if the system refused more memory, which is then not
+ * asked for again.
+ */
+static bool exmap_refill_quick(struct exmap_pool *pool, struct exmap_interface *iface,
+			       unsigned int want, bool *refused)
+{
+	if (exmap_bundle_nr(iface->backup)) {
+		swap(iface->local, iface->backup);
+		return true;
+	}
+	exmap_quarantine_reap(pool, iface, false);
+	if (iface->local->nr || exmap_refill_full(pool, iface) ||
+	    exmap_refill_unseen(pool, iface, true))
+		return true;
+	if (!*refused)
+		iface->local->nr = exmap_pool_grow(pool, iface->local->pages, want, refused);
+	return iface->local->nr;
+}
+
+/*
+ * Take half of what an interface has, because it needs pages itself, but no more
+ * than @max. An interface without pages is not visited again until it has some.
+ */
+static unsigned int exmap_refill_rob(struct exmap_pool *pool,
+				     struct exmap_interface *victim,
+				     struct page **pages, unsigned int max, bool *waiting)
+{
+	const bool quarantined = exmap_quarantine_reap(pool, victim, true);
+	struct exmap_bundle *bundle = victim->local;
+	unsigned int nr;
+
+	*waiting |= quarantined;
+	if (!exmap_bundle_nr(bundle))
+		bundle = victim->backup;
+	nr = exmap_bundle_take(bundle, pages, min(max, DIV_ROUND_UP(exmap_bundle_nr(bundle), 2)));
+	if (nr)
+		exmap_pool_depart(pool);
+	else if (!quarantined)
+		exmap_pool_unstocked(pool, victim);
+	return nr;
+}
+
+/*
+ * Take pages from other interfaces, with none of their locks held. The pages are in
+ * transit. Sets *waiting if there are pages that wait for a flush.
+ */
+static unsigned int exmap_refill_steal(struct exmap_pool *pool,
+				       struct exmap_interface *thief, bool wait,
+				       struct page **pages, unsigned int max,
+				       bool *waiting)
+{
+	const unsigned int self = thief - pool->interfaces;
+	/* Begin behind the thief, so that not all thieves meet at one victim */
+	unsigned int pos = self + 1, end = pool->nr_interfaces, nr = 0;
+
+	while (!nr && !fatal_signal_pending(current)) {
+		struct exmap_interface *victim = exmap_pool_next_stocked(pool, &pos, end);
+
+		if (!victim && end != self) {
+			pos = 0;
+			end = self;
+			continue;
+		}
+		if (!victim)
+			break;
+		if (wait)
+			mutex_lock(&victim->lock);
+		else if (!mutex_trylock(&victim->lock))
+			continue;
+		nr = exmap_refill_rob(pool, victim, pages, max, waiting);
+		mutex_unlock(&victim->lock);
+	}
+	return nr;
+}
+
+/*
+ * Fill the local bundle from all sources. Drops the lock of the interface at times.
+ * If there is nothing, *waiting says whether there are pages that wait for a flush.
+ */
+static bool exmap_refill_search(struct exmap_pool *pool, struct exmap_interface *iface,
+				unsigned int want, bool *refused, bool *waiting)
+{
+	struct page *pages[EXMAP_STEAL_PAGES];
+	unsigned int nr, rounds = 0, sleeps = 0;
+	bool found = false, again;
+	long moves;
+
+	/* The interface has no page, so other searches need not look at it */
+	if (list_empty(&iface->quarantine))
+		exmap_pool_unstocked(pool, iface);
+	atomic_inc(&pool->searching);
+	/* Pairs with exmap_pool_moved() */
+	smp_mb__after_atomic();
+	do {
+		moves = atomic_long_read_acquire(&pool->moves);
+		*waiting = false;
+
+		mutex_unlock(&iface->lock);
+		/* Try the interfaces that are not busy before waiting for one */
+		nr = exmap_refill_steal(pool, iface, false, pages, ARRAY_SIZE(pages),
+					waiting);
+		if (!nr)
+			nr = exmap_refill_steal(pool, iface, true, pages, ARRAY_SIZE(pages),
+						waiting);
+		mutex_lock(&iface->lock);
+		exmap_refill_add(pool, iface, pages, nr);
+
+		/* The pool was closed meanwhile, or the process is being killed */
+		if (!iface->local || fatal_signal_pending(current))
+			break;
+		*waiting |= exmap_quarantine_reap(pool, iface, true);
+		found = iface->local->nr || exmap_refill_quick(pool, iface, want, refused);
+		/*
+		 * All places were looked at between two readings of @moves. If they
+		 * are equal, and nothing is in transit, no page was missed.
+		 */
+		if (!found && !*waiting && atomic_read_acquire(&pool->transit)) {
+			usleep_range(100, 1000);
+			again = ++sleeps < EXMAP_REFILL_SLEEPS;
+		} else {
+			again = atomic_long_read(&pool->moves) != moves &&
+				++rounds < EXMAP_REFILL_ROUNDS;
+		}
+	} while (!found && !*waiting && again);
+	atomic_dec(&pool->searching);
+	return found;
+}
+
+/**
+ * exmap_pool_refill() - Get free pages into an empty local bundle.
+ * @pool: the pool
+ * @iface: the interface, whose local bundle is empty or NULL
+ * @want: number of pages that the caller could use, at least 1; a hint
+ *
+ * Context: Process context, may sleep. @iface->lock is held, and is dropped and
+ * taken again where pages must come from other interfaces. No other lock of the
+ * pool or of an interface is held.
+ *
+ * Return: 0 if @iface->local has at least one page. -EAGAIN if there is none, but
+ * some are in quarantine: the caller flushes and tries again. -ENOMEM if all pages
+ * of the pool are mapped, parked or in the hands of calls; if other threads kept
+ * moving the free ones; or if the page allocator or the memory cgroup refuses a
+ * page or a bundle. -ENXIO if the pool is closed, -EINTR if a fatal signal is
+ * pending.
+ */
+int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
+		      unsigned long want)
+{
+	bool refused = false, waiting = false;
+
+	want = clamp(want, 16, EXMAP_BUNDLE_PAGES);
+	if (!READ_ONCE(pool->closed)) {
+		if (!iface->local)
+			iface->local = exmap_bundle_alloc(GFP_KERNEL | __GFP_RETRY_MAYFAIL |
+							  __GFP_NOWARN);
+		if (!iface->local)
+			return -ENOMEM;
+		if (exmap_refill_quick(pool, iface, want, &refused) ||
+		    exmap_refill_search(pool, iface, want, &refused, &waiting) ||
+		    (iface->local && exmap_refill_unseen(pool, iface, false))) {
+			exmap_pool_stocked(pool, iface);
+			return 0;
+		}
+	}
+	if (READ_ONCE(pool->closed))
+		return -ENXIO;
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	return waiting ? -EAGAIN : -ENOMEM;
+}

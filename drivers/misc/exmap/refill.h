@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Refill: where the free pages of an interface come from
+ *
+ * An interface that runs out of pages takes, in this order: its backup bundle, its
+ * pages that have left quarantine, a full bundle that belongs to no interface,
+ * parked pages that were let go, new pages while the pool is below its limit, pages
+ * of other interfaces, and pages that MADV_DONTNEED has dropped.
+ */
+#ifndef _EXMAP_REFILL_H
+#define _EXMAP_REFILL_H
+
+struct exmap_interface;
+struct exmap_pool;
+
+int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
+		      unsigned long want);
+
+#endif /* _EXMAP_REFILL_H */

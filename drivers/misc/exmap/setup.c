@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The setup calls: limits, options, the backing file
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/uaccess.h>
+
+#include "exmap.h"
+#include "flight.h"
+#include "interface.h"
+#include "memlock.h"
+#include "place.h"
+#include "quarantine.h"
+#include "reclaim.h"
+#include "region.h"
+#include "setup.h"
+#include "sized.h"
+
+static_assert(sizeof(struct exmap_setup2) == EXMAP_SETUP2_SIZE_VER0);
+
+/* Interfaces that are not charged to RLIMIT_MEMLOCK: few programs have more threads */
+#define EXMAP_SETUP_INTERFACES	256
+
+/* Pages that are charged for each of the others: its vectors and its bundles */
+#define EXMAP_SETUP_INTERFACE_PAGES	4
+
+/* No machine has more bytes than this allows */
+static bool exmap_size_ok(u64 nr_pages)
+{
+	return nr_pages <= LONG_MAX >> PAGE_SHIFT;
+}
+
+static unsigned long exmap_setup_charge(unsigned long nr_pages, unsigned int interfaces)
+{
+	if (interfaces > EXMAP_SETUP_INTERFACES)
+		nr_pages += (interfaces - EXMAP_SETUP_INTERFACES) *
+			    EXMAP_SETUP_INTERFACE_PAGES;
+	return nr_pages;
+}
+
+/* Returns the file to read from, or NULL if there shall be none */
+static struct file *exmap_backing_file(int fd)
+{
+	struct file *file;
+	umode_t mode;
+
+	if (fd == -1)
+		return NULL;
+	file = fget(fd);
+	if (!file)
+		return ERR_PTR(-EBADF);
+	mode = file_inode(file)->i_mode;
+	if (!S_ISREG(mode) && !S_ISBLK(mode)) {
+		fput(file);
+		return ERR_PTR(-EINVAL);
+	}
+	if (!(file->f_mode & FMODE_READ)) {
+		fput(file);
+		return ERR_PTR(-EBADF);
+	}
+	return file;
+}
+
+/* Set up an exmap, whose lock is held. Takes over the reference to @backing. */
+static int exmap_setup_locked(struct exmap *exmap, const struct exmap_setup2 *setup,
+			      struct file *backing)
+{
+	struct exmap_flights *flights = NULL;
+	int err;
+
+	if (exmap->ready)
+		return -EBUSY;
+	if (exmap->state == EXMAP_GONE)
+		return -ENXIO;
+	if (!exmap_size_ok(setup->buffer_size))
+		return -ENOMEM;
+	if (backing) {
+		flights = exmap_flights_alloc();
+		if (!flights)
+			return -ENOMEM;
+	}
+	err = exmap_memlock_charge(exmap, exmap_setup_charge(setup->buffer_size,
+							     setup->max_interfaces));
+	if (err)
+		goto out_flights;
+	err = exmap_pool_init(&exmap->pool, exmap->mm, setup->buffer_size,
+			      setup->max_interfaces);
+	if (err)
+		goto out_memlock;
+	if (setup->flags & EXMAP_SETUP_DEFERRED)
+		exmap_quarantine_init(&exmap->pool, setup->quarantine);
+	if (setup->flags & EXMAP_SETUP_PAGEFAULT_ALLOC)
+		exmap->fault = exmap_place_fault;
+	exmap->flights = flights;
+	exmap->backing = backing;
+	exmap->offset = setup->offset;
+	/* Pairs with exmap_of_ready() and exmap_region_fault() */
+	smp_store_release(&exmap->ready, true);
+	return 0;
+
+out_memlock:
+	exmap_memlock_uncharge(exmap, 0);
+out_flights:
+	exmap_flights_free(flights);
+	return err;
+}
+
+static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
+{
+	struct file *backing;
+	struct exmap *exmap;
+	int err;
+
+	if (setup->max_interfaces < 1 || setup->max_interfaces > EXMAP_MAX_INTERFACES ||
+	    !setup->buffer_size || setup->offset > LLONG_MAX ||
+	    !PAGE_ALIGNED(setup->offset))
+		return -EINVAL;
+	exmap = exmap_of_ready(file);
+	if (exmap != ERR_PTR(-ENXIO))
+		return IS_ERR(exmap) ? PTR_ERR(exmap) : -EBUSY;
+
+	/* Looked up first, so that a wrong one does not leave an exmap behind */
+	backing = exmap_backing_file(setup->fd);
+	if (IS_ERR(backing))
+		return PTR_ERR(backing);
+	exmap = exmap_of_or_new(file);
+	if (IS_ERR(exmap)) {
+		err = PTR_ERR(exmap);
+	} else {
+		mutex_lock(&exmap->lock);
+		err = exmap_setup_locked(exmap, setup, backing);
+		mutex_unlock(&exmap->lock);
+	}
+	if (err && backing)
+		fput(backing);
+	return err;
+}
+
+/**
+ * exmap_setup() - EXMAP_IOCTL_SETUP: set up the exmap of a file.
+ * @file: an open /dev/exmap
+ * @arg: what the program asks for
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -EFAULT if @arg cannot be read; -EINVAL for sizes that do not exist, or a
+ * backing file that is neither a regular file nor a block device; -EBADF if that is
+ * not open for reading; -ENOMEM if the pool is larger than RLIMIT_MEMLOCK allows, or
+ * without memory; -EBUSY if the exmap is set up already; -ENXIO if its region was
+ * unmapped; -EPERM if it belongs to another address space.
+ */
+int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
+{
+	struct exmap_ioctl_setup setup;
+	struct exmap_setup2 setup2 = {};
+
+	if (copy_from_user(&setup, arg, sizeof(setup)))
+		return -EFAULT;
+	/* Some programs leave the flags uninitialised, so there can be none */
+	setup2.fd = setup.fd;
+	setup2.max_interfaces = setup.max_interfaces;
+	setup2.buffer_size = setup.buffer_size;
+	return exmap_do_setup(file, &setup2);
+}
+
+/**
+ * exmap_setup2() - EXMAP_IOCTL_SETUP2: set up the exmap of a file, with options.
+ * @file: an open /dev/exmap
+ * @arg: what the program asks for
+ *
+ * Context: Process context, may sleep.
+ * Return: as exmap_setup(), and the errors of exmap_copy_sized().
+ */
+int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
+{
+	struct exmap_setup2 setup;
+	int err;
+
+	err = exmap_copy_sized(&setup, sizeof(setup), EXMAP_SETUP2_SIZE_VER0, arg);
+	if (err)
+		return err;
+	if (setup.flags & ~(u64)(EXMAP_SETUP_DEFERRED | EXMAP_SETUP_PAGEFAULT_ALLOC) ||
+	    setup.reserved)
+		return -EINVAL;
+	/* With deferred flushes, the markers in freed slots keep faults away */
+	if (setup.flags & EXMAP_SETUP_DEFERRED ?
+	    setup.flags & EXMAP_SETUP_PAGEFAULT_ALLOC : setup.quarantine)
+		return -EINVAL;
+	return exmap_do_setup(file, &setup);
+}
+
+/**
+ * exmap_resize() - EXMAP_IOCTL_RESIZE: change the size of the pool.
+ * @file: an open /dev/exmap
+ * @nr_pages: the new size in pages
+ *
+ * Context: Process context, may sleep.
+ * Return: 0; -EINVAL for no pages; -ENOMEM if it is more than RLIMIT_MEMLOCK allows;
+ * the errors of exmap_of_ready() and exmap_pool_resize(); -ENXIO if the region was
+ * unmapped.
+ */
+int exmap_resize(struct file *file, unsigned long nr_pages)
+{
+	struct exmap *exmap = exmap_of_ready(file);
+	unsigned long before;
+	int err;
+
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	if (!nr_pages)
+		return -EINVAL;
+	if (!exmap_size_ok(nr_pages))
+		return -ENOMEM;
+	/* Pages in quarantine must not be in the way; there may be no region yet */
+	exmap_region_flush_all(exmap);
+
+	mutex_lock(&exmap->lock);
+	before = exmap->pool.limit;
+	if (exmap->state == EXMAP_GONE)
+		err = -ENXIO;
+	else if (nr_pages > before)
+		err = exmap_memlock_charge(exmap, nr_pages - before);
+	else
+		err = 0;
+	if (!err)
+		err = exmap_pool_resize(&exmap->pool, nr_pages);
+	if (!err)
+		exmap_memlock_uncharge(exmap, exmap_setup_charge(nr_pages,
+								 exmap->pool.nr_interfaces));
+	mutex_unlock(&exmap->lock);
+	return err;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * EXMAP_IOCTL_VECTORS: an array of vectors, each with an opcode of its own, so that
+ * one call can evict pages and bring in their successors
+ *
+ * Vectors and results are in memory of the program's choice, and no page is shared.
+ * So a thread can have any number of arrays and, through io_uring, of calls in flight.
+ */
+#ifndef _EXMAP_VECTORS_H
+#define _EXMAP_VECTORS_H
+
+#include <linux/types.h>
+
+#include "exmap.h"
+#include "job.h"
+
+long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg);
+int exmap_vectors_params(struct exmap *exmap, struct exmap_vectors *params,
+			 const struct exmap_vectors __user *arg);
+int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
+		      struct exmap_job *job, struct exmap_io_few *few);
+long exmap_vectors_answer(const struct exmap_job *job, void __user *answer);
+
+#endif /* _EXMAP_VECTORS_H */

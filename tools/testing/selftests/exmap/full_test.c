@@ -1,0 +1,568 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A pool that is full, the normal state of a buffer manager: what a call costs that
+ * finds no page depends neither on the size of the pool nor on the number of
+ * interfaces, nor on threads that swap pages meanwhile; and the last free page is found
+ * wherever it is.
+ */
+#include "common.h"
+
+#define NO_LIMIT	0x10000000000ULL	/* only a shortage of pages flushes */
+
+static void create(struct __test_metadata *_metadata, struct exmap *ex, __u64 flags,
+		   int backing, int ifaces, int buffer, int pages)
+{
+	struct exmap_setup2 setup = {
+		.flags = flags, .fd = backing,
+		.quarantine = flags & EXMAP_SETUP_DEFERRED ? NO_LIMIT : 0,
+	};
+
+	exmap_create2(_metadata, ex, setup, ifaces, buffer, pages);
+}
+
+/* What a failing call costs */
+
+static __s64 now(clockid_t clock)
+{
+	struct timespec time;
+
+	clock_gettime(clock, &time);
+	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+enum kind { BY_ACTION, BY_VECTORS, BY_PREAD, READ_BY_ACTION, KINDS };
+
+static const char * const kind_names[] = { "ACTION", "VECTORS", "pread", "READ" };
+
+static int fail(struct exmap *ex, int kind, long slot)
+{
+	switch (kind) {
+	case BY_ACTION:
+		return ex_alloc(ex, 0, slot, 1);
+	case BY_VECTORS:
+		return ex_vec_one(ex, 0, EXMAP_OP_ALLOC, slot, 1, 0);
+	case BY_PREAD:
+		return ex_pread(ex->fd, 0, EXMAP_OP_ALLOC, page_at(ex, slot), PG);
+	case READ_BY_ACTION:
+		return ex_one(ex, 0, EXMAP_OP_READ, slot, 1);
+	default:
+		return 0;
+	}
+}
+
+struct cost {
+	__s64 least, median;	/* nanoseconds of CPU time */
+};
+
+static int compare(const void *a, const void *b)
+{
+	const __s64 x = *(const __s64 *)a, y = *(const __s64 *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* The least and the median of many calls hardly depend on what else the machine does */
+static struct cost measure(struct __test_metadata *_metadata, struct exmap *ex, enum kind kind)
+{
+	const long slot = ex->pages - 1;
+	static __s64 times[501];
+	__s64 start;
+	int i;
+
+	for (i = 0; i < (int)ARRAY_SIZE(times); i++) {
+		start = now(CLOCK_THREAD_CPUTIME_ID);
+		ASSERT_EQ(-ENOMEM, fail(ex, kind, slot));
+		times[i] = now(CLOCK_THREAD_CPUTIME_ID) - start;
+	}
+	qsort(times, ARRAY_SIZE(times), sizeof(times[0]), compare);
+	return (struct cost){ times[0], times[ARRAY_SIZE(times) / 2] };
+}
+
+FIXTURE(cost) {
+	int backing;
+};
+
+FIXTURE_VARIANT(cost) {
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(cost, strict) {
+};
+
+FIXTURE_VARIANT_ADD(cost, deferred) {
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_SETUP(cost)
+{
+	self->backing = memfd_create("backing", MFD_CLOEXEC);
+	ASSERT_LE(0, self->backing);
+	ASSERT_EQ(0, ftruncate(self->backing, 1L << 32));
+}
+
+FIXTURE_TEARDOWN(cost)
+{
+	close(self->backing);
+}
+
+/*
+ * All kinds of failing calls on a pool that is full. All interfaces have been used.
+ * Only the first of them is mapped: EXMAP_IOCTL_VECTORS needs no mapping.
+ */
+static void measure_all(struct __test_metadata *_metadata, int backing, __u64 flags,
+			int buffer, int ifaces, struct cost *cost)
+{
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .max_interfaces = ifaces, .flags = flags,
+		.buffer_size = buffer, .fd = backing,
+	};
+	struct exmap ex = {
+		.fd = exmap_open(_metadata), .ifaces = 1, .buffer = buffer,
+		.pages = buffer + 1024,
+	};
+	int kind, i;
+
+	ASSERT_EQ(0, ex_ioctl(ex.fd, EXMAP_IOCTL_SETUP2, &setup));
+	ex.region = ex_map_region(ex.fd, ex.pages);
+	ASSERT_NE(MAP_FAILED, ex.region);
+	ex.iface[0] = ex_map_iface(ex.fd, 0);
+	ASSERT_NE(MAP_FAILED, ex.iface[0]);
+	for (i = 0; i < ifaces; i++) {
+		ASSERT_EQ(1, ex_vec_one(&ex, i, EXMAP_OP_ALLOC, 0, 1, 0));
+		ASSERT_EQ(1, ex_vec_one(&ex, i, EXMAP_OP_FREE, 0, 1, 0));
+	}
+	ASSERT_EQ(buffer, ex_fill(&ex, 0, 0));
+	for (kind = 0; kind < KINDS; kind++)
+		cost[kind] = measure(_metadata, &ex, kind);
+	exmap_destroy(&ex);
+}
+
+#define FACTOR	3
+
+static void compare_costs(struct __test_metadata *_metadata, const struct cost *small,
+			  const struct cost *large)
+{
+	int kind;
+
+	for (kind = 0; kind < KINDS; kind++) {
+		EXPECT_GE(FACTOR * small[kind].least, large[kind].least)
+			TH_LOG("%s: least", kind_names[kind]);
+		EXPECT_GE(FACTOR * small[kind].median, large[kind].median)
+			TH_LOG("%s: median", kind_names[kind]);
+	}
+}
+
+TEST_F_TIMEOUT(cost, size_of_the_pool, SLOW)
+{
+	struct cost small[KINDS], large[KINDS];
+
+	measure_all(_metadata, self->backing, variant->flags, 1024, 1, small);
+	measure_all(_metadata, self->backing, variant->flags, 65536, 1, large);
+	compare_costs(_metadata, small, large);
+}
+
+TEST_F_TIMEOUT(cost, number_of_interfaces, SLOW)
+{
+	struct cost few[KINDS], many[KINDS];
+
+	measure_all(_metadata, self->backing, variant->flags, 4096, 1, few);
+	measure_all(_metadata, self->backing, variant->flags, 4096, 1000, many);
+	compare_costs(_metadata, few, many);
+}
+
+/* While another thread swaps pages */
+
+#define RESIDENT	65536
+#define SWAPPED		16
+#define LONGEST		200000000LL	/* nanoseconds; a search without end takes seconds */
+
+struct swap {
+	bool stop;
+	long swaps;
+};
+
+/* FREE and ALLOC in one call, of the two halves of the last slots in turns */
+static void *swap_pages(void *arg)
+{
+	struct exmap_result results[2 * SWAPPED];
+	struct exmap_vec vecs[2 * SWAPPED];
+	struct worker *w = arg;
+	struct swap *swap = w->arg;
+	struct exmap *ex = w->ex;
+	const long first = RESIDENT - SWAPPED;
+	int i, ret, turn = 0;
+
+	pthread_barrier_wait(&start_line);
+	while (!__atomic_load_n(&swap->stop, __ATOMIC_RELAXED)) {
+		for (i = 0; i < SWAPPED; i++) {
+			vecs[i] = ex_vec(EXMAP_OP_FREE, first + turn * SWAPPED + i, 1, 0);
+			vecs[SWAPPED + i] = ex_vec(EXMAP_OP_ALLOC,
+						   first + !turn * SWAPPED + i, 1, 0);
+		}
+		ret = ex_vectors(ex, 1, vecs, results, 2 * SWAPPED);
+		if (BROKE(w, ret < 0, ret))
+			break;
+		/* The other thread may have taken a page in between */
+		for (i = 0; i < SWAPPED; i++) {
+			if (BROKE(w, results[i].res, results[i].res))
+				return NULL;
+			ret = results[SWAPPED + i].res;
+			if (BROKE(w, ret && ret != -ENOMEM, ret))
+				return NULL;
+		}
+		turn = !turn;
+		__atomic_add_fetch(&swap->swaps, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+/* The longest of many ALLOCs; ends early with the first that takes too long */
+static __s64 longest_alloc(struct __test_metadata *_metadata, struct exmap *ex, int *successes)
+{
+	const long slot = RESIDENT + 1024;
+	__s64 longest = 0, start, took;
+	int i, ret;
+
+	for (i = 0; i < 1000 && longest < LONGEST; i++) {
+		start = now(CLOCK_MONOTONIC);
+		ret = ex_alloc(ex, 0, slot, 1);
+		took = now(CLOCK_MONOTONIC) - start;
+		if (took > longest)
+			longest = took;
+		EXPECT_TRUE(ret == 1 || ret == -ENOMEM)
+			TH_LOG("ALLOC: %d", ret);
+		if (ret != 1)
+			continue;
+		++*successes;
+		/* Back to where it came from */
+		EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_FREE, slot, 1, 0));
+	}
+	return longest;
+}
+
+TEST_F_TIMEOUT(cost, while_pages_are_swapped, SLOW)
+{
+	__s64 longest = LONGEST;
+	int try, successes = 0;
+	struct swap swap = {};
+	struct worker swapper;
+	struct exmap ex;
+
+	create(_metadata, &ex, variant->flags, -1, 3, RESIDENT, RESIDENT + 2048);
+	ASSERT_EQ(RESIDENT, ex_fill(&ex, 1, 0));
+	start_workers(_metadata, &swapper, 1, swap_pages, &ex, &swap);
+	while (!__atomic_load_n(&swap.swaps, __ATOMIC_RELAXED))
+		usleep(1000);
+	/* A machine that stands still for a moment does not do so each time */
+	for (try = 0; try < 5 && longest >= LONGEST; try++)
+		longest = longest_alloc(_metadata, &ex, &successes);
+	EXPECT_GT(LONGEST, longest)
+		TH_LOG("%d tries, %d ALLOCs successful, %ld swaps", try, successes, swap.swaps);
+	__atomic_store_n(&swap.stop, true, __ATOMIC_RELAXED);
+	join_workers(_metadata, &swapper, 1);
+	EXPECT_LT(1, swap.swaps);
+	exmap_destroy(&ex);
+}
+
+/* The last free page */
+
+#define BUFFER	2048
+#define IFACES	16
+#define PAGES	(3 * BUFFER)
+#define OTHER	(2 * BUFFER)	/* an empty slot */
+
+FIXTURE(find) {
+	struct exmap ex;
+};
+
+FIXTURE_VARIANT(find) {
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(find, strict) {
+};
+
+FIXTURE_VARIANT_ADD(find, deferred) {
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_SETUP(find)
+{
+	catch_faults();
+	create(_metadata, &self->ex, variant->flags, -1, IFACES, BUFFER, PAGES);
+	ASSERT_EQ(BUFFER, ex_fill(&self->ex, 0, 0));
+	ASSERT_EQ(-ENOMEM, ex_alloc(&self->ex, 1, OTHER, 1));
+}
+
+FIXTURE_TEARDOWN(find)
+{
+	struct exmap *ex = &self->ex;
+
+	EXPECT_EQ(BUFFER, ex_drain(ex, 0, 0, PAGES));
+	EXPECT_EQ(BUFFER, ex_fill(ex, IFACES - 1, 0));
+	exmap_destroy(ex);
+}
+
+/* In another interface; with deferred flushes, in quarantine there */
+TEST_F_TIMEOUT(find, at_another_interface, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	int from, to, slot = 0;
+
+	for (from = 0; from < IFACES; from++) {
+		for (to = 0; to < IFACES; to++, slot++) {
+			ASSERT_EQ(1, ex_free(ex, from, slot, 1));
+			EXPECT_EQ(1, ex_alloc(ex, to, OTHER + slot, 1))
+				TH_LOG("from %d to %d", from, to);
+			EXPECT_EQ(-ENOMEM, ex_alloc(ex, from, OTHER + slot + 1, 1));
+		}
+	}
+}
+
+/* Some at each interface but one: one call through that one gets them all */
+TEST_F(find, at_all_other_interfaces)
+{
+	static const int counts[] = { 1, 3, 60, 100 };
+	struct exmap *ex = &self->ex;
+	int i, k, to, total, first = 0, count;
+
+	for (k = 0; k < (int)ARRAY_SIZE(counts); k++) {
+		for (to = 0; to < IFACES; to += 5) {
+			count = counts[k];
+			for (i = 0, total = 0; i < IFACES; i++) {
+				if (i == to)
+					continue;
+				ASSERT_EQ(count, ex_free(ex, i, first + total, count));
+				total += count;
+			}
+			EXPECT_EQ(total, ex_alloc(ex, to, OTHER, total));
+			EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, OTHER + total, 1));
+			/* Into the place of those */
+			ASSERT_EQ(total, ex_drain(ex, to, OTHER, total));
+			EXPECT_EQ(total, ex_alloc(ex, (to + 1) % IFACES, first, total));
+		}
+	}
+}
+
+/* All pages, freed through one interface and wanted by another */
+TEST_F(find, all_of_them)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	for (i = 0; i < IFACES; i++) {
+		ASSERT_EQ(BUFFER, ex_drain(ex, i, 0, BUFFER));
+		EXPECT_EQ(BUFFER, ex_fill(ex, (i + 7) % IFACES, 0));
+		if (variant->flags)
+			ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
+	}
+}
+
+/* RESIZE: a call that was just refused succeeds at once when the pool is larger */
+TEST_F(find, after_resize)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	for (i = 0; i < IFACES; i++) {
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, i, OTHER + i, 1));
+		EXPECT_EQ(0, ex_resize(ex->fd, BUFFER + 1));
+		EXPECT_EQ(1, ex_alloc(ex, i, OTHER + i, 1));
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, i, OTHER + i + 1, 1));
+		EXPECT_EQ(1, ex_free(ex, (i + 3) % IFACES, OTHER + i, 1));
+		EXPECT_EQ(0, ex_resize(ex->fd, BUFFER));
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, i, OTHER + i, 1));
+	}
+}
+
+/* Pages that a READ had taken before it failed */
+TEST_F(find, after_failed_read)
+{
+	struct exmap other;
+	int i, backing;
+
+	backing = memfd_create("backing", MFD_CLOEXEC);
+	ASSERT_LE(0, backing);
+	create(_metadata, &other, variant->flags, backing, 4, 8, 64);
+	for (i = 0; i < 4; i++) {
+		EXPECT_EQ(-ENODATA, ex_one(&other, i, EXMAP_OP_READ, 8 * i, 8));
+		EXPECT_EQ(8, ex_alloc(&other, (i + 1) % 4, 8 * i, 8));
+		EXPECT_EQ(-ENOMEM, ex_alloc(&other, i, 60, 1));
+		EXPECT_EQ(8, ex_drain(&other, (i + 2) % 4, 0, 64));
+	}
+	exmap_destroy(&other);
+	close(backing);
+}
+
+/*
+ * A pipe holds a page that was freed: it is parked, and free when the pipe has let
+ * go of it.
+ */
+TEST_F(find, parked)
+{
+	struct exmap *ex = &self->ex;
+	struct iovec iov;
+	char buf[PG];
+	int i, fds[2];
+
+	ASSERT_EQ(0, pipe2(fds, O_CLOEXEC));
+	for (i = 0; i < IFACES; i++) {
+		iov = (struct iovec){ page_at(ex, i), PG };
+		ASSERT_EQ((ssize_t)PG, vmsplice(fds[1], &iov, 1, 0));
+		ASSERT_EQ(1, ex_free(ex, i, i, 1));
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, i, OTHER + i, 1));
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, (i + 1) % IFACES, OTHER + i, 1));
+		ASSERT_EQ((ssize_t)PG, read(fds[0], buf, PG));
+		EXPECT_EQ(1, ex_alloc(ex, (i + 1) % IFACES, OTHER + i, 1));
+	}
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* How many calls an ALLOC takes that needs patience; 0: more than @most */
+static int tries_to_alloc(struct exmap *ex, int iface, long slot, int most)
+{
+	int tries;
+
+	for (tries = 1; tries <= most; tries++)
+		if (ex_alloc(ex, iface, slot, 1) == 1)
+			return tries;
+	return 0;
+}
+
+#define PARKED	200
+
+/* One of many parked pages is let go of, wherever it is among them */
+TEST_F(find, one_of_many_parked)
+{
+	static const int gaps[] = { 0, 1, 57, 100, 150, 198, 199 };
+	struct exmap *ex = &self->ex;
+	int i, k, tries, gap, fds[2], held[2];
+	struct iovec iov;
+	char buf[PG];
+
+	for (k = 0; k < (int)ARRAY_SIZE(gaps); k++) {
+		gap = gaps[k];
+		ASSERT_EQ(0, pipe2(fds, O_CLOEXEC | O_NONBLOCK));
+		ASSERT_EQ(0, pipe2(held, O_CLOEXEC | O_NONBLOCK));
+		ASSERT_LE(PARKED * (int)PG, fcntl(held[1], F_SETPIPE_SZ, 256 * PG));
+		for (i = 0; i < PARKED; i++) {
+			iov = (struct iovec){ page_at(ex, i), PG };
+			ASSERT_EQ((ssize_t)PG, vmsplice(i == gap ? fds[1] : held[1],
+							&iov, 1, 0));
+			ASSERT_EQ(1, ex_free(ex, i % IFACES, i, 1));
+		}
+		EXPECT_EQ(0, tries_to_alloc(ex, 3, OTHER, 10));
+		ASSERT_EQ((ssize_t)PG, read(fds[0], buf, PG));
+		tries = tries_to_alloc(ex, k, OTHER, PARKED);
+		EXPECT_LT(0, tries);
+		EXPECT_EQ(0, tries_to_alloc(ex, k, OTHER + 1, 10));
+		/* All of them come back */
+		close(held[0]);
+		close(held[1]);
+		close(fds[0]);
+		close(fds[1]);
+		for (i = 0; i < PARKED - 1; i++)
+			if (!tries_to_alloc(ex, i % IFACES, i, PARKED))
+				break;
+		EXPECT_EQ(PARKED - 1, i);
+		EXPECT_EQ(1, ex_free(ex, 0, OTHER, 1));
+		EXPECT_EQ(1, ex_alloc(ex, 1, PARKED - 1, 1));
+	}
+}
+
+/* The driver does not see MADV_DONTNEED: ALLOC looks for such pages, a few at a time */
+TEST_F(find, after_dontneed)
+{
+	static const int victims[] = { 0, 1, 777, BUFFER - 1 };
+	struct exmap *ex = &self->ex;
+	int i, tries;
+
+	for (i = 0; i < (int)ARRAY_SIZE(victims); i++) {
+		ASSERT_EQ(0, madvise(page_at(ex, victims[i]), PG, MADV_DONTNEED));
+		/* Fewer calls than there are pages */
+		tries = tries_to_alloc(ex, i, OTHER + i, BUFFER / 4);
+		EXPECT_LT(0, tries)
+			TH_LOG("victim %d", victims[i]);
+		EXPECT_EQ(0, tries_to_alloc(ex, i, OTHER + 100, 10));
+	}
+}
+
+TEST_F(find, all_after_dontneed)
+{
+	struct exmap *ex = &self->ex;
+	int i, ret, found = 0;
+
+	ASSERT_EQ(0, madvise(ex->region, BUFFER * PG, MADV_DONTNEED));
+	EXPECT_EQ(0, count_present(ex, 0, PAGES));
+	for (i = 0; i < BUFFER && found < BUFFER; i++) {
+		ret = fill_now(ex, i % IFACES, found, BUFFER - found);
+		ASSERT_LE(0, ret);
+		found += ret;
+	}
+	EXPECT_EQ(BUFFER, found);
+	EXPECT_EQ(BUFFER, count_present(ex, 0, PAGES));
+}
+
+/*
+ * Threads that together use no more pages than there are: no ALLOC fails, though each
+ * has to find pages that were freed through another interface a moment ago.
+ */
+
+#define THREADS	4
+#define EACH	16
+
+static void *free_and_alloc(void *arg)
+{
+	struct worker *w = arg;
+	struct exmap *ex = w->ex;
+	const int first = w->index * 2 * EACH, rounds = scaled(200);
+	int i, k, ret, turn = 0, nr;
+
+	pthread_barrier_wait(&start_line);
+	for (i = 0; i < EACH; i++)
+		stamp_page(page_at(ex, first + i), first + i);
+	for (i = 0; i < rounds; i++, turn = !turn) {
+		nr = EACH;
+		for (k = 0; k < nr; k++)
+			if (BROKE(w, !stamp_intact(page_at(ex, first + turn * EACH + k),
+						   first + turn * EACH + k), k))
+				return NULL;
+		/* FREE through an interface of its own, ALLOC through one that all share */
+		ret = ex_vec_one(ex, w->index, EXMAP_OP_FREE, first + turn * EACH, nr, 0);
+		if (BROKE(w, ret != nr, ret))
+			break;
+		ret = ex_vec_one(ex, THREADS + i % THREADS, EXMAP_OP_ALLOC,
+				 first + !turn * EACH, nr, 0);
+		if (BROKE(w, ret != nr, ret))
+			break;
+		for (k = 0; k < nr; k++)
+			stamp_page(page_at(ex, first + !turn * EACH + k),
+				   first + !turn * EACH + k);
+	}
+	return NULL;
+}
+
+static void never_refused(struct __test_metadata *_metadata, __u64 flags, int more)
+{
+	struct worker w[THREADS];
+	struct exmap ex;
+	int i;
+
+	create(_metadata, &ex, flags, -1, 2 * THREADS, THREADS * EACH + more, 4096);
+	for (i = 0; i < THREADS; i++)
+		ASSERT_EQ(EACH, ex_alloc(&ex, i, i * 2 * EACH, EACH));
+	/* Besides many that stay */
+	ASSERT_EQ(more, ex_fill(&ex, 0, THREADS * 2 * EACH));
+	run_workers(_metadata, w, THREADS, free_and_alloc, &ex, NULL);
+	EXPECT_EQ(THREADS * EACH, count_present(&ex, 0, THREADS * 2 * EACH));
+	exmap_destroy(&ex);
+}
+
+TEST_F_TIMEOUT(find, among_threads, SLOW)
+{
+	never_refused(_metadata, variant->flags, 0);
+	never_refused(_metadata, variant->flags, 3000);
+}
+
+TEST_HARNESS_MAIN
