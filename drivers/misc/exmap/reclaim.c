@@ -10,6 +10,7 @@
 #include <linux/sched/signal.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>
+#include <linux/swap.h>
 
 #include "interface.h"
 #include "pool.h"
@@ -252,29 +253,33 @@ void exmap_reclaim_remove(struct exmap_pool *pool)
  */
 static unsigned long exmap_shrink_interfaces(struct exmap_pool *pool, unsigned long max)
 {
-	unsigned int pos = READ_ONCE(pool->shrink_next), todo = EXMAP_SHRINK_LOOK;
-	struct exmap_interface *iface;
+	const unsigned int first = READ_ONCE(pool->shrink_next);
+	unsigned int pos = first, end = pool->nr_interfaces, todo = EXMAP_SHRINK_LOOK;
 	unsigned long nr = 0;
 
-	while (todo-- && (!max || nr < max)) {
-		iface = exmap_pool_next_stocked(pool, &pos, pool->nr_interfaces);
-		if (!iface) {
-			/* The next time, begin with the first */
+	while (todo && (!max || nr < max)) {
+		struct exmap_interface *iface = exmap_pool_next_stocked(pool, &pos, end);
+
+		if (!iface && end != first) {
+			/* Go on with those before the first one */
 			pos = 0;
-			break;
+			end = first;
+			continue;
 		}
+		if (!iface)
+			break;
+		todo--;
 		if (!mutex_trylock(&iface->lock))
 			continue;
 		if (max) {
 			nr += exmap_trim_interface(pool, iface, max - nr);
+			WRITE_ONCE(pool->shrink_next, iface - pool->interfaces);
 		} else {
 			exmap_quarantine_reap(pool, iface, true);
 			nr += exmap_bundle_nr(iface->local) + exmap_bundle_nr(iface->backup);
 		}
 		mutex_unlock(&iface->lock);
 	}
-	if (max)
-		WRITE_ONCE(pool->shrink_next, pos);
 	return nr;
 }
 
@@ -284,9 +289,10 @@ static enum lru_status exmap_shrink_count_pool(struct list_head *item,
 	struct exmap_pool *pool = container_of(item, struct exmap_reclaim, lru)->pool;
 	unsigned long *nr = arg;
 
+	/* First the interfaces, since this moves pages to the full bundles */
+	*nr += exmap_shrink_interfaces(pool, 0);
 	for (unsigned int i = 0; i < nr_node_ids; i++)
 		*nr += READ_ONCE(pool->nodes[i].nr_full) * EXMAP_BUNDLE_PAGES;
-	*nr += exmap_shrink_interfaces(pool, 0);
 	return LRU_SKIP;
 }
 
@@ -316,6 +322,9 @@ static enum lru_status exmap_shrink_scan_pool(struct list_head *item,
 	scan->freed += exmap_trim_full(pool, scan->wanted - scan->freed);
 	if (scan->freed < scan->wanted)
 		scan->freed += exmap_shrink_interfaces(pool, scan->wanted - scan->freed);
+	/* What has left quarantine may have filled some */
+	if (scan->freed < scan->wanted)
+		scan->freed += exmap_trim_full(pool, scan->wanted - scan->freed);
 	/* The next scan begins with another pool */
 	return LRU_ROTATE;
 }
@@ -328,6 +337,8 @@ static unsigned long exmap_shrink_scan(struct shrinker *shrinker,
 
 	list_lru_walk_one(&exmap_pools, sc->nid, sc->memcg, exmap_shrink_scan_pool, &scan,
 			  &todo);
+	/* Otherwise, a cgroup whose reclaim frees nothing else would give up */
+	mm_account_reclaimed_pages(scan.freed);
 	return scan.freed ?: SHRINK_STOP;
 }
 
