@@ -109,4 +109,21 @@ static inline int nullb_inflight(const struct nullb *disk)
 	return reads + writes;
 }
 
+/* Sectors of 512 bytes that were read from the disk so far, or -1 */
+static inline long nullb_sectors_read(const struct nullb *disk)
+{
+	char path[160];
+	long sectors;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/stat", disk->name);
+	file = fopen(path, "re");
+	if (!file)
+		return -1;
+	if (fscanf(file, "%*d %*d %ld", &sectors) != 1)
+		sectors = -1;
+	fclose(file);
+	return sectors;
+}
+
 #endif
