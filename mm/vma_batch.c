@@ -33,6 +33,9 @@
 /* Work that the switch to another PTE table counts for; an entry counts for one */
 #define VMA_BATCH_TABLE_WORK	64
 
+/* Addresses between two looks at the work done */
+#define VMA_BATCH_CHUNK		64U
+
 /*
  * A limit of the memory cgroup must make the call fail. Without this, the OOM
  * killer would be asked to make room for a page table.
@@ -56,12 +59,14 @@ static __always_inline void vma_batch_unlock(struct vma_batch *vb)
 }
 
 /*
- * Find the PMD entry of @addr. Returns NULL, with the size of the hole in
- * @vb->hole, if there is no PMD table. The walk begins at the top only where the
- * tables that were used last do not cover @addr: while the VMA is locked, PTE
- * tables are the only ones that can go away.
+ * Find the PMD entry of @addr. Returns false, with the size of the hole in @vb->hole,
+ * if there is no PMD table. The walk begins at the top only where the tables that were
+ * used last do not cover @addr: while the VMA is locked, PTE tables are the only ones
+ * that can go away. In a VMA like this, no PUD or PMD entry maps memory by itself; if the
+ * compiler is told so, the functions that read such an entry become much shorter.
  */
-static __always_inline pmd_t *vma_batch_pmd(struct vma_batch *vb, unsigned long addr)
+static __always_inline bool vma_batch_pmd(struct vma_batch *vb, unsigned long addr,
+					  pmd_t **pmdp)
 {
 	if (unlikely((addr & PUD_MASK) != vb->pmds_addr)) {
 		pud_t *pudp, pud;
@@ -72,23 +77,25 @@ static __always_inline pmd_t *vma_batch_pmd(struct vma_batch *vb, unsigned long 
 
 			vb->hole = PGDIR_SIZE;
 			if (pgd_none(pgdp_get(pgd)))
-				return NULL;
+				return false;
 			p4d = p4d_offset(pgd, addr);
 			vb->hole = P4D_SIZE;
 			if (p4d_none(p4dp_get(p4d)))
-				return NULL;
+				return false;
 			vb->puds = pud_offset(p4d, addr) - pud_index(addr);
 			vb->puds_addr = addr & P4D_MASK;
 		}
 		pudp = vb->puds + pud_index(addr);
 		pud = pudp_get(pudp);
-		vb->hole = PUD_SIZE;
-		if (unlikely(pud_none(pud) || pud_leaf(pud)))
-			return NULL;
+		if (unlikely(pud_none(pud) || pud_leaf(pud))) {
+			vb->hole = PUD_SIZE;
+			return false;
+		}
 		vb->pmds = pmd_offset_lockless(pudp, pud, addr) - pmd_index(addr);
 		vb->pmds_addr = addr & PUD_MASK;
 	}
-	return vb->pmds + pmd_index(addr);
+	*pmdp = vb->pmds + pmd_index(addr);
+	return true;
 }
 
 /*
@@ -108,8 +115,7 @@ static __always_inline bool vma_batch_lock_fast(struct vma_batch *vb,
 		rcu_read_lock();
 	else
 		spin_unlock(vb->ptl);
-	pmdp = vma_batch_pmd(vb, addr);
-	if (unlikely(!pmdp))
+	if (unlikely(!vma_batch_pmd(vb, addr, &pmdp)))
 		goto out_rcu;
 	pmd = pmdp_get_lockless(pmdp);
 	if (unlikely(pmd_trans_huge(pmd) || !pmd_present(pmd))) {
@@ -225,24 +231,27 @@ static noinline pte_t *vma_batch_lock_slow(struct vma_batch *vb, unsigned long a
 	return pte;
 }
 
+/* Account for what is about to be done, and offer the CPU if that is too much */
+static __always_inline void vma_batch_work(struct vma_batch *vb, unsigned int work)
+{
+	vb->work += work;
+	if (likely(vb->work <= VMA_BATCH_MAX_WORK))
+		return;
+	vma_batch_unlock(vb);
+	/* Also where no table was locked, because there are none */
+	vb->work = 0;
+	cond_resched();
+}
+
 /*
  * Find the PTE of @addr and lock its table, unless it is locked already. Returns
  * false, with the size of the hole in @vb->hole, if there is no PTE table and, with
  * @alloc, no memory for one.
  */
 static __always_inline bool vma_batch_lock(struct vma_batch *vb, unsigned long addr,
-					   unsigned long nr_slots, bool alloc,
-					   pte_t **ptep)
+					   bool alloc, pte_t **ptep)
 {
-	const bool same = vb->table_addr == (addr & PMD_MASK);
-
-	vb->work += same ? nr_slots : nr_slots + VMA_BATCH_TABLE_WORK;
-	if (unlikely(vb->work > VMA_BATCH_MAX_WORK)) {
-		vma_batch_unlock(vb);
-		/* Also where no table was locked, because there are none */
-		vb->work = 0;
-		cond_resched();
-	} else if (same) {
+	if (vb->table_addr == (addr & PMD_MASK)) {
 		*ptep = vb->table + pte_index(addr);
 		return true;
 	}
@@ -252,6 +261,15 @@ static __always_inline bool vma_batch_lock(struct vma_batch *vb, unsigned long a
 		return false;
 	*ptep = vma_batch_lock_slow(vb, addr, alloc);
 	return *ptep;
+}
+
+/* As vma_batch_lock(), for the part of a range of slots that is in one table */
+static __always_inline bool vma_batch_lock_part(struct vma_batch *vb, unsigned long addr,
+						unsigned long next, bool alloc,
+						pte_t **ptep)
+{
+	vma_batch_work(vb, VMA_BATCH_TABLE_WORK + ((next - addr) >> PAGE_SHIFT));
+	return vma_batch_lock(vb, addr, alloc, ptep);
 }
 
 /* First address behind the hole that vma_batch_lock() found at @addr, or @end */
@@ -373,58 +391,57 @@ static __always_inline void vma_batch_to_flush(struct vma_batch *vb,
 	vb->flush_end = max(vb->flush_end, end);
 }
 
-/* The PTE of a page, except for the page, with vm_page_prot as it is now */
-static noinline pte_t vma_batch_prototype(struct vm_area_struct *vma, bool clean)
+/* The PTE of a page, with vm_page_prot as it is now */
+static __always_inline pte_t vma_batch_pte(struct vm_area_struct *vma, unsigned long pfn,
+					   bool clean)
 {
 	/*
 	 * Setting these bits saves a fault where the hardware does not. The dirty
 	 * bit is set even if nobody may write at the moment: the content is new to
 	 * whoever writes dirty pages to a file.
 	 */
-	pte_t pte = pte_mkyoung(pfn_pte(0, vma->vm_page_prot));
+	pte_t pte = pte_mkyoung(pfn_pte(pfn, vma->vm_page_prot));
 
 	pte = pte_mksoft_dirty(pte_mkdirty(pte));
 	return clean ? pte_mkclean(pte) : pte;
 }
 
-/* Sets *page to the last of @nr pages if it can be mapped, else @vb->stop */
-static __always_inline bool vma_batch_have_page(struct vma_batch *vb, unsigned int nr,
-						struct page **page)
+/* The PTE of page frame 0: other page frames are added to it, which takes less time */
+static __always_inline pte_t vma_batch_prototype(const struct vma_batch *vb)
 {
-	if (unlikely(!nr)) {
-		vb->stop = VMA_BATCH_EMPTY;
+	return vma_batch_pte(vb->vma, 0, vb->clean);
+}
+
+/* Whether a page may be mapped in place of @old, which is not present */
+static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
+					      struct page *page)
+{
+	if (unlikely(!pte_none(old) && vma_batch_unflushed(vb, old))) {
+		vb->stop = VMA_BATCH_UNFLUSHED;
 		return false;
 	}
-	*page = vb->pages[nr - 1];
-	if (unlikely(PageHWPoison(*page))) {
+	if (unlikely(PageHWPoison(page))) {
 		vb->stop = VMA_BATCH_POISONED;
 		return false;
 	}
 	return true;
 }
 
-/* Sets *page to the page to be mapped under the empty entry @old, else @vb->stop */
-static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
-					      unsigned int nr, struct page **page)
+static __always_inline void vma_batch_set(struct vma_batch *vb, unsigned long addr,
+					  pte_t *ptep, struct page *page, pte_t pte)
 {
-	if (likely(pte_none(old)) || !vma_batch_unflushed(vb, old))
-		return vma_batch_have_page(vb, nr, page);
-	vb->stop = VMA_BATCH_UNFLUSHED;
-	return false;
-}
-
-static __always_inline void vma_batch_map_one(struct vma_batch *vb, unsigned long addr,
-					      pte_t *ptep, struct page *page)
-{
-	struct vm_area_struct *vma = vb->vma;
-
 	/* See vma_batch_charge() */
 	VM_WARN_ON_ONCE_PAGE(atomic_read(&page->_mapcount) < 0, page);
 	flush_dcache_page(page);
-	if (unlikely(!pte_val(vb->proto)))
-		vb->proto = vma_batch_prototype(vma, vb->clean);
-	set_pte_at(vma->vm_mm, addr, ptep, pte_advance_pfn(vb->proto, page_to_pfn(page)));
-	update_mmu_cache(vma, addr, ptep);
+	set_pte_at(vb->vma->vm_mm, addr, ptep, pte);
+	update_mmu_cache(vb->vma, addr, ptep);
+}
+
+static __always_inline void vma_batch_map_one(struct vma_batch *vb, pte_t proto,
+					      unsigned long addr, pte_t *ptep,
+					      struct page *page)
+{
+	vma_batch_set(vb, addr, ptep, page, pte_advance_pfn(proto, page_to_pfn(page)));
 }
 
 static __always_inline void vma_batch_publish(void)
@@ -440,6 +457,7 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 						  unsigned long addr,
 						  const unsigned long end)
 {
+	const pte_t proto = vma_batch_prototype(vb);
 	unsigned int nr = vb->nr;
 	unsigned long next;
 
@@ -448,7 +466,7 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 
 		next = pmd_addr_end(addr, end);
 		/* Do not leave an empty table behind where no page is left to map */
-		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, nr, &ptep)) {
+		if (!vma_batch_lock_part(vb, addr, next, nr, &ptep)) {
 			vb->stop = nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
 			break;
 		}
@@ -457,14 +475,16 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 		lazy_mmu_mode_enable();
 		for (; addr != next; addr += PAGE_SIZE, ptep++) {
 			const pte_t old = ptep_get(ptep);
-			struct page *page;
 
 			if (pte_present(old))
 				continue;
-			if (!vma_batch_may_map(vb, old, nr, &page))
+			if (unlikely(!nr)) {
+				vb->stop = VMA_BATCH_EMPTY;
 				break;
-			nr--;
-			vma_batch_map_one(vb, addr, ptep, page);
+			}
+			if (!vma_batch_may_map(vb, old, vb->pages[nr - 1]))
+				break;
+			vma_batch_map_one(vb, proto, addr, ptep, vb->pages[--nr]);
 		}
 		lazy_mmu_mode_disable();
 		if (addr != next)
@@ -474,28 +494,40 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 	return addr;
 }
 
-/* Returns whether the slot is done. Sets *mapped if it got a page. */
-static __always_inline bool vma_batch_map_slot(struct vma_batch *vb, unsigned long addr,
-					       bool *mapped)
+/*
+ * Carry out vma_batch_map_each() for up to VMA_BATCH_CHUNK addresses, for each of
+ * which there is a page. The position in the array is kept in a register.
+ */
+static noinline unsigned int vma_batch_map_chunk(struct vma_batch *vb,
+						 unsigned long *addrs,
+						 unsigned int nr_addrs)
 {
-	struct page *page;
-	pte_t *ptep, old;
+	const pte_t proto = vma_batch_prototype(vb);
+	struct page **page = vb->pages + vb->nr, *next;
+	unsigned int i;
 
-	if (unlikely(!vma_batch_lock(vb, addr, 1, vb->nr, &ptep))) {
-		vb->stop = vb->nr ? VMA_BATCH_NOMEM : VMA_BATCH_EMPTY;
-		return false;
+	for (i = 0; i < nr_addrs; i++) {
+		const unsigned long addr = addrs[i];
+		pte_t *ptep, old;
+
+		vma_batch_check(vb, addr, 1);
+		if (unlikely(!vma_batch_lock(vb, addr, true, &ptep))) {
+			vb->stop = VMA_BATCH_NOMEM;
+			break;
+		}
+		old = ptep_get(ptep);
+		if (unlikely(!pte_none(old) && pte_present(old))) {
+			addrs[i] = VMA_BATCH_NOWHERE;
+			continue;
+		}
+		next = page[-1];
+		if (unlikely(!vma_batch_may_map(vb, old, next)))
+			break;
+		page--;
+		vma_batch_map_one(vb, proto, addr, ptep, next);
 	}
-	old = ptep_get(ptep);
-	if (unlikely(pte_present(old))) {
-		*mapped = false;
-		return true;
-	}
-	if (unlikely(!vma_batch_may_map(vb, old, vb->nr, &page)))
-		return false;
-	vb->nr--;
-	vma_batch_map_one(vb, addr, ptep, page);
-	*mapped = true;
-	return true;
+	vb->nr = page - vb->pages;
+	return i;
 }
 
 /**
@@ -521,14 +553,15 @@ unsigned long vma_batch_map(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots)
 {
 	const unsigned long end = addr + nr_slots * PAGE_SIZE;
-	bool mapped;
 
 	vma_batch_check(vb, addr, nr_slots);
 	vma_batch_publish();
 	if (unlikely(vb->flush_end > addr && vb->flush_start < end))
 		vma_batch_flush_pending(vb);
-	if (likely(nr_slots == 1))
-		return vma_batch_map_slot(vb, addr, &mapped);
+	if (likely(nr_slots == 1 && vb->nr)) {
+		vma_batch_work(vb, VMA_BATCH_TABLE_WORK);
+		return vma_batch_map_chunk(vb, &addr, 1);
+	}
 	return (vma_batch_map_range(vb, addr, end) - addr) >> PAGE_SHIFT;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
@@ -536,56 +569,47 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
 /**
  * vma_batch_map_each - vma_batch_map() for single slots at many addresses
  * @vb: the cursor
- * @addrs: the addresses, page aligned. Each that is done is replaced by 1 if the
- *	slot got a page, by 0 if it had one.
+ * @addrs: the addresses, page aligned. Each that is done, but whose slot had a page
+ *	before, is replaced by VMA_BATCH_NOWHERE.
  * @nr_addrs: length of @addrs
  *
  * Context: As vma_batch_map().
  *
  * Return: The number of addresses that are done, from the first on. If it is less
- * than @nr_addrs, @vb->stop says why.
+ * than @nr_addrs, @vb->stop says why; with VMA_BATCH_EMPTY, the slot of the next
+ * address may have a page.
  */
 unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
 				unsigned int nr_addrs)
 {
-	unsigned int i;
-	bool mapped;
+	unsigned int done = 0, chunk, some;
 
 	vma_batch_publish();
 	if (unlikely(vb->flush_end))
 		vma_batch_flush_pending(vb);
-	for (i = 0; i < nr_addrs; i++) {
-		vma_batch_check(vb, addrs[i], 1);
-		if (unlikely(!vma_batch_map_slot(vb, addrs[i], &mapped)))
+	do {
+		chunk = min3(nr_addrs - done, vb->nr, VMA_BATCH_CHUNK);
+		if (unlikely(!chunk)) {
+			vb->stop = VMA_BATCH_EMPTY;
 			break;
-		addrs[i] = mapped;
-	}
-	return i;
+		}
+		vma_batch_work(vb, chunk * VMA_BATCH_TABLE_WORK);
+		some = vma_batch_map_chunk(vb, addrs + done, chunk);
+		done += some;
+	} while (some == chunk && done != nr_addrs);
+	return done;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_each, "exmap");
 
-/* Sets *page to the page of an entry, or NULL. Returns false if there is no room. */
-static __always_inline bool vma_batch_may_unmap(struct vma_batch *vb, pte_t pte,
-						unsigned int nr, struct page **page)
-{
-	*page = NULL;
-	if (unlikely(!pte_present(pte)))
-		return true;
-	if (unlikely(nr == vb->max)) {
-		vb->stop = VMA_BATCH_FULL;
-		return false;
-	}
-	*page = pte_page(pte);
-	return true;
-}
-
-static __always_inline void vma_batch_unmap_one(struct vma_batch *vb,
-						unsigned long addr, pte_t *ptep,
-						struct page *page, bool deferred)
+/* Unmap the page of a slot, which has one, and return the page */
+static __always_inline struct page *vma_batch_unmap_one(struct vma_batch *vb,
+							unsigned long addr, pte_t *ptep,
+							bool deferred)
 {
 	struct vm_area_struct *vma = vb->vma;
 	/* The hardware may set bits at any time before this */
 	const pte_t pte = ptep_get_and_clear(vma->vm_mm, addr, ptep);
+	struct page *page = pte_page(pte);
 
 	if (deferred) {
 		set_pte_at(vma->vm_mm, addr, ptep, vma_batch_marker(vb->generation));
@@ -597,6 +621,7 @@ static __always_inline void vma_batch_unmap_one(struct vma_batch *vb,
 	if (IS_ENABLED(CONFIG_DEBUG_VM))
 		arch_check_zapped_pte(vma, pte);
 	VM_WARN_ON_ONCE(pte_special(pte));
+	return page;
 }
 
 /*
@@ -669,23 +694,22 @@ static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
 		pte_t *ptep;
 
 		next = pmd_addr_end(addr, end);
-		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false, &ptep)) {
+		if (!vma_batch_lock_part(vb, addr, next, false, &ptep)) {
 			next = vma_batch_hole_end(vb, addr, end);
 			continue;
 		}
 
 		lazy_mmu_mode_enable();
 		for (; addr != next; addr += PAGE_SIZE, ptep++) {
-			struct page *page;
-
-			if (!vma_batch_may_unmap(vb, ptep_get(ptep), nr, &page))
-				break;
-			if (!page)
+			if (!pte_present(ptep_get(ptep)))
 				continue;
-			vma_batch_unmap_one(vb, addr, ptep, page, deferred);
+			if (unlikely(nr == vb->max)) {
+				vb->stop = VMA_BATCH_FULL;
+				break;
+			}
 			if (nr == before)
 				first = addr;
-			vb->pages[nr++] = page;
+			vb->pages[nr++] = vma_batch_unmap_one(vb, addr, ptep, deferred);
 			last = addr;
 		}
 		lazy_mmu_mode_disable();
@@ -698,6 +722,53 @@ static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
 	if (vb->nr != before && !deferred)
 		vma_batch_to_flush(vb, first, last + PAGE_SIZE);
 	return addr;
+}
+
+/*
+ * Carry out vma_batch_unmap_each() for up to VMA_BATCH_CHUNK addresses, for each of
+ * which there is room. What changes with each address is kept in registers.
+ */
+static __always_inline void vma_batch_unmap_chunk(struct vma_batch *vb,
+						  unsigned long *addrs,
+						  unsigned int nr_addrs, bool deferred)
+{
+	unsigned long first = ULONG_MAX, last = 0;
+	struct page **page = vb->pages + vb->nr;
+
+	for (unsigned int i = 0; i < nr_addrs; i++) {
+		const unsigned long addr = addrs[i];
+		pte_t *ptep;
+
+		vma_batch_check(vb, addr, 1);
+		flush_cache_range(vb->vma, addr, addr + PAGE_SIZE);
+		if (unlikely(!vma_batch_lock(vb, addr, false, &ptep) ||
+			     !pte_present(ptep_get(ptep)))) {
+			addrs[i] = VMA_BATCH_NOWHERE;
+			continue;
+		}
+		*page++ = vma_batch_unmap_one(vb, addr, ptep, deferred);
+		first = min(first, addr);
+		last = max(last, addr);
+		if (unlikely(vb->free_tables))
+			vma_batch_note_empty(vb);
+	}
+	if (!deferred && page != vb->pages + vb->nr)
+		vma_batch_to_flush(vb, first, last + PAGE_SIZE);
+	vb->nr = page - vb->pages;
+}
+
+static noinline void vma_batch_unmap_chunk_deferred(struct vma_batch *vb,
+						    unsigned long *addrs,
+						    unsigned int nr_addrs)
+{
+	vma_batch_unmap_chunk(vb, addrs, nr_addrs, true);
+}
+
+static noinline void vma_batch_unmap_chunk_strict(struct vma_batch *vb,
+						  unsigned long *addrs,
+						  unsigned int nr_addrs)
+{
+	vma_batch_unmap_chunk(vb, addrs, nr_addrs, false);
 }
 
 static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
@@ -716,32 +787,6 @@ static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
 	vma_batch_unlock(vb);
 	mmu_notifier_invalidate_range_end(&range);
 	return addr;
-}
-
-/* Returns whether the slot is done. Sets *unmapped if it had a page. */
-static __always_inline bool vma_batch_unmap_slot(struct vma_batch *vb, unsigned long addr,
-						 bool deferred, bool *unmapped)
-{
-	const unsigned int nr = vb->nr;
-	struct page *page;
-	pte_t *ptep;
-
-	*unmapped = false;
-	if (unlikely(!vma_batch_lock(vb, addr, 1, false, &ptep)))
-		return true;
-	if (unlikely(!vma_batch_may_unmap(vb, ptep_get(ptep), nr, &page)))
-		return false;
-	if (unlikely(!page))
-		return true;
-	vma_batch_unmap_one(vb, addr, ptep, page, deferred);
-	vb->pages[nr] = page;
-	vb->nr = nr + 1;
-	if (!deferred)
-		vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
-	if (unlikely(vb->free_tables))
-		vma_batch_note_empty(vb);
-	*unmapped = true;
-	return true;
 }
 
 /**
@@ -766,15 +811,12 @@ unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots)
 {
 	const unsigned long end = addr + nr_slots * PAGE_SIZE;
-	bool unmapped;
 
 	vma_batch_check(vb, addr, nr_slots);
 	flush_cache_range(vb->vma, addr, end);
 	/* Registration locks every VMA for writing: this cannot change here */
 	if (unlikely(mm_has_notifiers(vb->vma->vm_mm)))
 		return (vma_batch_unmap_notify(vb, addr, end) - addr) >> PAGE_SHIFT;
-	if (likely(nr_slots == 1))
-		return vma_batch_unmap_slot(vb, addr, vb->deferred, &unmapped);
 	return (vma_batch_unmap_range(vb, addr, end) - addr) >> PAGE_SHIFT;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap, "exmap");
@@ -782,8 +824,8 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap, "exmap");
 /**
  * vma_batch_unmap_each - vma_batch_unmap() for single slots at many addresses
  * @vb: the cursor
- * @addrs: the addresses, page aligned. Each that is done is replaced by 1 if the
- *	slot had a page, by 0 if not.
+ * @addrs: the addresses, page aligned. Each that is done, but whose slot had no
+ *	page, is replaced by VMA_BATCH_NOWHERE.
  * @nr_addrs: length of @addrs
  *
  * Context: As vma_batch_unmap().
@@ -795,26 +837,30 @@ unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 				  unsigned int nr_addrs)
 {
 	const bool notify = mm_has_notifiers(vb->vma->vm_mm);
-	const bool deferred = vb->deferred;
-	unsigned int i;
-	bool unmapped;
+	unsigned int done, chunk;
 
-	for (i = 0; i < nr_addrs; i++) {
+	for (done = 0; done != nr_addrs; done += chunk) {
 		const unsigned int before = vb->nr;
 
-		vma_batch_check(vb, addrs[i], 1);
-		flush_cache_range(vb->vma, addrs[i], addrs[i] + PAGE_SIZE);
-		if (unlikely(notify)) {
-			if (!vma_batch_unmap(vb, addrs[i], 1))
-				break;
-			unmapped = vb->nr != before;
-		} else if (unlikely(!vma_batch_unmap_slot(vb, addrs[i], deferred,
-							  &unmapped))) {
+		chunk = min3(nr_addrs - done, vb->max - vb->nr, VMA_BATCH_CHUNK);
+		if (unlikely(!chunk)) {
+			vb->stop = VMA_BATCH_FULL;
 			break;
 		}
-		addrs[i] = unmapped;
+		if (unlikely(notify)) {
+			chunk = 1;
+			vma_batch_unmap(vb, addrs[done], 1);
+			if (vb->nr == before)
+				addrs[done] = VMA_BATCH_NOWHERE;
+			continue;
+		}
+		vma_batch_work(vb, chunk * VMA_BATCH_TABLE_WORK);
+		if (vb->deferred)
+			vma_batch_unmap_chunk_deferred(vb, addrs + done, chunk);
+		else
+			vma_batch_unmap_chunk_strict(vb, addrs + done, chunk);
 	}
-	return i;
+	return done;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_each, "exmap");
 
@@ -838,10 +884,11 @@ bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *p
 	vma_batch_check(vb, addr, 1);
 	if (PageHWPoison(page) ||
 	    page_folio(page)->index != linear_page_index(vb->vma, addr) ||
-	    !vma_batch_lock(vb, addr, 1, false, &ptep) ||
+	    !vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep) ||
 	    !pte_same(ptep_get(ptep), vma_batch_marker(page_private(page))))
 		return false;
-	vma_batch_map_one(vb, addr, ptep, page);
+	vma_batch_set(vb, addr, ptep, page,
+		      vma_batch_pte(vb->vma, page_to_pfn(page), vb->clean));
 	return true;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_back, "exmap");
@@ -893,7 +940,7 @@ bool vma_batch_hold(struct vma_batch *vb, unsigned long addr, bool dirty,
 					vb->vma->vm_mm, addr, addr + PAGE_SIZE);
 		mmu_notifier_invalidate_range_start(&range);
 	}
-	if (vma_batch_lock(vb, addr, 1, false, &ptep))
+	if (vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep))
 		pte = ptep_get(ptep);
 	if (pte_present(pte)) {
 		struct folio *folio = page_folio(pte_page(pte));
@@ -951,7 +998,7 @@ void vma_batch_query(struct vma_batch *vb, unsigned long addr,
 		pte_t *ptep;
 
 		next = pmd_addr_end(addr, end);
-		if (!vma_batch_lock(vb, addr, (next - addr) >> PAGE_SHIFT, false, &ptep)) {
+		if (!vma_batch_lock_part(vb, addr, next, false, &ptep)) {
 			next = vma_batch_hole_end(vb, addr, end);
 			memset(slots, 0, (next - addr) >> PAGE_SHIFT);
 			slots += (next - addr) >> PAGE_SHIFT;
@@ -984,12 +1031,12 @@ unsigned long vma_batch_free_tables(struct vma_batch *vb)
 	for (addr = vb->vma->vm_start; addr != end; addr = next) {
 		pte_t *ptep;
 
-		if (!vma_batch_lock(vb, addr, 1, false, &ptep)) {
+		next = pmd_addr_end(addr, end);
+		if (!vma_batch_lock_part(vb, addr, next, false, &ptep)) {
 			next = vma_batch_hole_end(vb, addr, end);
 			continue;
 		}
 		nr++;
-		next = pmd_addr_end(addr, end);
 		vma_batch_note_empty(vb);
 	}
 	vma_batch_free_empty(vb);
@@ -1058,7 +1105,7 @@ bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
 		vma_batch_unlock(&vb);
 		return false;
 	}
-	vma_batch_map_one(&vb, addr, ptep, page);
+	vma_batch_set(&vb, addr, ptep, page, vma_batch_pte(vma, page_to_pfn(page), false));
 	vma_batch_finish(&vb);
 	return true;
 }
@@ -1091,11 +1138,11 @@ struct page *vma_batch_unmap_page(struct vm_area_struct *vma, unsigned long addr
 	flush_cache_range(vma, addr, addr + PAGE_SIZE);
 	if (unlikely(!vma_batch_lock_fast(&vb, addr, &ptep)))
 		return NULL;
-	if (unlikely(!vma_batch_may_unmap(&vb, ptep_get(ptep), 0, &page) || !page)) {
+	if (unlikely(!pte_present(ptep_get(ptep)))) {
 		vma_batch_unlock(&vb);
 		return NULL;
 	}
-	vma_batch_unmap_one(&vb, addr, ptep, page, false);
+	page = vma_batch_unmap_one(&vb, addr, ptep, false);
 	vma_batch_to_flush(&vb, addr, addr + PAGE_SIZE);
 	vma_batch_finish(&vb);
 	return page;

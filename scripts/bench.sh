@@ -5,7 +5,7 @@
 # machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions shootdowns scaling io
+#   bench.sh <section>...	some: instructions locked shootdowns scaling io
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -91,29 +91,85 @@ setting() {
 # A page cleared by the kernel costs the instructions of clearing it: that is
 # why there are two groups of columns
 PLAIN=(exmap exmap-deferred exmap-vectors)
-CLEARED=(exmap-zero fault+madvise fault+process_madvise populate+dontneed uffd)
+CLEARED=(exmap-zero fault+madvise fault+process_madvise fault+guard populate+dontneed uffd)
 
 instruction_cases() {
-	local region batch what
+	local region pool batch what common
 
 	echo "--what empty-ioctl"
+	# In a region more than 64 times as large as the pool, FREE has to free page
+	# tables. Such a region has a row of its own.
+	echo "--what exmap --region $((64 * GIB)) --pool 16384 --batch 512 --pattern scattered"
 	for region in $GIB $((64 * GIB)); do
+		pool=$((region / 64 < 16384 ? 16384 : region / 64))
 		for what in "${PLAIN[@]}" "${CLEARED[@]}"; do
+			common="--what $what --region $region --pool $pool"
 			# One page is contiguous with itself
 			for batch in 512 64 8 1; do
-				echo "--what $what --region $region --batch $batch --pattern contiguous"
+				echo "$common --batch $batch --pattern contiguous"
 			done
 			[ "$what" != populate+dontneed ] || continue
 			for batch in 512 64 8; do
-				echo "--what $what --region $region --batch $batch --pattern scattered"
+				echo "$common --batch $batch --pattern scattered"
 			done
+			echo "$common --batch 512 --pattern ascending"
+			echo "$common --batch 512 --pattern neighbours"
+			echo "$common --batch 64 --pattern neighbours"
 		done
 	done
 }
 
+# Of the kernel only: the loops of the benchmark need none
+locked_cases() {
+	local what pattern
+
+	for what in exmap exmap-deferred exmap-vectors fault+process_madvise; do
+		for pattern in scattered ascending neighbours contiguous; do
+			echo "--what $what --region $GIB --batch 512 --pattern $pattern"
+		done
+		echo "--what $what --region $GIB --batch 64 --pattern scattered"
+		echo "--what $what --region $GIB --batch 1 --pattern contiguous"
+	done
+}
+
+locked() {
+	local i=0 args
+
+	begin "locked operations, a minute"
+	begin_trace mode=insn
+	# Without that, a kernel on one CPU removes the prefixes
+	CPUS=1 APPEND=noreplace-smp ACCEL=tcg,thread=single \
+		QEMU_ARGS="-icount shift=0,sleep=off $trace" measure < <(locked_cases)
+	end_trace "$(locked_cases | wc -l)"
+	end locked
+	while read -r args; do
+		i=$((i + 1))
+		printf '%s,%s\n' "$(sed -n "${i}p" "$TMP/csv" | cut -d, -f1,3,4,10)" "$(
+			awk '$3 == "lock" && $1 ~ /^ffff/ { n += $2 } END { print n + 0 }' "$TMP/trace.$i")"
+	done < <(locked_cases) | awk -F , '
+		{ n[$1, $2 " " ($2 == 1 ? "page" : $3)] = $5 / $4; w[$1] = 1 }
+		BEGIN {
+			nw = split("exmap exmap-deferred exmap-vectors fault+process_madvise", what, " ")
+			nr = split("512 scattered,512 ascending,512 neighbours,64 scattered,1 page,512 contiguous", row, ",")
+		}
+		END {
+			print "Locked operations of the kernel to place a page and take it away again"
+			printf "\n%-16s", ""
+			for (i = 1; i <= nw; i++)
+				printf "  %*s", length(what[i]), what[i]
+			print ""
+			for (k = 1; k <= nr; k++) {
+				printf "%-16s", row[k]
+				for (i = 1; i <= nw; i++)
+					printf "  %*.1f", length(what[i]), n[what[i], row[k]]
+				print ""
+			}
+		}'
+}
+
 instructions() {
-	begin "instructions, about 4 minutes"
-	CPUS=1 ACCEL=tcg,thread=single QEMU_ARGS="-icount shift=0,sleep=off" \
+	begin "instructions, about 6 minutes"
+	CPUS=1 MEM=3072 ACCEL=tcg,thread=single QEMU_ARGS="-icount shift=0,sleep=off" \
 		measure < <(instruction_cases)
 	end instructions
 
@@ -121,6 +177,7 @@ instructions() {
 	echo "own loop included, no touch but where the fault is the way to get the page"
 	setting
 	awk -F , -v plain="${PLAIN[*]}" -v cleared="${CLEARED[*]}" -v gib=$GIB '
+		$6 / $7 > 64 { sparse = $12; next }
 		{ ns[$1, $6, $3 == 1 ? "contiguous" : $4, $3] = $12 }
 		function cell(s) { return s == "" || s == "-" ? "-" : sprintf("%.0f", s) }
 		# A column: its name on two lines, and how wide they are
@@ -157,8 +214,8 @@ instructions() {
 			column("module-[1]")
 			column("stock-[2]")
 			# Measured once, by the same method
-			old["512 scattered"] = 418
-			old["64 scattered"] = 434
+			old["512 neighbours"] = 418
+			old["64 neighbours"] = 434
 			old["1 page"] = 1591
 			stock["512 contiguous"] = 597
 			stock["512 scattered"] = 1830
@@ -172,14 +229,18 @@ instructions() {
 					cells[i] = lower[i]
 				line("")
 				row(r * gib, "scattered", 512)
+				row(r * gib, "ascending", 512)
+				row(r * gib, "neighbours", 512)
 				row(r * gib, "scattered", 64)
+				row(r * gib, "neighbours", 64)
 				row(r * gib, "scattered", 8)
 				row(r * gib, "contiguous", 1)
 				row(r * gib, "contiguous", 8)
 				row(r * gib, "contiguous", 64)
 				row(r * gib, "contiguous", 512)
 			}
-			printf "\nAn empty ioctl: %s\n", cell(ns["empty-ioctl", gib, "scattered", 64])
+			printf "\n512 scattered in 64 GiB with a pool of 64 MiB, exmap: %s\n", cell(sparse)
+			printf "An empty ioctl: %s\n", cell(ns["empty-ioctl", gib, "scattered", 64])
 		}' "$TMP/csv"
 	cat <<-EOF
 
@@ -570,11 +631,11 @@ io() {
 	EOF
 }
 
-[ $# != 0 ] || set -- instructions shootdowns scaling io
+[ $# != 0 ] || set -- instructions locked shootdowns scaling io
 for section; do
 	case $section in
-	instructions|shootdowns|scaling|io) ;;
-	*)	die "no section of the name $section (instructions shootdowns scaling io)" ;;
+	instructions|locked|shootdowns|scaling|io) ;;
+	*)	die "no section of the name $section (instructions locked shootdowns scaling io)" ;;
 	esac
 done
 for section; do

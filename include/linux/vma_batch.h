@@ -48,7 +48,7 @@ enum vma_batch_slot {
  * @nr: number of pages in @pages
  * @max: capacity of @pages; vma_batch_map() does not use it
  * @clean: map pages as not written to, because their content is that of the file
- *	that vma_batch_hold() helps to write them to; set before the first page
+ *	that vma_batch_hold() helps to write them to
  * @free_tables: free PTE tables whose last page is unmapped; not with @deferred
  * @deferred: vma_batch_unmap() does not flush, but leaves @generation in the slots
  * @generation: see @deferred
@@ -97,7 +97,6 @@ struct vma_batch {
 	long nr_tables;
 
 	/* private: */
-	pte_t proto;		/* a PTE without a page frame number, once needed */
 	unsigned long table_addr;	/* first address of the locked PTE table */
 	pte_t *table;		/* that table */
 	spinlock_t *ptl;
@@ -113,7 +112,7 @@ struct vma_batch {
 	unsigned long empty[VMA_BATCH_EMPTY_TABLES];	/* addresses of empty tables */
 };
 
-/* No page table begins at this address */
+/* Not an address of a slot, nor of a page table */
 #define VMA_BATCH_NOWHERE	1UL
 
 /**
@@ -142,7 +141,6 @@ static inline void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *
 	vb->generation = 0;
 	vb->flushed = NULL;
 	vb->nr_tables = 0;
-	vb->proto = __pte(0);
 	vb->table_addr = VMA_BATCH_NOWHERE;
 	vb->puds_addr = VMA_BATCH_NOWHERE;
 	vb->pmds_addr = VMA_BATCH_NOWHERE;

@@ -29,9 +29,11 @@
  * Output, then and when QEMU ends; each time a first line "# mode ...", then
  * others that begin with #; numbers are decimal, addresses hexadecimal:
  *
- *   mode=insn	<pc> <executions> <- or rep>
+ *   mode=insn	<pc> <executions> <-, rep or lock>
  *	An iteration of a string instruction (rep) is an execution, as it is for
- *	QEMU's -icount. An instruction that faults and is restarted counts twice.
+ *	QEMU's -icount. An instruction is locked if it has the prefix, or exchanges
+ *	a register with memory; a kernel that runs on one CPU removes its prefixes,
+ *	unless it is booted with noreplace-smp. An instruction that faults and is restarted counts twice.
  *   mode=lines	<pc> <loads> <stores> <moves> <lines> <an address of data>
  *	Only accesses to lines of 64 bytes that two or more CPUs wrote within the
  *	window. In which order does not matter: an emulator lets each CPU run for
@@ -220,6 +222,17 @@ static void executed_string(unsigned int vcpu, void *pc)
 		lookup(vcpu, (uintptr_t)pc, 0)->stores++;
 }
 
+static void executed_locked(unsigned int vcpu, void *pc)
+{
+	struct entry *e;
+
+	if (closed())
+		return;
+	e = lookup(vcpu, (uintptr_t)pc, 0);
+	e->loads++;
+	e->moves = 1;
+}
+
 static void accessed(unsigned int vcpu, uint32_t info, uint64_t vaddr, void *pc)
 {
 	struct qemu_plugin_hwaddr *hw;
@@ -264,6 +277,20 @@ static bool is_string(const uint8_t *code, size_t size)
 	return code[size - 1] >= 0xa4 && code[size - 1] <= 0xaf && (code[size - 1] & 0xfe) != 0xa8;
 }
 
+/* The prefix LOCK, or xchg of a register and memory; other prefixes may come first */
+static bool is_locked(const uint8_t *code, size_t size)
+{
+	size_t i = 0;
+
+	while (i < size && (code[i] == 0x66 || (code[i] & 0xfe) == 0x64))
+		i++;
+	if (i < size && code[i] == 0xf0)
+		return true;
+	if (i < size && (code[i] & 0xf0) == 0x40)
+		i++;
+	return i + 1 < size && (code[i] & 0xfe) == 0x86 && (code[i + 1] & 0xc0) != 0xc0;
+}
+
 static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 {
 	static const uint8_t nop[3] = { 0x0f, 0x1f, 0x80 };
@@ -292,7 +319,8 @@ static void translated(uint64_t id, struct qemu_plugin_tb *tb)
 			qemu_plugin_register_vcpu_mem_cb(insn, accessed, NO_REGS, READ_WRITE, pc);
 		else if (is_wanted((uintptr_t)pc))
 			qemu_plugin_register_vcpu_insn_exec_cb(insn,
-				is_string(code, size) ? executed_string : executed, NO_REGS, pc);
+				is_string(code, size) ? executed_string :
+				is_locked(code, size) ? executed_locked : executed, NO_REGS, pc);
 	}
 }
 
@@ -384,7 +412,7 @@ static void write_out(void)
 				moves, lines, all[i].vaddr);
 		else
 			fprintf(out, "%016lx %lu %s\n", all[i].pc, loads + stores,
-				stores ? "rep" : "-");
+				stores ? "rep" : moves ? "lock" : "-");
 	}
 	free(all);
 }

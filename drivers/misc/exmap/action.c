@@ -3,10 +3,13 @@
  * EXMAP_IOCTL_ACTION: the vectors that an interface shares with the program
  */
 #include <linux/bitmap.h>
+#include <linux/bitops.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
 
 #include "action.h"
 #include "job.h"
@@ -34,6 +37,19 @@ struct exmap_action {
 	long failed;
 	DECLARE_BITMAP(out_of_range, EXMAP_USER_INTERFACE_PAGES);
 };
+
+/*
+ * Returns the slot of a vector of one page. For any other vector, it is one that no
+ * region has: so one comparison tests length and range.
+ */
+static __always_inline u64 exmap_iov_single(struct exmap_iov vec)
+{
+#ifdef __LITTLE_ENDIAN_BITFIELD
+	return vec.value - (1ULL << (64 - EXMAP_PAGE_LEN_BITS));
+#else
+	return ror64(vec.value - 1, EXMAP_PAGE_LEN_BITS);
+#endif
+}
 
 static void exmap_put_result(struct exmap_iov *vec, int res, unsigned long pages)
 {
@@ -75,24 +91,34 @@ static int exmap_action_put(struct exmap_action *action, unsigned int i, int res
 	return 0;
 }
 
-/* Report vectors of one page, from the first on, which have not failed */
+/*
+ * Report vectors of one page, from the first on, which have not failed. @nr_changed of
+ * them have changed their slot, and only those still have its address in @addrs.
+ */
 static __always_inline void exmap_action_put_singles(struct exmap_action *action,
 						     unsigned int first,
-						     const unsigned long *changed,
-						     unsigned int nr, bool any)
+						     const unsigned long *addrs,
+						     unsigned int nr,
+						     unsigned int nr_changed)
 {
+	const struct exmap_iov changed = { .res = 0, .pages = 1 };
+	struct exmap_iov *vecs = action->vecs + first;
+
 	if (unlikely(!action->any)) {
-		if (any)
-			exmap_action_release(action);
-		action->any = any;
+		if (!nr_changed) {
+			bitmap_clear(action->out_of_range, first, nr);
+			action->nr_held = first + nr;
+			return;
+		}
+		exmap_action_release(action);
+		action->any = true;
 	}
-	if (likely(action->any)) {
-		for (unsigned int i = 0; i < nr; i++)
-			exmap_put_result(&action->vecs[first + i], 0, changed[i]);
+	if (likely(nr_changed == nr)) {
+		memset64(&vecs->value, changed.value, nr);
 		return;
 	}
-	bitmap_clear(action->out_of_range, first, nr);
-	action->nr_held = first + nr;
+	for (unsigned int i = 0; i < nr; i++)
+		exmap_put_result(&vecs[i], 0, addrs[i] != VMA_BATCH_NOWHERE);
 }
 
 /* Carry out a vector of any kind */
@@ -126,35 +152,30 @@ static __always_inline long exmap_action_vectors(struct exmap_place *place,
 	struct exmap_flights *flights = alloc ? NULL : place->exmap->flights;
 	const unsigned long start = place->exmap->start;
 	const unsigned long nr_slots = place->exmap->nr_slots;
-	struct vma_batch *vb = &place->vb;
 
 	for (unsigned int i = 0; i < nr_vecs; ) {
 		const unsigned int some = min(nr_vecs - i, EXMAP_ACTION_SINGLES);
 		unsigned int nr, done = 0;
-		unsigned long changed;
+		unsigned long slot, changed;
 		struct exmap_iov vec;
 		int err;
 
 		for (nr = 0; nr < some; nr++) {
 			/* The program may write to the vector at any time: look once */
 			vec.value = READ_ONCE(vecs[i + nr].value);
-			if (unlikely(vec.len != 1 || vec.page >= nr_slots ||
-				     exmap_flight_may_be_busy(flights, vec.page)))
+			slot = exmap_iov_single(vec);
+			if (unlikely(slot >= nr_slots ||
+				     exmap_flight_may_be_busy(flights, slot)))
 				break;
-			addrs[nr] = start + ((unsigned long)vec.page << PAGE_SHIFT);
+			addrs[nr] = start + (slot << PAGE_SHIFT);
 		}
 		while (done < nr) {
-			const unsigned int before = vb->nr, first = done;
+			const unsigned int first = done;
+			unsigned int nr_changed;
 
-			if (alloc) {
-				done += vma_batch_map_each(vb, addrs + done, nr - done);
-			} else {
-				done += vma_batch_unmap_each(vb, addrs + done, nr - done);
-				if (vb->deferred)
-					place->freed += vb->nr - before;
-			}
+			done += exmap_place_each(place, addrs + done, nr - done, &nr_changed);
 			exmap_action_put_singles(&action, i + first, addrs + first,
-						 done - first, vb->nr != before);
+						 done - first, nr_changed);
 			if (likely(done == nr))
 				break;
 			/* A page or room in the array is missing: take the general path */
@@ -186,28 +207,26 @@ static __always_inline long exmap_action_vectors(struct exmap_place *place,
 static __always_inline bool exmap_action_single(struct exmap *exmap,
 						struct exmap_interface *iface, bool alloc)
 {
-	struct vm_area_struct *vma = lock_vma_cached(exmap->mm, &exmap->vma);
+	struct vm_area_struct *vma = exmap_region_trylock(exmap);
 	struct exmap_iov *vecs, vec;
+	unsigned long slot;
 	bool done = false;
 
 	if (unlikely(!vma))
 		return false;
-	/* Another VMA may have taken the place meanwhile: look at what was locked */
-	if (unlikely(!exmap_region_is(exmap, vma)))
-		goto out;
 	mutex_lock(&iface->lock);
 	vecs = iface->vectors;
 	if (likely(vecs)) {
 		/* The program may write to the vector at any time: look once */
 		vec.value = READ_ONCE(vecs->value);
-		if (likely(vec.len == 1 && vec.page < exmap->nr_slots))
-			done = alloc ? exmap_place_alloc_one(exmap, iface, vma, vec.page) :
-				       exmap_place_free_one(exmap, iface, vma, vec.page);
+		slot = exmap_iov_single(vec);
+		if (likely(slot < exmap->nr_slots))
+			done = alloc ? exmap_place_alloc_one(exmap, iface, vma, slot) :
+				       exmap_place_free_one(exmap, iface, vma, slot);
 		if (likely(done))
 			exmap_put_result(vecs, 0, 1);
 	}
 	mutex_unlock(&iface->lock);
-out:
 	vma_end_read(vma);
 	return done;
 }
@@ -257,8 +276,7 @@ static noinline long exmap_action_io(struct exmap *exmap, struct exmap_interface
 	mutex_unlock(&iface->lock);
 	if (!vecs)
 		return -ENOMEM;
-	job.vecs = kvmalloc_array(nr, sizeof(*job.vecs) + sizeof(*job.results),
-				  GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+	job.vecs = kvmalloc_array(nr, sizeof(*job.vecs) + sizeof(*job.results), EXMAP_GFP);
 	if (!job.vecs)
 		return -ENOMEM;
 	job.results = (void *)(job.vecs + nr);
@@ -291,29 +309,63 @@ static noinline long exmap_action_io(struct exmap *exmap, struct exmap_interface
 	return ret;
 }
 
+/*
+ * Number of vectors and opcode of a call as one number, from the first eight bytes of
+ * its argument
+ */
+static __always_inline u32 exmap_action_what(u64 head)
+{
+	return head >> 16;
+}
+
+/* That number for a single vector */
+static __always_inline u32 exmap_action_single_what(u16 opcode)
+{
+	const struct exmap_action_params params = { .iov_len = 1, .opcode = opcode };
+	u64 head;
+
+	memcpy(&head, &params, sizeof(head));
+	return exmap_action_what(head);
+}
+
 /**
  * exmap_action() - Carry out the vectors of an interface.
  * @exmap: the exmap, of the current process and set up
- * @params: what the program asks for
+ * @arg: what the program asks for
  *
  * Context: Process context, may sleep. No locks are held.
  *
  * Return: the number of vectors that have failed, with the result of each in the
- * shared page. Or an error, with nothing done and the shared page untouched: -EINVAL
- * for an interface, opcode, flag or number of vectors that does not exist, -ENXIO if
- * there is no region, -ENOMEM if there was no memory, -EINTR if a fatal signal
- * arrived.
+ * shared page. Or an error, with nothing done and the shared page untouched: -EFAULT if
+ * @arg cannot be read, -EINVAL for an interface, opcode, flag or number of vectors that
+ * does not exist, -ENXIO if there is no region, -ENOMEM if there was no memory, -EINTR
+ * if a fatal signal arrived.
  */
-long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
+long exmap_action(struct exmap *exmap, const struct exmap_action_params __user *arg)
 {
-	const bool alloc = params->opcode == EXMAP_OP_ALLOC;
-	struct exmap_interface *iface = exmap_interface_get(exmap, params->interface);
+	struct exmap_action_params params __uninitialized;
+	struct exmap_interface *iface;
+	u64 head, flags;
+	u32 what;
+
+	static_assert(offsetof(typeof(params), flags) == sizeof(head));
+	/* For a call of one page, copy_from_user() would be a large part of the work */
+	scoped_user_read_access(arg, fault) {
+		unsafe_get_user(head, (const u64 __user *)arg, fault);
+		unsafe_get_user(flags, &arg->flags, fault);
+	}
+	memcpy(&params, &head, sizeof(head));
+	iface = exmap_interface_get(exmap, params.interface);
 
 	/* Does nothing where there is no region */
-	if (likely(iface && !params->flags && params->iov_len == 1) &&
-	    !exmap->pool.deferred && (alloc || params->opcode == EXMAP_OP_FREE) &&
-	    likely(exmap_action_single(exmap, iface, alloc)))
-		return 0;
+	if (likely(iface && !(flags | exmap->pool.deferred))) {
+		what = exmap_action_what(head);
+		if (what == exmap_action_single_what(EXMAP_OP_ALLOC) ?
+		    likely(exmap_action_single(exmap, iface, true)) :
+		    what == exmap_action_single_what(EXMAP_OP_FREE) &&
+		    likely(exmap_action_single(exmap, iface, false)))
+			return 0;
+	}
 
 	/*
 	 * A missing region is what a call fails with first, whatever else is wrong.
@@ -321,10 +373,14 @@ long exmap_action(struct exmap *exmap, const struct exmap_action_params *params)
 	 */
 	if (unlikely(smp_load_acquire(&exmap->state) != EXMAP_MAPPED))
 		return -ENXIO;
-	if (!iface || params->flags || params->iov_len > EXMAP_USER_INTERFACE_PAGES ||
-	    params->opcode > EXMAP_OP_WRITE)
+	if (!iface || flags || params.iov_len > EXMAP_USER_INTERFACE_PAGES ||
+	    params.opcode > EXMAP_OP_WRITE)
 		return -EINVAL;
-	if (exmap_opcode_is_io(params->opcode) && params->iov_len)
-		return exmap_action_io(exmap, iface, params->iov_len, params->opcode);
-	return exmap_action_place(exmap, iface, params->iov_len, alloc);
+	if (exmap_opcode_is_io(params.opcode) && params.iov_len)
+		return exmap_action_io(exmap, iface, params.iov_len, params.opcode);
+	return exmap_action_place(exmap, iface, params.iov_len,
+				  params.opcode == EXMAP_OP_ALLOC);
+
+fault:
+	return -EFAULT;
 }

@@ -5,6 +5,6 @@
 struct exmap;
 struct exmap_action_params;
 
-long exmap_action(struct exmap *exmap, const struct exmap_action_params *params);
+long exmap_action(struct exmap *exmap, const struct exmap_action_params __user *arg);
 
 #endif /* _EXMAP_ACTION_H */

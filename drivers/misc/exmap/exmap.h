@@ -17,16 +17,18 @@
 #ifndef _EXMAP_H
 #define _EXMAP_H
 
+#include <linux/err.h>
+#include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/mm_types.h>
 #include <linux/mutex.h>
+#include <linux/sched.h>
 #include <linux/types.h>
 #include <uapi/linux/exmap.h>
 
 #include "pool.h"
 
 struct exmap_flights;
-struct file;
 struct user_struct;
 
 /**
@@ -97,12 +99,45 @@ struct exmap_pending {
 	void (*free)(struct exmap_pending *pending);
 };
 
-struct exmap *exmap_of(struct file *file);
-struct exmap *exmap_of_ready(struct file *file);
 struct exmap *exmap_of_mapped(struct file *file);
 struct exmap *exmap_of_or_new(struct file *file);
 int exmap_clone(struct file *file, struct file *source);
 void exmap_release(struct file *file);
+
+/**
+ * exmap_of() - Return the exmap of a file.
+ * @file: an open /dev/exmap; once it has an exmap, it keeps it
+ *
+ * Return: the exmap; ERR_PTR(-ENXIO) if there is none yet; ERR_PTR(-EPERM) if it
+ * belongs to another address space.
+ */
+static inline struct exmap *exmap_of(struct file *file)
+{
+	/* Pairs with the cmpxchg() that set it */
+	struct exmap *exmap = smp_load_acquire(&file->private_data);
+
+	if (!exmap)
+		return ERR_PTR(-ENXIO);
+	if (exmap->mm != current->mm)
+		return ERR_PTR(-EPERM);
+	return exmap;
+}
+
+/**
+ * exmap_of_ready() - Return the exmap of a file if it is set up.
+ * @file: an open /dev/exmap
+ *
+ * Return: as exmap_of(), and ERR_PTR(-ENXIO) if it is not set up.
+ */
+static inline struct exmap *exmap_of_ready(struct file *file)
+{
+	struct exmap *exmap = exmap_of(file);
+
+	/* Pairs with exmap_do_setup() */
+	if (!IS_ERR(exmap) && !smp_load_acquire(&exmap->ready))
+		return ERR_PTR(-ENXIO);
+	return exmap;
+}
 
 /**
  * exmap_slots_ok() - Test whether a range of slots is inside the region.

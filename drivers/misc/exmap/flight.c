@@ -7,6 +7,7 @@
 #include <linux/wait_bit.h>
 
 #include "flight.h"
+#include "pool.h"
 
 /**
  * exmap_flights_alloc() - Set up the slots in flight of an exmap.
@@ -15,7 +16,7 @@
  */
 struct exmap_flights *exmap_flights_alloc(void)
 {
-	struct exmap_flights *flights = kvzalloc_obj(*flights, GFP_KERNEL_ACCOUNT);
+	struct exmap_flights *flights = kvzalloc_obj(*flights, EXMAP_GFP);
 
 	for (unsigned int i = 0; flights && i < ARRAY_SIZE(flights->buckets); i++)
 		spin_lock_init(&flights->buckets[i].lock);
@@ -59,7 +60,7 @@ static bool exmap_flight_must_wait(const struct exmap_flight_bucket *bucket,
 /**
  * exmap_flight_begin() - Begin the flight of a slot, unless it must wait.
  * @flights: the slots in flight
- * @flight: the flight, uninitialised memory that stays until exmap_flight_end()
+ * @flight: the flight, which stays until exmap_flight_end(); only @flight->stall is set
  * @slot: the slot
  * @kind: what the transfer does
  *
@@ -107,16 +108,53 @@ void exmap_flight_end(struct exmap_flights *flights, struct exmap_flight *flight
 	}
 }
 
-static bool exmap_flight_may_begin(struct exmap_flight_bucket *bucket, unsigned long slot,
-				   enum exmap_flight_kind kind)
+/**
+ * exmap_flight_wake() - Have those who wait for a slot look again.
+ * @flights: the slots in flight
+ * @slot: a slot in flight that is stalled since
+ *
+ * Context: Any.
+ */
+void exmap_flight_wake(struct exmap_flights *flights, unsigned long slot)
 {
+	struct exmap_flight_bucket *bucket = exmap_flight_bucket(flights, slot);
 	unsigned long irq;
-	bool may;
+	bool wake;
+
+	/* Who counts itself later looks later, and finds it stalled */
+	spin_lock_irqsave(&bucket->lock, irq);
+	wake = bucket->nr_waiting;
+	spin_unlock_irqrestore(&bucket->lock, irq);
+	if (wake) {
+		/* As in exmap_flight_end() */
+		smp_mb();
+		wake_up_var(bucket);
+	}
+}
+
+/* Tests whether a wait is over, because a flight can begin, or because it must help */
+static bool exmap_flight_wait_is_over(struct exmap_flight_bucket *bucket,
+				      unsigned long slot, enum exmap_flight_kind kind,
+				      atomic_t **stall)
+{
+	struct exmap_flight *flight;
+	bool may_begin = true;
+	unsigned long irq;
 
 	spin_lock_irqsave(&bucket->lock, irq);
-	may = !exmap_flight_must_wait(bucket, slot, kind);
+	hlist_for_each_entry(flight, &bucket->flights, node) {
+		if (flight->slot != slot || !exmap_flight_conflicts(flight->kind, kind))
+			continue;
+		may_begin = false;
+		/* It does not end, so its memory does not go away, before it was helped */
+		if (atomic_cmpxchg(flight->stall, EXMAP_STALLED, EXMAP_STALL_HELPED) ==
+		    EXMAP_STALLED) {
+			*stall = flight->stall;
+			break;
+		}
+	}
 	spin_unlock_irqrestore(&bucket->lock, irq);
-	return may;
+	return may_begin || *stall;
 }
 
 /**
@@ -124,15 +162,17 @@ static bool exmap_flight_may_begin(struct exmap_flight_bucket *bucket, unsigned 
  * @flights: the slots in flight
  * @slot: the slot
  * @kind: the kind of the flight that is going to begin
+ * @stall: NULL; set to exmap_flight::stall of a flight that does not end unless the
+ *	caller carries out the writes that it belongs to
  *
  * Context: Process context, may sleep. The caller has no flight itself, so that two
- * calls never wait for each other. A write that would have had to wait may need the
- * task work of this very task to go on: that interrupts like a signal.
+ * calls never wait for each other.
  *
- * Return: 0, and another flight may begin at once; -EINTR if a signal arrived.
+ * Return: 0, and the caller tries again at once, after it has helped if it must;
+ * -EINTR if a signal arrived.
  */
 int exmap_flight_wait(struct exmap_flights *flights, unsigned long slot,
-		      enum exmap_flight_kind kind)
+		      enum exmap_flight_kind kind, atomic_t **stall)
 {
 	struct exmap_flight_bucket *bucket = exmap_flight_bucket(flights, slot);
 	unsigned long irq;
@@ -141,7 +181,8 @@ int exmap_flight_wait(struct exmap_flights *flights, unsigned long slot,
 	spin_lock_irqsave(&bucket->lock, irq);
 	bucket->nr_waiting++;
 	spin_unlock_irqrestore(&bucket->lock, irq);
-	err = wait_var_event_interruptible(bucket, exmap_flight_may_begin(bucket, slot, kind));
+	err = wait_var_event_interruptible(bucket, exmap_flight_wait_is_over(bucket, slot,
+									     kind, stall));
 	spin_lock_irqsave(&bucket->lock, irq);
 	bucket->nr_waiting--;
 	spin_unlock_irqrestore(&bucket->lock, irq);

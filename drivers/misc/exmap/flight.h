@@ -14,6 +14,7 @@
 #ifndef _EXMAP_FLIGHT_H
 #define _EXMAP_FLIGHT_H
 
+#include <linux/atomic.h>
 #include <linux/hash.h>
 #include <linux/list.h>
 #include <linux/spinlock.h>
@@ -34,15 +35,32 @@ enum exmap_flight_kind {
 };
 
 /**
+ * enum exmap_stall - whether writes wait for a task that carries them out
+ * @EXMAP_STALL_NONE: They do not.
+ * @EXMAP_STALLED: They do. Whoever waits for one of the slots can be that task.
+ * @EXMAP_STALL_HELPED: A task that waits for one of the slots carries them out.
+ *
+ * io_uring has a limited number of workers. If one of them waits for a slot, it may be
+ * the one that the write of this slot would need.
+ */
+enum exmap_stall {
+	EXMAP_STALL_NONE,
+	EXMAP_STALLED,
+	EXMAP_STALL_HELPED,
+};
+
+/**
  * struct exmap_flight - a slot in flight
  * @node: Entry of exmap_flight_bucket::flights, protected by the lock of the bucket.
  * @slot: The slot.
  * @kind: What the transfer does.
+ * @stall: An enum exmap_stall of all transfers that are in flight together.
  */
 struct exmap_flight {
 	struct hlist_node node;
 	unsigned long slot;
 	enum exmap_flight_kind kind;
+	atomic_t *stall;
 };
 
 /**
@@ -71,8 +89,9 @@ void exmap_flights_free(struct exmap_flights *flights);
 bool exmap_flight_begin(struct exmap_flights *flights, struct exmap_flight *flight,
 			unsigned long slot, enum exmap_flight_kind kind);
 void exmap_flight_end(struct exmap_flights *flights, struct exmap_flight *flight);
+void exmap_flight_wake(struct exmap_flights *flights, unsigned long slot);
 int exmap_flight_wait(struct exmap_flights *flights, unsigned long slot,
-		      enum exmap_flight_kind kind);
+		      enum exmap_flight_kind kind, atomic_t **stall);
 bool exmap_flight_is_reading(struct exmap_flights *flights, unsigned long slot);
 bool exmap_flight_is_busy(struct exmap_flights *flights, unsigned long slot);
 

@@ -4,30 +4,12 @@
  */
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
-#include <linux/nospec.h>
 #include <linux/slab.h>
 
-#include "exmap.h"
 #include "interface.h"
 
 static_assert(sizeof(struct exmap_iov) == 8);
 static_assert(sizeof(struct exmap_user_interface) == PAGE_SIZE);
-
-/**
- * exmap_interface_get() - Return an interface by its number.
- * @exmap: the exmap, set up
- * @number: what the program says
- *
- * Return: the interface, or NULL if there is none with this number.
- */
-struct exmap_interface *exmap_interface_get(struct exmap *exmap, u64 number)
-{
-	const unsigned int nr = exmap->pool.nr_interfaces;
-
-	if (number >= nr)
-		return NULL;
-	return &exmap->pool.interfaces[array_index_nospec((unsigned int)number, nr)];
-}
 
 /**
  * exmap_interface_vectors() - Return the vectors, allocating them if necessary.
@@ -38,9 +20,7 @@ struct exmap_interface *exmap_interface_get(struct exmap *exmap, u64 number)
 struct exmap_iov *exmap_interface_vectors(struct exmap_interface *iface)
 {
 	if (unlikely(!iface->vectors))
-		iface->vectors = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT |
-							 __GFP_RETRY_MAYFAIL |
-							 __GFP_NOWARN);
+		iface->vectors = (void *)get_zeroed_page(EXMAP_GFP);
 	return iface->vectors;
 }
 

@@ -15,6 +15,7 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
+#include <linux/wait_bit.h>
 
 #include "exmap.h"
 #include "io.h"
@@ -32,6 +33,7 @@ static void exmap_io_init(struct exmap_io *io, struct exmap *exmap,
 	io->pages = pages;
 	io->max_pages = max_pages;
 	io->nr_pages = 0;
+	atomic_set(&io->stall, EXMAP_STALL_NONE);
 	io->notify = NULL;
 	io->allocated = false;
 }
@@ -68,8 +70,7 @@ struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 	struct exmap_io *io;
 
 	io = kvmalloc(sizeof(*io) + max_runs * sizeof(*runs) +
-		      max_pages * (sizeof(*bvecs) + sizeof(*pages)),
-		      GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+		      max_pages * (sizeof(*bvecs) + sizeof(*pages)), EXMAP_GFP);
 	if (!io)
 		return NULL;
 	runs = (void *)(io + 1);
@@ -133,6 +134,7 @@ void exmap_io_add(struct exmap_io *io, struct page *page, unsigned int vec,
 	info->err = 0;
 	info->dirty = vec_flags & EXMAP_VEC_DIRTY;
 	info->landed = false;
+	info->redo = false;
 	info->zero = vec_flags & EXMAP_VEC_ZERO;
 	if (exmap_run_continues(io, last, info, flags)) {
 		last->nr++;
@@ -182,7 +184,7 @@ static void exmap_run_land(struct exmap_run *run)
 	struct exmap_io *io = run->io;
 	const size_t done = run->done + (run->res > 0 ? run->res : 0);
 
-	/* It is going to be made again, by a worker */
+	/* It is going to be made again, by a task that can wait */
 	if (run->write && run->res == -EAGAIN)
 		return;
 	for (unsigned int i = 0; i < run->nr; i++) {
@@ -212,6 +214,55 @@ static long exmap_run_result(long res)
 	}
 }
 
+/* Tests whether a run has pages that are still to be written */
+static bool exmap_run_is_unwritten(const struct exmap_run *run)
+{
+	return run->write && run->nr && !run->io->pages[run->first].landed;
+}
+
+/**
+ * exmap_io_stall() - Let whoever waits for a slot carry out the writes.
+ * @io: transfers with io->notify, of which none is in flight. If there are writes that
+ *	could not be made without waiting, nobody but exmap_io_help() touches them until
+ *	exmap_io_unstall().
+ *
+ * Context: Any.
+ */
+void exmap_io_stall(struct exmap_io *io)
+{
+	bool stalled = false;
+
+	for (unsigned int i = 0; i < io->nr_runs && !stalled; i++)
+		stalled = exmap_run_is_unwritten(&io->runs[i]);
+	if (likely(!stalled))
+		return;
+	/* Whoever finds it stalled sees what has become of the requests */
+	atomic_set_release(&io->stall, EXMAP_STALLED);
+	for (unsigned int i = 0; i < io->nr_pages; i++)
+		exmap_flight_wake(io->exmap->flights, io->pages[i].flight.slot);
+}
+
+/**
+ * exmap_io_unstall() - Undo exmap_io_stall().
+ * @io: the transfers
+ * @wait: wait if somebody carries out the writes
+ *
+ * Context: Process context, may sleep if @wait.
+ * Return: true; or, without @wait, false if somebody carries out the writes.
+ */
+bool exmap_io_unstall(struct exmap_io *io, bool wait)
+{
+	if (atomic_cmpxchg(&io->stall, EXMAP_STALLED, EXMAP_STALL_NONE) == EXMAP_STALLED)
+		return true;
+	/* Pairs with exmap_io_help() */
+	if (likely(atomic_read_acquire(&io->stall) == EXMAP_STALL_NONE))
+		return true;
+	if (!wait)
+		return false;
+	wait_var_event(&io->stall, atomic_read_acquire(&io->stall) == EXMAP_STALL_NONE);
+	return true;
+}
+
 static void exmap_run_complete(struct kiocb *iocb, long res)
 {
 	struct exmap_run *run = container_of(iocb, struct exmap_run, iocb);
@@ -225,10 +276,12 @@ static void exmap_run_complete(struct kiocb *iocb, long res)
 		exmap_run_land(run);
 	if (!atomic_dec_and_test(&io->pending))
 		return;
-	if (io->notify)
-		io->notify(io);
-	else
+	if (!io->notify) {
 		complete(&io->waited);
+		return;
+	}
+	exmap_io_stall(io);
+	io->notify(io);
 }
 
 /*
@@ -293,6 +346,9 @@ static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 	if (ret == -EIOCBQUEUED)
 		return;
 	run->res = exmap_run_result(ret);
+	/* What is left of a write is not lost: nobody has been told that it is over */
+	if (io->notify && (!run->write || run->done + ret == run->nr * PAGE_SIZE))
+		exmap_run_land(run);
 	/* exmap_io_submit() has not dropped its own count yet */
 	atomic_dec(&io->pending);
 }
@@ -475,4 +531,56 @@ void exmap_io_wait(struct exmap_io *io, bool nowait)
 			wait_for_completion_io(&io->waited);
 		first = false;
 	} while (exmap_io_settle(io) && !nowait);
+}
+
+/* Write what is left of a run, and wait for it */
+static void exmap_run_finish(struct exmap_run *run)
+{
+	const struct file *file = run->io->exmap->backing;
+	const struct kiocb proto = {
+		.ki_filp	= run->io->exmap->backing,
+		.ki_pos		= run->io->exmap->offset,
+		.ki_flags	= file->f_iocb_flags & ~IOCB_APPEND,
+		.ki_ioprio	= get_current_ioprio(),
+	};
+	const size_t size = run->nr * PAGE_SIZE;
+
+	/* If it is to be made again, this was taken into account */
+	if (!run->todo && run->res > 0)
+		run->done += run->res;
+	while (run->done < size) {
+		atomic_inc(&run->io->pending);
+		exmap_run_start(run, &proto);
+		if (run->res > 0)
+			run->done += run->res;
+		else
+			exmap_run_failed(run, run->res ?: -EIO);
+		cond_resched();
+	}
+	for (unsigned int i = 0; i < run->nr; i++) {
+		const unsigned int page = run->first + i;
+
+		exmap_io_land(run->io, &run->io->pages[page], run->io->bvecs[page].bv_page,
+			      exmap_io_page_ok(run, i));
+	}
+}
+
+/**
+ * exmap_io_help() - Carry out writes for which nobody else may come.
+ * @stall: exmap_io::stall, as exmap_flight_wait() returned it
+ *
+ * Context: Process context, may sleep. The transfers may be gone on return.
+ */
+void exmap_io_help(atomic_t *stall)
+{
+	struct exmap_io *io = container_of(stall, struct exmap_io, stall);
+
+	for (unsigned int i = 0; i < io->nr_runs; i++)
+		if (exmap_run_is_unwritten(&io->runs[i]))
+			exmap_run_finish(&io->runs[i]);
+	/* Pairs with exmap_io_unstall() */
+	atomic_set_release(stall, EXMAP_STALL_NONE);
+	/* Order this before the look for waiters */
+	smp_mb();
+	wake_up_var(stall);
 }

@@ -6,9 +6,9 @@
  * neighbours in the region, and so in the file, form a *run*, which is one request to
  * the file: a kiocb with the pages as a bvec, so that nothing is pinned or copied.
  *
- * Requests are made by the task that asks for the transfer, or by an io_uring worker
- * of its process, so that its memory cgroup, resource limits, namespaces, I/O
- * priority and credentials apply.
+ * Requests are made by the task that asks for the transfer, by an io_uring worker of its
+ * process, or by another task of its process that would have to wait for them, so that its
+ * memory cgroup, resource limits, namespaces, I/O priority and credentials apply.
  */
 #ifndef _EXMAP_IO_H
 #define _EXMAP_IO_H
@@ -40,6 +40,7 @@ struct exmap;
  * @err: Why it was not transferred, although exmap_run::done covers it.
  * @dirty: The page was dirty, and is again if it cannot be written.
  * @landed: The flight has ended.
+ * @redo: It was not read, and the job has to read it again.
  * @zero: Where the file has ended, the page is filled with zeroes. The same for all
  *	pages of a run.
  */
@@ -49,6 +50,7 @@ struct exmap_io_page {
 	s16 err;
 	bool dirty;
 	bool landed;
+	bool redo;
 	bool zero;
 };
 
@@ -94,6 +96,7 @@ struct exmap_run {
  * @bvecs: The pages, each with a reference.
  * @pages: More about the same pages.
  * @runs: The runs.
+ * @stall: An enum exmap_stall. Other than EXMAP_STALL_NONE only with @notify.
  * @notify: Called when @pending drops to 0, in any context. NULL to complete
  *	@waited instead.
  * @owner: For @notify.
@@ -110,6 +113,7 @@ struct exmap_io {
 	struct bio_vec *bvecs;
 	struct exmap_io_page *pages;
 	struct exmap_run *runs;
+	atomic_t stall;
 	void (*notify)(struct exmap_io *io);
 	void *owner;
 	bool allocated;
@@ -144,6 +148,9 @@ void exmap_io_land(struct exmap_io *io, struct exmap_io_page *info, struct page 
 bool exmap_io_submit(struct exmap_io *io, int flags);
 bool exmap_io_settle(struct exmap_io *io);
 void exmap_io_wait(struct exmap_io *io, bool nowait);
+void exmap_io_stall(struct exmap_io *io);
+bool exmap_io_unstall(struct exmap_io *io, bool wait);
+void exmap_io_help(atomic_t *stall);
 
 /**
  * exmap_io_next() - Return the page that exmap_io_add() adds next.
@@ -155,6 +162,7 @@ static inline struct exmap_io_page *exmap_io_next(struct exmap_io *io)
 {
 	if (unlikely(io->nr_pages == io->max_pages || io->nr_runs == io->max_runs))
 		return NULL;
+	io->pages[io->nr_pages].flight.stall = &io->stall;
 	return &io->pages[io->nr_pages];
 }
 

@@ -13,12 +13,14 @@
 #include "quarantine.h"
 #include "region.h"
 
-/*
- * A page that was not transferred by exmap_job_start(), and that exmap_job_run() must
- * transfer. Its vector is marked in a field that is zero otherwise.
- */
+/* A page that was not read by exmap_job_start(), and that exmap_job_run() must read */
 #define EXMAP_JOB_REDO		(-EIOCBQUEUED)
-#define EXMAP_NODE_REDO		1
+
+/* The round ends before a slot */
+#define EXMAP_ROUND_ENDS	1
+
+/* Vectors of one page that are carried out together */
+#define EXMAP_JOB_SINGLES	64U
 
 /* All slots of a vector from the given one on have failed */
 static void exmap_job_fail(struct exmap_job *job, unsigned int i, unsigned int slot,
@@ -104,18 +106,16 @@ static noinline int exmap_alloc_all_or_nothing(struct exmap_place *place,
 	return err;
 }
 
-/* The slot is in another flight: end the round, or fail. Returns whether it ends. */
-static bool exmap_job_must_wait(struct exmap_job *job, unsigned long slot,
-				enum exmap_flight_kind kind)
+/* The slot is in another flight. Returns EXMAP_ROUND_ENDS, or -EAGAIN. */
+static int exmap_job_must_wait(struct exmap_job *job, unsigned long slot,
+			       enum exmap_flight_kind kind)
 {
-	if (job->nowait && !job->io->notify) {
-		exmap_job_fail(job, job->next, job->next_slot, -EAGAIN);
-		return false;
-	}
+	if (job->nowait && !job->io->notify)
+		return -EAGAIN;
 	job->waiting = true;
 	job->wait_slot = slot;
 	job->wait_kind = kind;
-	return true;
+	return EXMAP_ROUND_ENDS;
 }
 
 /* Take a reference to the page of a slot that is going to be overwritten */
@@ -131,52 +131,88 @@ static int exmap_job_hold(struct exmap_place *place, unsigned long slot,
 	return -EFAULT;
 }
 
+/*
+ * Collect the page for slot @n of a READ, vector @i, if it is to be read. Returns 0,
+ * EXMAP_ROUND_ENDS, or an error.
+ */
+static int exmap_job_read_slot(struct exmap_job *job, struct exmap_place *place,
+			       unsigned int i, unsigned int n)
+{
+	struct exmap_flights *flights = job->exmap->flights;
+	const struct exmap_vec *vec = &job->vecs[i];
+	const unsigned long slot = vec->page + n;
+	struct exmap_io_page *info = exmap_io_next(job->io);
+	enum exmap_flight_kind kind;
+	struct page *page;
+	u8 state;
+	int err;
+
+	if (!info)
+		return EXMAP_ROUND_ENDS;
+	do {
+		vma_batch_query(&place->vb, exmap_slot_addr(job->exmap, slot), 1, &state,
+				false);
+		if (state && !(vec->flags & EXMAP_VEC_REPLACE))
+			return 0;
+		kind = state ? EXMAP_FLIGHT_REREAD : EXMAP_FLIGHT_READ;
+		if (unlikely(!exmap_flight_begin(flights, &info->flight, slot, kind)))
+			return exmap_job_must_wait(job, slot, kind);
+		err = state ? exmap_job_hold(place, slot, &page) :
+			      exmap_place_page(place, &page, vec->len - n);
+		if (unlikely(err))
+			exmap_flight_end(flights, &info->flight);
+		/* If the page was taken away meanwhile, look again */
+	} while (unlikely(err == -ENOENT));
+	if (unlikely(err))
+		return err;
+	if (!state) {
+		job->reading = true;
+		/* The flag belongs to the previous content of the page */
+		if (unlikely(PageDirty(page)))
+			folio_clear_dirty(page_folio(page));
+	}
+	exmap_io_add(job->io, page, i, vec->flags, 0);
+	return 0;
+}
+
 /* Collect the pages of a READ. Returns false if the round ends before its last slot. */
 static bool exmap_job_read(struct exmap_job *job, struct exmap_place *place,
 			   const struct exmap_vec *vec)
 {
-	struct exmap_flights *flights = job->exmap->flights;
+	for (; job->next_slot < vec->len; job->next_slot++) {
+		const int ret = exmap_job_read_slot(job, place, job->next, job->next_slot);
 
-	while (job->next_slot < vec->len) {
-		const unsigned long slot = vec->page + job->next_slot;
-		struct exmap_io_page *info = exmap_io_next(job->io);
-		enum exmap_flight_kind kind;
-		struct page *page;
-		u8 state;
-		int err;
-
-		if (!info)
+		if (ret == EXMAP_ROUND_ENDS)
 			return false;
-		vma_batch_query(&place->vb, exmap_slot_addr(job->exmap, slot), 1, &state,
-				false);
-		if (state && !(vec->flags & EXMAP_VEC_REPLACE)) {
-			job->next_slot++;
+		if (unlikely(ret)) {
+			exmap_job_fail(job, job->next, job->next_slot, ret);
+			break;
+		}
+	}
+	return true;
+}
+
+/*
+ * Collect pages that could not be read at first. Their places in @io are used again, which
+ * is possible because there are never more new pages than old ones. Returns false if the
+ * round ends before the last of them.
+ */
+static bool exmap_job_redo(struct exmap_job *job, struct exmap_place *place)
+{
+	for (; job->redo < job->redo_end; job->redo++) {
+		const struct exmap_io_page *info = &job->io->pages[job->redo];
+		const unsigned int i = info->vec;
+		const unsigned long n = info->flight.slot - job->vecs[i].page;
+		int ret;
+
+		/* The vector was reduced if another part of it has failed */
+		if (!info->redo || n >= job->vecs[i].len)
 			continue;
-		}
-		kind = state ? EXMAP_FLIGHT_REREAD : EXMAP_FLIGHT_READ;
-		if (unlikely(!exmap_flight_begin(flights, &info->flight, slot, kind))) {
-			if (exmap_job_must_wait(job, slot, kind))
-				return false;
-			break;
-		}
-		err = state ? exmap_job_hold(place, slot, &page) :
-			      exmap_place_page(place, &page, vec->len - job->next_slot);
-		if (unlikely(err)) {
-			exmap_flight_end(flights, &info->flight);
-			/* The page was taken away meanwhile: look again */
-			if (err == -ENOENT)
-				continue;
-			exmap_job_fail(job, job->next, job->next_slot, err);
-			break;
-		}
-		if (!state) {
-			job->reading = true;
-			/* The flag belongs to the previous content of the page */
-			if (unlikely(PageDirty(page)))
-				folio_clear_dirty(page_folio(page));
-		}
-		exmap_io_add(job->io, page, job->next, vec->flags, 0);
-		job->next_slot++;
+		ret = exmap_job_read_slot(job, place, i, n);
+		if (ret == EXMAP_ROUND_ENDS)
+			return false;
+		if (unlikely(ret))
+			exmap_job_fail(job, i, n, ret);
 	}
 	return true;
 }
@@ -199,8 +235,11 @@ static bool exmap_job_write(struct exmap_job *job, struct exmap_place *place,
 			return false;
 		if (unlikely(!exmap_flight_begin(flights, &info->flight, slot,
 						 EXMAP_FLIGHT_WRITE))) {
-			if (exmap_job_must_wait(job, slot, EXMAP_FLIGHT_WRITE))
+			const int ret = exmap_job_must_wait(job, slot, EXMAP_FLIGHT_WRITE);
+
+			if (ret == EXMAP_ROUND_ENDS)
 				return false;
+			exmap_job_fail(job, job->next, job->next_slot, ret);
 			break;
 		}
 		/*
@@ -246,13 +285,6 @@ static int exmap_vec_check(const struct exmap_job *job, const struct exmap_vec *
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
-/* Tests whether a vector skips slots for which it has nothing to do any more */
-static bool exmap_vec_skips(const struct exmap_vec *vec)
-{
-	return vec->opcode == EXMAP_OP_READ ? !(vec->flags & EXMAP_VEC_REPLACE) :
-					      vec->flags & EXMAP_VEC_DIRTY;
-}
-
 /* Begin the next vector. Returns false if the round ends before its last slot. */
 static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 {
@@ -262,14 +294,7 @@ static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 	unsigned long done = 0, changed = 0;
 	int err;
 
-	if (!job->next_slot && i < job->redo_end) {
-		if (!vec->node)
-			return true;
-		vec->node = 0;
-		/* What the first attempt has done is skipped, or done again */
-		if (!exmap_vec_skips(vec))
-			job->results[i].pages = 0;
-	} else if (!job->next_slot) {
+	if (!job->next_slot) {
 		job->results[i] = (struct exmap_result) {};
 		err = exmap_vec_check(job, vec);
 		if (err) {
@@ -302,30 +327,69 @@ static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 	return true;
 }
 
+/*
+ * Carry out the next vectors together, as far as they ALLOC or FREE one page each and
+ * nothing is special about them. Returns whether there were some.
+ */
+static noinline bool exmap_job_singles(struct exmap_job *job, struct exmap_place *place)
+{
+	const struct exmap_vec like = { .len = 1, .opcode = job->vecs[job->next].opcode };
+	const struct exmap_vec *vecs = job->vecs + job->next;
+	const unsigned int max = min(job->nr - job->next, EXMAP_JOB_SINGLES);
+	const bool freeing = like.opcode == EXMAP_OP_FREE;
+	struct exmap_flights *flights = freeing ? job->exmap->flights : NULL;
+	struct exmap_result *results = job->results + job->next;
+	const unsigned long start = job->exmap->start;
+	const unsigned long nr_slots = job->exmap->nr_slots;
+	unsigned long addrs[EXMAP_JOB_SINGLES] __uninitialized;
+	unsigned int nr, done, changed;
+
+	for (nr = 0; nr < max; nr++) {
+		const u64 slot = vecs[nr].page;
+
+		if (unlikely(slot >= nr_slots ||
+			     memcmp(&vecs[nr].len, &like.len,
+				    sizeof(like) - offsetof(struct exmap_vec, len)) ||
+			     exmap_flight_may_be_busy(flights, slot)))
+			break;
+		addrs[nr] = start + (slot << PAGE_SHIFT);
+	}
+	if (!nr || fatal_signal_pending(current))
+		return false;
+	if (place->freeing != freeing)
+		exmap_place_set_freeing(place, freeing);
+	done = exmap_place_each(place, addrs, nr, &changed);
+	for (unsigned int i = 0; i < done; i++)
+		results[i] = (struct exmap_result) { .pages = addrs[i] != VMA_BATCH_NOWHERE };
+	job->next += done;
+	return done;
+}
+
+static bool exmap_opcode_is_placing(u8 opcode)
+{
+	return opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_FREE;
+}
+
+/* Fail a page that could not be read at first, and cannot be read now */
+static void exmap_job_fail_redo(struct exmap_job *job, int err)
+{
+	const struct exmap_io_page *info = &job->io->pages[job->redo++];
+
+	if (info->redo)
+		exmap_job_fail(job, info->vec,
+			       info->flight.slot - job->vecs[info->vec].page, err);
+}
+
 /* Fail everything that has not been done */
 static void exmap_job_give_up(struct exmap_job *job, int err)
 {
+	while (job->redo < job->redo_end)
+		exmap_job_fail_redo(job, err);
 	for (; job->next < job->nr; job->next++, job->next_slot = 0) {
-		const unsigned int i = job->next;
-		unsigned int done = job->next_slot;
-
-		if (i < job->redo_end && !job->vecs[i].node && !done) {
-			if (i != job->resume)
-				continue;
-			done = job->resume_slot;
-		} else if (i >= job->redo_end && !done) {
-			job->results[i] = (struct exmap_result) {};
-		}
-		exmap_job_fail(job, i, done, err);
+		if (!job->next_slot)
+			job->results[job->next] = (struct exmap_result) {};
+		exmap_job_fail(job, job->next, job->next_slot, err);
 	}
-}
-
-/* All vectors that had to be carried out again have been: go on with the others */
-static void exmap_job_resume(struct exmap_job *job)
-{
-	job->redo_end = 0;
-	job->next = job->resume;
-	job->next_slot = job->resume_slot;
 }
 
 /* Go on with the next vector */
@@ -333,13 +397,23 @@ static void exmap_job_advance(struct exmap_job *job)
 {
 	job->next++;
 	job->next_slot = 0;
-	if (job->next == job->redo_end)
-		exmap_job_resume(job);
+}
+
+/* Fail the slot before which the round has ended, because it cannot be waited for */
+static void exmap_job_fail_waiting(struct exmap_job *job, int err)
+{
+	if (job->redo < job->redo_end) {
+		exmap_job_fail_redo(job, err);
+		return;
+	}
+	exmap_job_fail(job, job->next, job->next_slot, err);
+	exmap_job_advance(job);
 }
 
 static bool exmap_job_ends(const struct exmap_job *job)
 {
-	return job->next == job->nr || (job->failed && job->prefix);
+	return (job->next == job->nr && job->redo == job->redo_end) ||
+	       (job->failed && job->prefix);
 }
 
 /*
@@ -364,8 +438,17 @@ static int exmap_job_collect(struct exmap_job *job)
 		exmap_job_give_up(job, err);
 		return 0;
 	}
-	while (!exmap_job_ends(job) && exmap_job_vec(job, &place))
-		exmap_job_advance(job);
+	if (exmap_job_redo(job, &place)) {
+		while (!exmap_job_ends(job)) {
+			if (!job->next_slot &&
+			    exmap_opcode_is_placing(job->vecs[job->next].opcode) &&
+			    exmap_job_singles(job, &place))
+				continue;
+			if (!exmap_job_vec(job, &place))
+				break;
+			exmap_job_advance(job);
+		}
+	}
 	exmap_place_end(&place);
 	job->flying = job->io && job->io->nr_runs;
 	return 0;
@@ -449,7 +532,7 @@ static unsigned int exmap_job_place_run(struct exmap_job *job, struct exmap_run 
 		}
 		left += !!*page;
 		if (unlikely(err == EXMAP_JOB_REDO))
-			job->vecs[info->vec].node = EXMAP_NODE_REDO;
+			info->redo = true;
 		else if (unlikely(err))
 			exmap_job_fail(job, info->vec, slot - job->vecs[info->vec].page, err);
 	}
@@ -508,10 +591,10 @@ static void exmap_job_place(struct exmap_job *job)
 /**
  * exmap_job_prepare() - Make room for transfers, if there can be any.
  * @job: the job, not begun
- * @few: room for a few transfers, used if it is enough; or NULL
+ * @few: room for a few transfers, used if it is enough, or all there is; or NULL
  *
  * Context: Process context, may sleep.
- * Return: 0, or -ENOMEM.
+ * Return: 0; -ENOMEM only without @few.
  */
 int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 {
@@ -534,7 +617,22 @@ int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 	/* Slots of a vector that have a page already separate runs */
 	vecs = min(pages, vecs + pages / 8 + 8);
 	job->io = exmap_io_alloc(job->exmap, pages, vecs);
+	/* With little room, there are more rounds: no reason for not doing a FREE */
+	if (!job->io && few)
+		job->io = exmap_io_few_init(few, job->exmap);
 	return job->io ? 0 : -ENOMEM;
+}
+
+/* Wait for the flight before which the round has ended */
+static int exmap_job_wait(const struct exmap_job *job)
+{
+	atomic_t *stall = NULL;
+	int err = exmap_flight_wait(job->exmap->flights, job->wait_slot, job->wait_kind,
+				    &stall);
+
+	if (stall)
+		exmap_io_help(stall);
+	return err;
 }
 
 /**
@@ -563,13 +661,10 @@ int exmap_job_run(struct exmap_job *job)
 			exmap_io_wait(job->io, job->nowait);
 			exmap_job_place(job);
 		} else if (job->waiting) {
-			err = exmap_flight_wait(job->exmap->flights, job->wait_slot,
-						job->wait_kind);
+			err = exmap_job_wait(job);
 		}
-		if (err) {
-			exmap_job_fail(job, job->next, job->next_slot, err);
-			exmap_job_advance(job);
-		}
+		if (err)
+			exmap_job_fail_waiting(job, err);
 		if (!exmap_job_ends(job) && fatal_signal_pending(current))
 			exmap_job_give_up(job, -EINTR);
 		if (exmap_job_ends(job))
@@ -602,28 +697,13 @@ int exmap_job_start(struct exmap_job *job)
 	return exmap_job_arrived(job);
 }
 
-/* Prepare to carry out again the vectors that are marked for it */
-static void exmap_job_redo(struct exmap_job *job)
-{
-	job->resume = job->next;
-	job->resume_slot = job->next_slot;
-	job->redo_end = job->next + !!job->next_slot;
-	if (job->next_slot && job->vecs[job->next].node) {
-		/* All of it is going to be carried out again */
-		job->resume++;
-		job->resume_slot = 0;
-	}
-	job->next = 0;
-	job->next_slot = 0;
-}
-
 /**
  * exmap_job_arrived() - Go on with a job when its transfers are complete.
  * @job: the job, begun with exmap_job_start()
  *
- * Vectors with a read that was short, has failed in a part that may belong to another
- * vector, or would have had to wait are left for exmap_job_run() to be carried out again,
- * and so are writes that would have had to wait.
+ * Pages of a read that was short, has failed in a part that may belong to another vector,
+ * or would have had to wait are left for exmap_job_run(), and so are those of writes that
+ * would have had to wait.
  *
  * Context: Process context of the task that began the job, may sleep, but does not
  * wait for the backing file.
@@ -635,8 +715,12 @@ int exmap_job_arrived(struct exmap_job *job)
 
 	exmap_job_place(job);
 	if (again)
-		exmap_job_redo(job);
-	return exmap_job_ends(job) && !job->flying ? 0 : -EAGAIN;
+		job->redo_end = job->io->nr_pages;
+	if (job->flying) {
+		exmap_io_stall(job->io);
+		return -EAGAIN;
+	}
+	return exmap_job_ends(job) ? 0 : -EAGAIN;
 }
 
 /**
@@ -649,6 +733,7 @@ void exmap_job_cancel(struct exmap_job *job)
 {
 	if (!job->flying)
 		return;
+	exmap_io_unstall(job->io, true);
 	job->io->notify = NULL;
 	exmap_io_settle(job->io);
 	exmap_job_place(job);

@@ -35,10 +35,9 @@
  * @waiting: The round has ended before a slot that is in another flight.
  * @wait_kind: The kind of the flight that has to wait.
  * @wait_slot: The slot.
- * @redo_end: While vectors are carried out again (exmap_job_arrived()), the end of
- *	those that may have to be, else 0.
- * @resume: Where to go on afterwards, as @next.
- * @resume_slot: The same, as @next_slot.
+ * @redo: The next of the pages in @io that may have to be read again, as
+ *	exmap_job_arrived() has left them.
+ * @redo_end: The end of these, or 0.
  * @sync: IOCB_DSYNC and IOCB_SYNC for what is written.
  * @io: The transfers, or NULL if there can be none.
  */
@@ -59,9 +58,8 @@ struct exmap_job {
 	bool waiting;
 	enum exmap_flight_kind wait_kind;
 	unsigned long wait_slot;
+	unsigned int redo;
 	unsigned int redo_end;
-	unsigned int resume;
-	unsigned int resume_slot;
 	int sync;
 	struct exmap_io *io;
 };

@@ -37,41 +37,6 @@ static void exmap_free(struct kref *ref)
 }
 
 /**
- * exmap_of() - Return the exmap of a file.
- * @file: an open /dev/exmap; once it has an exmap, it keeps it
- *
- * Return: the exmap; ERR_PTR(-ENXIO) if there is none yet; ERR_PTR(-EPERM) if it
- * belongs to another address space.
- */
-struct exmap *exmap_of(struct file *file)
-{
-	/* Pairs with the cmpxchg() that set it */
-	struct exmap *exmap = smp_load_acquire(&file->private_data);
-
-	if (!exmap)
-		return ERR_PTR(-ENXIO);
-	if (exmap->mm != current->mm)
-		return ERR_PTR(-EPERM);
-	return exmap;
-}
-
-/**
- * exmap_of_ready() - Return the exmap of a file if it is set up.
- * @file: an open /dev/exmap
- *
- * Return: as exmap_of(), and ERR_PTR(-ENXIO) if it is not set up.
- */
-struct exmap *exmap_of_ready(struct file *file)
-{
-	struct exmap *exmap = exmap_of(file);
-
-	/* Pairs with exmap_do_setup() */
-	if (!IS_ERR(exmap) && !smp_load_acquire(&exmap->ready))
-		return ERR_PTR(-ENXIO);
-	return exmap;
-}
-
-/**
  * exmap_of_mapped() - Return the exmap of a file if it is set up and has a region.
  * @file: an open /dev/exmap
  *
@@ -102,7 +67,7 @@ struct exmap *exmap_of_or_new(struct file *file)
 	if (exmap != ERR_PTR(-ENXIO))
 		return exmap;
 
-	exmap = kzalloc_obj(*exmap, GFP_KERNEL_ACCOUNT);
+	exmap = kzalloc_obj(*exmap, EXMAP_GFP);
 	if (!exmap)
 		return ERR_PTR(-ENOMEM);
 	kref_init(&exmap->ref);

@@ -20,29 +20,6 @@
 #include "uring.h"
 #include "vectors.h"
 
-static __always_inline long exmap_ioctl_action(struct file *file,
-					       const struct exmap_action_params __user *arg)
-{
-	union {
-		u64 first;
-		struct exmap_action_params params;
-	} copy __uninitialized;
-	struct exmap *exmap;
-
-	static_assert(offsetof(typeof(copy.params), flags) == sizeof(copy.first));
-	/* For a call of one page, copy_from_user() would be a large part of the work */
-	scoped_user_read_access(arg, fault) {
-		unsafe_get_user(copy.first, (const u64 __user *)arg, fault);
-		unsafe_get_user(copy.params.flags, &arg->flags, fault);
-	}
-	exmap = exmap_of_ready(file);
-	if (IS_ERR(exmap))
-		return PTR_ERR(exmap);
-	return exmap_action(exmap, &copy.params);
-fault:
-	return -EFAULT;
-}
-
 static int exmap_ioctl_clone(struct file *file, int fd)
 {
 	CLASS(fd, source)(fd);
@@ -83,7 +60,6 @@ static noinline long exmap_ioctl_other(struct file *file, unsigned int cmd,
 		return exmap_resize(file, parm);
 	case EXMAP_IOCTL_STATS:
 	case EXMAP_IOCTL_FLUSH:
-	case EXMAP_IOCTL_VECTORS:
 	case EXMAP_IOCTL_QUERY:
 		break;
 	default:
@@ -98,8 +74,6 @@ static noinline long exmap_ioctl_other(struct file *file, unsigned int cmd,
 		return exmap_ioctl_stats(exmap, arg);
 	case EXMAP_IOCTL_FLUSH:
 		return exmap_region_flush_all(exmap);
-	case EXMAP_IOCTL_VECTORS:
-		return exmap_vectors(exmap, arg);
 	default:
 		return exmap_query(exmap, arg);
 	}
@@ -107,8 +81,16 @@ static noinline long exmap_ioctl_other(struct file *file, unsigned int cmd,
 
 static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long parm)
 {
-	if (likely(cmd == EXMAP_IOCTL_ACTION))
-		return exmap_ioctl_action(file, (void __user *)parm);
+	struct exmap *exmap;
+
+	/* The calls that are made for each page */
+	if (likely(cmd == EXMAP_IOCTL_ACTION || cmd == EXMAP_IOCTL_VECTORS)) {
+		exmap = exmap_of_ready(file);
+		if (IS_ERR(exmap))
+			return PTR_ERR(exmap);
+		return cmd == EXMAP_IOCTL_ACTION ? exmap_action(exmap, (void __user *)parm) :
+						   exmap_vectors(exmap, (void __user *)parm);
+	}
 	return exmap_ioctl_other(file, cmd, parm);
 }
 

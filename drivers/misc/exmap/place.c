@@ -219,22 +219,27 @@ static int exmap_place_flush(struct exmap_place *place, u64 generation)
 }
 
 /*
- * Give free pages of the interface back to the system, so that there is room for a page
- * table. The shrinker cannot do this, because the lock of the interface is held. Returns
- * 0 if there were some.
+ * Give free pages back to the system, so that there is room for a page table: those of
+ * the interface, which the shrinker cannot have because its lock is held, or pages that
+ * MADV_DONTNEED has dropped, which the shrinker does not know. Returns 0 if there were
+ * some.
  */
 static int exmap_place_make_room(struct exmap_place *place)
 {
-	struct exmap_bundle *local = place->iface->local;
+	struct exmap_pool *pool = &place->exmap->pool;
+	struct exmap_interface *iface = place->iface;
 	struct page *pages[EXMAP_STEAL_PAGES];
-	unsigned int nr = exmap_bundle_nr(local);
+	unsigned int nr = exmap_bundle_nr(iface->local);
 
 	/* One is going to be mapped */
-	nr = exmap_bundle_take(local, pages, min(nr - !!nr, ARRAY_SIZE(pages)));
+	nr = exmap_bundle_take(iface->local, pages, min(nr - !!nr, ARRAY_SIZE(pages)));
 	if (!nr)
-		return -ENOMEM;
-	exmap_pool_release(&place->exmap->pool, pages, nr);
-	return 0;
+		nr = exmap_bundle_take(iface->backup, pages, ARRAY_SIZE(pages));
+	if (nr)
+		exmap_pool_release(pool, pages, nr);
+	else
+		nr = exmap_pool_release_unseen(pool);
+	return nr ? 0 : -ENOMEM;
 }
 
 /**
@@ -425,59 +430,4 @@ int exmap_place_page(struct exmap_place *place, struct page **page, unsigned lon
 	}
 	*page = vb->pages[--vb->nr];
 	return 0;
-}
-
-/**
- * exmap_place_alloc_one() - Map a page in one empty slot, in the simplest case.
- * @exmap: the exmap, of the current process and set up
- * @iface: the interface, whose lock is held
- * @vma: the region, locked
- * @slot: the slot, inside the region
- *
- * Return: true if the slot got a page. If not, nothing has happened, and the call
- * must be made through struct exmap_place.
- */
-bool exmap_place_alloc_one(struct exmap *exmap, struct exmap_interface *iface,
-			   struct vm_area_struct *vma, unsigned long slot)
-{
-	struct exmap_bundle *local = iface->local;
-
-	if (unlikely(!exmap_bundle_nr(local)) ||
-	    unlikely(!vma_batch_map_page(vma, exmap_slot_addr(exmap, slot),
-					 local->pages[local->nr - 1])))
-		return false;
-	local->nr--;
-	return true;
-}
-
-/**
- * exmap_place_free_one() - Take the page out of one slot, in the simplest case.
- * @exmap: the exmap, of the current process and set up, without deferred flushes
- * @iface: the interface, whose lock is held
- * @vma: the region, locked
- * @slot: the slot, inside the region
- *
- * Return: true if the slot had a page. If not, nothing has happened, and the call
- * must be made through struct exmap_place.
- */
-bool exmap_place_free_one(struct exmap *exmap, struct exmap_interface *iface,
-			  struct vm_area_struct *vma, unsigned long slot)
-{
-	struct exmap_bundle *local = iface->local;
-	struct page *page;
-
-	if (unlikely(!local || local->nr == EXMAP_BUNDLE_PAGES ||
-		     exmap_tables_exceeded(exmap) ||
-		     exmap_flight_may_be_busy(exmap->flights, slot)))
-		return false;
-	page = vma_batch_unmap_page(vma, exmap_slot_addr(exmap, slot));
-	if (unlikely(!page))
-		return false;
-	if (likely(exmap_page_is_free(page)))
-		local->pages[local->nr++] = page;
-	else
-		exmap_pool_reject(&exmap->pool, page);
-	exmap_pool_stocked(&exmap->pool, iface);
-	exmap_pool_moved(&exmap->pool);
-	return true;
 }

@@ -64,10 +64,6 @@ void exmap_place_unmap(struct exmap_place *place, unsigned long slot,
 int exmap_place_free(struct exmap_place *place, unsigned long slot,
 		     unsigned long nr, unsigned long *changed);
 int exmap_place_page(struct exmap_place *place, struct page **page, unsigned long want);
-bool exmap_place_alloc_one(struct exmap *exmap, struct exmap_interface *iface,
-			   struct vm_area_struct *vma, unsigned long slot);
-bool exmap_place_free_one(struct exmap *exmap, struct exmap_interface *iface,
-			  struct vm_area_struct *vma, unsigned long slot);
 
 /**
  * exmap_place_alloc() - Map pages in the empty slots of a range.
@@ -91,6 +87,95 @@ static inline int exmap_place_alloc(struct exmap_place *place, unsigned long slo
 	if (likely(*done == nr))
 		return 0;
 	return exmap_place_map_more(place, slot, nr, done, changed);
+}
+
+/**
+ * exmap_place_each() - Map or unmap the pages of single slots.
+ * @place: the call, set for mapping or unmapping pages
+ * @addrs: the addresses of the slots. Each that is done, but did not change, is
+ *	replaced by VMA_BATCH_NOWHERE.
+ * @nr: number of addresses
+ * @changed: set to the number of slots that changed
+ *
+ * Context: Process context, may sleep.
+ * Return: the number of addresses that are done, from the first on.
+ */
+static __always_inline unsigned int exmap_place_each(struct exmap_place *place,
+						     unsigned long *addrs, unsigned int nr,
+						     unsigned int *changed)
+{
+	struct vma_batch *vb = &place->vb;
+	const unsigned int before = vb->nr;
+	unsigned int done;
+
+	if (!place->freeing) {
+		done = vma_batch_map_each(vb, addrs, nr);
+		*changed = before - vb->nr;
+		return done;
+	}
+	done = vma_batch_unmap_each(vb, addrs, nr);
+	*changed = vb->nr - before;
+	if (vb->deferred)
+		place->freed += *changed;
+	return done;
+}
+
+/**
+ * exmap_place_alloc_one() - Map a page in one empty slot, in the simplest case.
+ * @exmap: the exmap, of the current process and set up
+ * @iface: the interface, whose lock is held
+ * @vma: the region, locked
+ * @slot: the slot, inside the region
+ *
+ * Return: true if the slot got a page. If not, nothing has happened, and the call
+ * must be made through struct exmap_place.
+ */
+static inline bool exmap_place_alloc_one(struct exmap *exmap,
+					 struct exmap_interface *iface,
+					 struct vm_area_struct *vma, unsigned long slot)
+{
+	struct exmap_bundle *local = iface->local;
+
+	if (unlikely(!exmap_bundle_nr(local)) ||
+	    unlikely(!vma_batch_map_page(vma, exmap_slot_addr(exmap, slot),
+					 local->pages[local->nr - 1])))
+		return false;
+	local->nr--;
+	return true;
+}
+
+/**
+ * exmap_place_free_one() - Take the page out of one slot, in the simplest case.
+ * @exmap: the exmap, of the current process and set up, without deferred flushes
+ * @iface: the interface, whose lock is held
+ * @vma: the region, locked
+ * @slot: the slot, inside the region
+ *
+ * Return: true if the slot had a page. If not, nothing has happened, and the call
+ * must be made through struct exmap_place.
+ */
+static inline bool exmap_place_free_one(struct exmap *exmap,
+					struct exmap_interface *iface,
+					struct vm_area_struct *vma, unsigned long slot)
+{
+	struct exmap_bundle *local = iface->local;
+	struct page *page;
+
+	if (unlikely(!local || local->nr == EXMAP_BUNDLE_PAGES ||
+		     exmap_tables_exceeded(exmap) ||
+		     exmap_flight_may_be_busy(exmap->flights, slot)))
+		return false;
+	page = vma_batch_unmap_page(vma, exmap_slot_addr(exmap, slot));
+	if (unlikely(!page))
+		return false;
+	if (likely(exmap_page_is_free(page)))
+		local->pages[local->nr++] = page;
+	else
+		exmap_pool_reject(&exmap->pool, page);
+	if (unlikely(!iface->is_stocked))
+		exmap_pool_stocked(&exmap->pool, iface);
+	exmap_pool_moved(&exmap->pool);
+	return true;
 }
 
 #endif /* _EXMAP_PLACE_H */

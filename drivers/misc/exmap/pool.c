@@ -15,13 +15,6 @@
 #include "pool.h"
 #include "reclaim.h"
 
-/*
- * A limit of the memory cgroup must make the call fail, instead of having a
- * process killed. The pages are never movable: a page that migrates while it is
- * pinned for long is of no use here.
- */
-#define EXMAP_GFP	(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
-
 /* A bundle is a little larger than a page, of which kmalloc() would waste half */
 static struct kmem_cache *exmap_bundle_cache;
 
@@ -85,13 +78,12 @@ void exmap_bundle_free(struct exmap_bundle *bundle)
 int exmap_pool_init(struct exmap_pool *pool, struct mm_struct *mm, unsigned long limit,
 		    unsigned int nr_interfaces)
 {
-	pool->interfaces = kvcalloc(nr_interfaces, sizeof(*pool->interfaces),
-				    GFP_KERNEL_ACCOUNT);
+	pool->interfaces = kvcalloc(nr_interfaces, sizeof(*pool->interfaces), EXMAP_GFP);
 	if (!pool->interfaces)
 		return -ENOMEM;
-	pool->nodes = kcalloc(nr_node_ids, sizeof(*pool->nodes), GFP_KERNEL_ACCOUNT);
+	pool->nodes = kcalloc(nr_node_ids, sizeof(*pool->nodes), EXMAP_GFP);
 	pool->stocked = kcalloc(BITS_TO_LONGS(nr_interfaces), sizeof(*pool->stocked),
-				GFP_KERNEL_ACCOUNT);
+				EXMAP_GFP);
 	if (!pool->nodes || !pool->stocked) {
 		exmap_pool_destroy(pool);
 		return -ENOMEM;

@@ -25,6 +25,7 @@
 
 #include <linux/atomic.h>
 #include <linux/cache.h>
+#include <linux/gfp.h>
 #include <linux/list.h>
 #include <linux/mm_types.h>
 #include <linux/mutex.h>
@@ -36,6 +37,13 @@
 struct exmap_interface;
 struct exmap_reclaim;
 struct mem_cgroup;
+
+/*
+ * All memory of an exmap is charged to the memory cgroup of the program, whose limit must
+ * make a call fail, instead of having a process killed. Pages are never movable: a page
+ * that migrates while it is pinned for long is of no use here.
+ */
+#define EXMAP_GFP	(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 
 /* Pages that a bundle holds, and so pages that one TLB flush of a FREE covers */
 #define EXMAP_BUNDLE_PAGES	512
@@ -182,7 +190,7 @@ static inline void exmap_pool_moved(struct exmap_pool *pool)
 {
 	/*
 	 * Either this CPU sees the search, or the search sees the pages. Pairs with
-	 * the barrier in exmap_pool_search().
+	 * the barrier in exmap_refill_search().
 	 */
 	smp_mb();
 	if (atomic_read(&pool->searching))

@@ -101,8 +101,7 @@ long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 		return -EINVAL;
 	answer = u64_to_user_ptr(query.slots);
 
-	slots = kvmalloc(EXMAP_QUERY_CHUNK + query.nr * sizeof(*vecs),
-			 GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+	slots = kvmalloc(EXMAP_QUERY_CHUNK + query.nr * sizeof(*vecs), EXMAP_GFP);
 	if (!slots)
 		return -ENOMEM;
 	vecs = (void *)(slots + EXMAP_QUERY_CHUNK);

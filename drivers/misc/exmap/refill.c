@@ -224,8 +224,7 @@ int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 	want = clamp(want, 16, EXMAP_BUNDLE_PAGES);
 	if (!READ_ONCE(pool->closed)) {
 		if (!iface->local)
-			iface->local = exmap_bundle_alloc(GFP_KERNEL | __GFP_RETRY_MAYFAIL |
-							  __GFP_NOWARN);
+			iface->local = exmap_bundle_alloc(EXMAP_GFP);
 		if (!iface->local)
 			return -ENOMEM;
 		if (exmap_refill_quick(pool, iface, want, &refused) ||
@@ -240,4 +239,24 @@ int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 	if (fatal_signal_pending(current))
 		return -EINTR;
 	return waiting ? -EAGAIN : -ENOMEM;
+}
+
+/**
+ * exmap_pool_release_unseen() - Give some unseen pages back to the system.
+ * @pool: the pool
+ *
+ * Context: Process context. The lock of an interface may be held.
+ * Return: the number of pages, 0 if a bounded search found none.
+ */
+unsigned int exmap_pool_release_unseen(struct exmap_pool *pool)
+{
+	struct page *pages[EXMAP_STEAL_PAGES];
+	unsigned int nr;
+
+	nr = exmap_pool_sweep(pool, false, EXMAP_REFILL_SWEEP, pages, ARRAY_SIZE(pages));
+	if (nr) {
+		exmap_pool_release(pool, pages, nr);
+		exmap_pool_arrive(pool);
+	}
+	return nr;
 }

@@ -15,5 +15,6 @@ struct exmap_pool;
 
 int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 		      unsigned long want);
+unsigned int exmap_pool_release_unseen(struct exmap_pool *pool);
 
 #endif /* _EXMAP_REFILL_H */

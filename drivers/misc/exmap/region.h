@@ -6,7 +6,9 @@
 #define _EXMAP_REGION_H
 
 #include <linux/mm_types.h>
+#include <linux/mmap_lock.h>
 #include <linux/types.h>
+#include <linux/vma_batch.h>
 
 #include "exmap.h"
 
@@ -32,6 +34,25 @@ static inline bool exmap_region_is(const struct exmap *exmap,
 				   const struct vm_area_struct *vma)
 {
 	return vma->vm_ops == &exmap_region_ops && vma->vm_private_data == exmap;
+}
+
+/**
+ * exmap_region_trylock() - Lock the region, in the simplest case.
+ * @exmap: the exmap, of the current process
+ *
+ * Return: the region, which is unlocked with vma_end_read(); or NULL if
+ * exmap_region_lock() must be tried.
+ */
+static inline struct vm_area_struct *exmap_region_trylock(struct exmap *exmap)
+{
+	struct vm_area_struct *vma = lock_vma_cached(exmap->mm, &exmap->vma);
+
+	/* Another VMA may have taken the place meanwhile: look at what was locked */
+	if (unlikely(vma && !exmap_region_is(exmap, vma))) {
+		vma_end_read(vma);
+		return NULL;
+	}
+	return vma;
 }
 
 #endif /* _EXMAP_REGION_H */

@@ -133,7 +133,7 @@ static ssize_t exmap_rw_many(struct exmap_job *job, struct iov_iter *iter, u8 op
 	void *many;
 
 	many = kvmalloc_array(EXMAP_RW_MANY, sizeof(*job->vecs) + sizeof(*job->results),
-			      GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+			      EXMAP_GFP);
 	if (!many)
 		return -ENOMEM;
 	job->vecs = many;

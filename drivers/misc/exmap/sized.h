@@ -4,6 +4,7 @@
 
 #include <linux/mm.h>
 #include <linux/uaccess.h>
+#include <linux/unroll.h>
 
 /**
  * exmap_copy_sized() - Copy a struct that begins with its size, a __u32.
@@ -17,18 +18,30 @@
  * -E2BIG if the program uses a part of it that the kernel does not know, or if its
  * size is more than a page.
  */
-static inline int exmap_copy_sized(void *to, size_t size, size_t min,
-				   const void __user *from)
+static __always_inline int exmap_copy_sized(void *to, size_t size, size_t min,
+					    const void __user *from)
 {
 	u32 user_size;
 
 	if (get_user(user_size, (const u32 __user *)from))
 		return -EFAULT;
+	/* For a call of one page, copy_from_user() would be a large part of the work */
+	if (likely(user_size == size)) {
+		BUILD_BUG_ON(size % sizeof(u64));
+		scoped_user_read_access_size(from, size, fault) {
+			unrolled_full for (size_t i = 0; i < size; i += sizeof(u64))
+				unsafe_get_user(*(u64 *)(to + i),
+						(const u64 __user *)(from + i), fault);
+		}
+		return 0;
+	}
 	if (user_size < min)
 		return -EINVAL;
 	if (user_size > PAGE_SIZE)
 		return -E2BIG;
 	return copy_struct_from_user(to, size, from, user_size);
+fault:
+	return -EFAULT;
 }
 
 #endif /* _EXMAP_SIZED_H */

@@ -21,6 +21,7 @@
  * @pending: entry of the calls that a worker is going to end
  * @job: the job
  * @cmd: the command
+ * @arrives_late: the transfers are complete, but exmap_job_arrived() was not called
  * @answer: where the results go
  * @few: room for a few transfers
  * @vecs: the vectors, followed by the results
@@ -29,6 +30,7 @@ struct exmap_uring_call {
 	struct exmap_pending pending;
 	struct exmap_job job;
 	struct io_uring_cmd *cmd;
+	bool arrives_late;
 	void __user *answer;
 	struct exmap_io_few few;
 	struct exmap_vec vecs[];
@@ -87,6 +89,10 @@ static void exmap_uring_task_work(struct io_tw_req tw_req, io_tw_token_t tw)
 	if (tw.cancel) {
 		exmap_job_cancel(&call->job);
 		ret = -ECANCELED;
+	} else if (!exmap_io_unstall(call->job.io, false)) {
+		/* Another task is at work on them, and this one cannot wait for it */
+		call->arrives_late = true;
+		ret = -EAGAIN;
 	} else {
 		ret = exmap_job_arrived(&call->job);
 	}
@@ -131,8 +137,12 @@ static long exmap_uring_run(struct exmap_uring_call *call, unsigned int issue_fl
 	long ret;
 
 	if (!(issue_flags & IO_URING_F_NONBLOCK)) {
-		if (io)
+		if (io) {
+			exmap_io_unstall(io, true);
+			if (call->arrives_late && exmap_job_arrived(&call->job))
+				exmap_io_unstall(io, true);
 			io->notify = NULL;
+		}
 		ret = exmap_job_run(&call->job);
 	} else if (io && exmap_uring_waits(call)) {
 		ret = -EAGAIN;
@@ -173,8 +183,7 @@ static int exmap_uring_prepare(struct io_uring_cmd *cmd, struct exmap *exmap)
 		return -EINVAL;
 
 	call = kvmalloc(struct_size(call, vecs, params.nr) +
-			params.nr * sizeof(struct exmap_result),
-			GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+			params.nr * sizeof(struct exmap_result), EXMAP_GFP);
 	if (!call)
 		return -ENOMEM;
 	call->job = (struct exmap_job) {
@@ -183,6 +192,7 @@ static int exmap_uring_prepare(struct io_uring_cmd *cmd, struct exmap *exmap)
 	};
 	call->pending.free = exmap_uring_free;
 	call->cmd = cmd;
+	call->arrives_late = false;
 	call->answer = u64_to_user_ptr(params.results);
 	err = exmap_vectors_job(exmap, &params, &call->job, &call->few);
 	if (err) {

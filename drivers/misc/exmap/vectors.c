@@ -8,6 +8,8 @@
 #include <linux/uaccess.h>
 
 #include "interface.h"
+#include "place.h"
+#include "region.h"
 #include "sized.h"
 #include "vectors.h"
 
@@ -27,8 +29,9 @@ static_assert(sizeof(struct exmap_vectors) == EXMAP_VECTORS_SIZE_VER0);
  * Return: 0, the errors of exmap_copy_sized(), -ENXIO if there is no region, -EINVAL
  * for flags, an interface or a number of vectors that does not exist.
  */
-int exmap_vectors_params(struct exmap *exmap, struct exmap_vectors *params,
-			 const struct exmap_vectors __user *arg)
+__always_inline int exmap_vectors_params(struct exmap *exmap,
+					 struct exmap_vectors *params,
+					 const struct exmap_vectors __user *arg)
 {
 	int err;
 
@@ -52,7 +55,7 @@ int exmap_vectors_params(struct exmap *exmap, struct exmap_vectors *params,
  *
  * Context: Process context, may sleep.
  * Return: 0; -EFAULT if the vectors cannot be read or the results not be written;
- * -ENOMEM.
+ * -ENOMEM only without @few.
  */
 int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
 		      struct exmap_job *job, struct exmap_io_few *few)
@@ -82,6 +85,67 @@ long exmap_vectors_answer(const struct exmap_job *job, void __user *answer)
 	if (copy_to_user(answer, job->results, job->nr * sizeof(*job->results)))
 		return -EFAULT;
 	return job->failed;
+}
+
+/* The second half of a vector that is all @opcode and one page, as a number */
+static __always_inline u64 exmap_vec_plain(u8 opcode)
+{
+	const struct exmap_vec vec = { .len = 1, .opcode = opcode };
+	u64 half;
+
+	memcpy(&half, &vec.len, sizeof(half));
+	return half;
+}
+
+/*
+ * Carry out a FREE of one page and an ALLOC of another one, as when a thread misses a
+ * page. Returns how many of the two vectors are done, or -EFAULT. What is not done is
+ * not the simplest case.
+ */
+static __always_inline int exmap_vectors_swap(struct exmap *exmap,
+					      const struct exmap_vectors *params)
+{
+	struct exmap_interface *iface = exmap_interface_get(exmap, params->interface);
+	struct exmap_vec __user *vecs = u64_to_user_ptr(params->vecs);
+	u64 __user *results = u64_to_user_ptr(params->results);
+	const struct exmap_result success = { .pages = 1 };
+	u64 out, in, free, alloc, result;
+	struct vm_area_struct *vma;
+	bool freed, placed;
+
+	scoped_user_read_access_size(vecs, 2 * sizeof(*vecs), fault) {
+		unsafe_get_user(out, &vecs[0].page, fault);
+		unsafe_get_user(free, (u64 __user *)&vecs[0].len, fault);
+		unsafe_get_user(in, &vecs[1].page, fault);
+		unsafe_get_user(alloc, (u64 __user *)&vecs[1].len, fault);
+	}
+	if (free != exmap_vec_plain(EXMAP_OP_FREE) || out >= exmap->nr_slots ||
+	    alloc != exmap_vec_plain(EXMAP_OP_ALLOC) || in >= exmap->nr_slots)
+		return 0;
+	/* There must be no page fault while the region is locked */
+	scoped_user_write_access_size(results, 2 * sizeof(*results), fault) {
+		unsafe_put_user(0, &results[0], fault);
+		unsafe_put_user(0, &results[1], fault);
+	}
+	vma = exmap_region_trylock(exmap);
+	if (unlikely(!vma))
+		return 0;
+	mutex_lock(&iface->lock);
+	freed = exmap_place_free_one(exmap, iface, vma, out);
+	placed = freed && exmap_place_alloc_one(exmap, iface, vma, in);
+	mutex_unlock(&iface->lock);
+	vma_end_read(vma);
+	memcpy(&result, &success, sizeof(result));
+	if (unlikely(!freed))
+		return 0;
+	scoped_user_write_access_size(results, 2 * sizeof(*results), fault) {
+		unsafe_put_user(result, &results[0], fault);
+		if (likely(placed))
+			unsafe_put_user(result, &results[1], fault);
+	}
+	return 1 + placed;
+fault:
+	return -EFAULT;
 }
 
 /* Carry out some of the vectors of a call. Returns the number of those that failed. */
@@ -114,6 +178,12 @@ static noinline long exmap_vectors_by_parts(struct exmap *exmap,
 	struct exmap_vectors part = *params;
 	long failed = 0;
 
+	/* Nothing is done if a later part cannot be */
+	if (fault_in_readable(u64_to_user_ptr(params->vecs), params->nr * sizeof(*vecs)) ||
+	    fault_in_writeable(u64_to_user_ptr(params->results),
+			       params->nr * sizeof(*results)))
+		return -EFAULT;
+
 	for (u32 done = 0; done < params->nr; done += part.nr) {
 		long ret;
 
@@ -136,6 +206,26 @@ static noinline long exmap_vectors_by_parts(struct exmap *exmap,
 	return failed;
 }
 
+/* Carry out vectors of any kind. Returns as exmap_vectors(). */
+static noinline long exmap_vectors_all(struct exmap *exmap, struct exmap_vectors *params)
+{
+	/* Filled in before they are read, and larger than all else a page needs */
+	struct exmap_vec few_vecs[EXMAP_VECTORS_ON_STACK] __uninitialized;
+	struct exmap_result few_results[EXMAP_VECTORS_ON_STACK] __uninitialized;
+	struct exmap_vec *many;
+	long ret;
+
+	if (params->nr <= EXMAP_VECTORS_ON_STACK)
+		return exmap_vectors_some(exmap, params, few_vecs, few_results);
+	many = kvmalloc_array(params->nr, sizeof(*few_vecs) + sizeof(*few_results),
+			      EXMAP_GFP);
+	if (!many)
+		return exmap_vectors_by_parts(exmap, params, few_vecs, few_results);
+	ret = exmap_vectors_some(exmap, params, many, (void *)(many + params->nr));
+	kvfree(many);
+	return ret;
+}
+
 /**
  * exmap_vectors() - Carry out an array of vectors.
  * @exmap: the exmap, of the current process and set up
@@ -151,23 +241,21 @@ static noinline long exmap_vectors_by_parts(struct exmap *exmap,
  */
 long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 {
-	/* Filled in before they are read, and larger than all else a page needs */
-	struct exmap_vec few_vecs[EXMAP_VECTORS_ON_STACK] __uninitialized;
-	struct exmap_result few_results[EXMAP_VECTORS_ON_STACK] __uninitialized;
-	struct exmap_vectors params;
-	struct exmap_vec *many;
-	long ret;
+	struct exmap_vectors params __uninitialized;
+	int err, done;
 
-	ret = exmap_vectors_params(exmap, &params, arg);
-	if (ret)
-		return ret;
-	if (params.nr <= EXMAP_VECTORS_ON_STACK)
-		return exmap_vectors_some(exmap, &params, few_vecs, few_results);
-	many = kvmalloc_array(params.nr, sizeof(*few_vecs) + sizeof(*few_results),
-			      GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
-	if (!many)
-		return exmap_vectors_by_parts(exmap, &params, few_vecs, few_results);
-	ret = exmap_vectors_some(exmap, &params, many, (void *)(many + params.nr));
-	kvfree(many);
-	return ret;
+	err = exmap_vectors_params(exmap, &params, arg);
+	if (err)
+		return err;
+	if (params.nr == 2 && !exmap->pool.deferred) {
+		done = exmap_vectors_swap(exmap, &params);
+		if (likely(done == 2))
+			return 0;
+		if (done < 0)
+			return done;
+		params.vecs += done * sizeof(struct exmap_vec);
+		params.results += done * sizeof(struct exmap_result);
+		params.nr -= done;
+	}
+	return exmap_vectors_all(exmap, &params);
 }

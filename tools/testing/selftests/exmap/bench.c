@@ -44,6 +44,12 @@ struct worker;
 /* Put pages into @nr vectors, or take them out: how many pages changed */
 typedef unsigned long (*batch_fn)(struct worker *w, const __u64 *slots, unsigned int nr);
 
+/* Linux 6.13; not in the C library's header yet */
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL	102
+#define MADV_GUARD_REMOVE	103
+#endif
+
 /**
  * struct method - a way to place pages
  * @name: for --what
@@ -63,7 +69,7 @@ struct method {
 #define VECTORS		4	/* the call with an opcode in each vector */
 #define ZERO		8	/* pages are cleared */
 #define NO_PAGES	16	/* only calls */
-#define CONTIGUOUS	32	/* makes sense for neighbouring pages only */
+#define ONE_RANGE	32	/* makes sense for one range only */
 #define UFFD		64
 
 /*
@@ -95,12 +101,27 @@ struct worker {
 	__u64 random;
 };
 
+enum pattern {
+	SCATTERED,
+	ASCENDING,
+	NEIGHBOURS,
+	CONTIGUOUS,
+	APART,
+};
+
+static const char * const patterns[] = {
+	[SCATTERED] = "scattered",
+	[ASCENDING] = "ascending",
+	[NEIGHBOURS] = "neighbours",
+	[CONTIGUOUS] = "contiguous",
+	[APART] = "apart",
+};
+
 static struct {
 	const struct method *method;
 	unsigned int threads;
 	unsigned int batch;
-	bool contiguous;
-	bool apart;
+	enum pattern pattern;
 	bool churn;
 	bool zipf;
 	bool touch;
@@ -234,7 +255,8 @@ static unsigned long each_madvise(struct worker *w, const __u64 *slots, unsigned
 	return (unsigned long)nr * w->len;
 }
 
-static unsigned long one_process_madvise(struct worker *w, const __u64 *slots, unsigned int nr)
+static __always_inline unsigned long advise(struct worker *w, const __u64 *slots,
+					    unsigned int nr, int advice)
 {
 	ssize_t ret;
 	unsigned int i;
@@ -243,10 +265,27 @@ static unsigned long one_process_madvise(struct worker *w, const __u64 *slots, u
 		w->range[i] = (struct iovec) {
 			.iov_base = address(w, slots[i]), .iov_len = w->len * PG,
 		};
-	ret = syscall(SYS_process_madvise, pidfd, w->range, nr, MADV_DONTNEED, 0);
+	ret = syscall(SYS_process_madvise, pidfd, w->range, nr, advice, 0);
 	if (ret < 0)
 		die("process_madvise: %s", strerror(errno));
 	return ret / PG;
+}
+
+static unsigned long one_process_madvise(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	return advise(w, slots, nr, MADV_DONTNEED);
+}
+
+/* Frees the pages as well, and a touch raises SIGSEGV as it does with exmap */
+static unsigned long install_guards(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	return advise(w, slots, nr, MADV_GUARD_INSTALL);
+}
+
+static unsigned long remove_guards(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	advise(w, slots, nr, MADV_GUARD_REMOVE);
+	return fault(w, slots, nr);
 }
 
 static unsigned long populate(struct worker *w, const __u64 *slots, unsigned int nr)
@@ -363,6 +402,11 @@ static void process_madvise_loop(struct worker *w, unsigned long first, unsigned
 	two_calls(w, first, rounds, fault, one_process_madvise);
 }
 
+static void guard_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	two_calls(w, first, rounds, remove_guards, install_guards);
+}
+
 static void populate_loop(struct worker *w, unsigned long first, unsigned long rounds)
 {
 	two_calls(w, first, rounds, populate, each_madvise);
@@ -386,7 +430,8 @@ static const struct method methods[] = {
 	{ "exmap-zero", DEV | VECTORS | ZERO, vectors_alloc, zero_loop },
 	{ "fault+madvise", ZERO, fault, madvise_loop },
 	{ "fault+process_madvise", ZERO, fault, process_madvise_loop },
-	{ "populate+dontneed", ZERO | CONTIGUOUS, populate, populate_loop },
+	{ "fault+guard", ZERO, remove_guards, guard_loop },
+	{ "populate+dontneed", ZERO | ONE_RANGE, populate, populate_loop },
 	{ "uffd", ZERO | UFFD, uffd_copy, uffd_loop },
 	{ "empty-ioctl", NO_PAGES, empty_ioctl, empty_loop },
 };
@@ -509,7 +554,7 @@ static void report(const struct counters *c, __u64 ns)
 	cell[0] = opt.method->name;
 	sprintf(text[1], "%u", opt.threads);
 	sprintf(text[2], "%u", opt.batch);
-	cell[3] = opt.contiguous ? "contiguous" : opt.apart ? "apart" : "scattered";
+	cell[3] = patterns[opt.pattern];
 	cell[4] = !opt.churn ? "no" : opt.zipf ? "zipf" : "uniform";
 	sprintf(text[5], "%lu", opt.region);
 	sprintf(text[6], "%lu", opt.pool);
@@ -616,16 +661,23 @@ static unsigned long share_of(struct worker *w)
 /* They are every n-th one, n being the number of threads, or, apart, neighbours */
 static __u64 slot_of(struct worker *w, unsigned long index)
 {
-	if (opt.apart)
+	if (opt.pattern == APART)
 		return (w->index * share_of(w) + index) * w->len;
 	return (index * opt.threads + w->index) * w->len;
 }
 
 static unsigned long index_of(struct worker *w, __u64 slot)
 {
-	if (opt.apart)
+	if (opt.pattern == APART)
 		return slot / w->len - w->index * share_of(w);
 	return slot / w->len / opt.threads;
+}
+
+static int compare_slots(const void *a, const void *b)
+{
+	const __u64 *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
 }
 
 /*
@@ -662,12 +714,15 @@ static void choose(struct worker *w)
 	for (round = 0; round < (opt.churn ? rounds : opt.rounds); round++) {
 		__u64 *in = w->in + round * w->nr, *out = w->out + round * w->nr;
 
+		index = draw(w, n - w->nr);
 		for (i = 0; i < w->nr; i++) {
-			do {
+			while (opt.pattern != NEIGHBOURS && test_and_set(used, index))
 				index = draw(w, n);
-			} while (test_and_set(used, index));
 			in[i] = slot_of(w, index);
+			index = opt.pattern == NEIGHBOURS ? index + 1 : draw(w, n);
 		}
+		if (opt.pattern == ASCENDING)
+			qsort(in, w->nr, sizeof(*in), compare_slots);
 		if (!opt.churn) {
 			for (i = 0; i < w->nr; i++)
 				clear(used, index_of(w, in[i]));
@@ -690,16 +745,20 @@ static void choose(struct worker *w)
 
 /* ---------------------------------------------------------- from the start */
 
-/* An address where the region fits and begins with a page table */
+/*
+ * An address where the region fits and begins with a PMD table, so that the number of
+ * page tables is the same each time
+ */
 static void *aligned_hint(void)
 {
-	const size_t size = opt.region * PG + PG * 512;
+	const size_t align = PG * 512 * 512;
+	const size_t size = opt.region * PG + align;
 	char *p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
 		die("no address space for a region of %lu pages", opt.region);
 	munmap(p, size);
-	return p + (-(unsigned long)p & (PG * 512 - 1));
+	return p + (-(unsigned long)p & (align - 1));
 }
 
 static void exmap_begin(void)
@@ -725,7 +784,7 @@ static void exmap_begin(void)
 			skip("this kernel has no EXMAP_IOCTL_SETUP2");
 		die("cannot set up an exmap of %lu pages: %s", opt.pool, strerror(errno));
 	}
-	region = mmap(opt.apart ? aligned_hint() : NULL, opt.region * PG,
+	region = mmap(aligned_hint(), opt.region * PG,
 		      PROT_READ | PROT_WRITE, MAP_SHARED, device, EXMAP_OFF_EXMAP);
 	if (region == MAP_FAILED)
 		die("cannot map a region of %lu pages: %s", opt.region, strerror(errno));
@@ -786,7 +845,7 @@ static void anonymous_begin(void)
 	struct uffdio_api api = { .api = UFFD_API };
 	struct uffdio_register range;
 
-	region = mmap(NULL, opt.region * PG, PROT_READ | PROT_WRITE,
+	region = mmap(aligned_hint(), opt.region * PG, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (region == MAP_FAILED)
 		die("cannot map %lu pages: %s", opt.region, strerror(errno));
@@ -862,7 +921,7 @@ static void *work(void *arg)
 	if ((opt.method->flags & DEV) && !w->index)
 		exmap_fill_pool(w);
 	w->region = region;
-	w->len = opt.contiguous ? opt.batch : 1;
+	w->len = opt.pattern == CONTIGUOUS ? opt.batch : 1;
 	w->nr = opt.batch / w->len;
 	w->nr_resident = opt.churn ? opt.pool * opt.full / 100 / opt.threads : 0;
 	choose(w);
@@ -920,7 +979,9 @@ static void print_help(void)
 	       "  --what NAME      one of the list below\n"
 	       "  --threads N      threads, each with a CPU of its own (1)\n"
 	       "  --batch N        pages in a batch, 1 to %d (64)\n"
-	       "  --pattern P      scattered: a vector for each page; contiguous: one for all;\n"
+	       "  --pattern P      scattered: a vector for each page; ascending: those in order of\n"
+	       "                   address; neighbours: a vector each for pages side by side;\n"
+	       "                   contiguous: one vector for such pages;\n"
 	       "                   apart: scattered, but no two threads share a page table\n"
 	       "  --churn          keep the pool filled: each batch takes the place of random pages\n"
 	       "  --zipf           with --churn: new pages by Zipf's law (theta 0.8), not uniform\n"
@@ -942,6 +1003,16 @@ static void print_help(void)
 	       "interrupts received, the sum of all CPUs; ../oth.CPU: a page and other CPU.\n"
 	       "With CONFIG_DEBUG_TLBFLUSH: remote: flushes that asked other CPUs; of what the\n"
 	       "CPUs flushed for themselves, full: all at once, by page: single pages.\n");
+}
+
+static enum pattern find_pattern(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(patterns); i++)
+		if (!strcmp(patterns[i], name))
+			return i;
+	die("%s: no such pattern", name);
 }
 
 static const struct method *find_method(const char *name)
@@ -992,10 +1063,7 @@ static void parse(int argc, char **argv)
 			opt.batch = parse_number(optarg, 1, MAX_BATCH);
 			break;
 		case PATTERN:
-			opt.contiguous = !strcmp(optarg, "contiguous");
-			opt.apart = !strcmp(optarg, "apart");
-			if (!opt.contiguous && !opt.apart && strcmp(optarg, "scattered"))
-				die("%s: none of scattered, contiguous, apart", optarg);
+			opt.pattern = find_pattern(optarg);
 			break;
 		case CHURN:
 			opt.churn = true;
@@ -1039,7 +1107,7 @@ static void parse(int argc, char **argv)
 	}
 	if (!opt.method || optind != argc)
 		die("--what NAME is missing, or there is something else, see --help");
-	if (opt.churn && opt.contiguous)
+	if (opt.churn && (opt.pattern == CONTIGUOUS || opt.pattern == NEIGHBOURS))
 		die("--churn is for scattered pages");
 	if (opt.zipf && !opt.churn)
 		die("--zipf is for --churn");
@@ -1066,9 +1134,9 @@ static void check_case(void)
 	const unsigned int flags = opt.method->flags;
 	struct exmap_vectors none = { .size = sizeof(none) };
 
-	if ((flags & CONTIGUOUS) && !opt.contiguous)
+	if ((flags & ONE_RANGE) && opt.pattern != CONTIGUOUS)
 		skip("it is for contiguous pages");
-	if ((flags & NO_PAGES) && (opt.churn || opt.touch || opt.contiguous))
+	if ((flags & NO_PAGES) && (opt.churn || opt.touch || opt.pattern == CONTIGUOUS))
 		skip("it places no pages");
 	if (flags & (DEV | NO_PAGES)) {
 		device = open(DEVICE, O_RDWR | O_CLOEXEC);

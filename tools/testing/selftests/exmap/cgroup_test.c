@@ -512,12 +512,13 @@ TEST_F_TIMEOUT(cgroup, free_at_limit_scattered, SLOW)
 }
 
 /*
- * The driver does not see MADV_DONTNEED, but ALLOC has to find these pages. All slots
- * share a page table: another one might be refused.
+ * The driver does not see MADV_DONTNEED, but ALLOC has to find these pages: as pages for
+ * slots that share a page table (@step 1), and as memory for page tables, of which each
+ * slot needs another one (@step TABLE).
  */
-TEST_F_TIMEOUT(cgroup, dontneed_at_limit, SLOW)
+static void dontneed_at_limit(struct __test_metadata *_metadata, struct member *me,
+			      int step, int wanted)
 {
-	struct member *me = &self->me;
 	struct exmap *ex = &me->ex;
 	int error, tries, ret = 0;
 	long mapped, found, first;
@@ -525,14 +526,15 @@ TEST_F_TIMEOUT(cgroup, dontneed_at_limit, SLOW)
 
 	pid = enter(_metadata, me, -1, 1, 128 * MIB, 256 * MIB);
 	if (!pid) {
-		first = TABLE - (unsigned long)ex->region / PG % TABLE;
+		/* Behind what is filled */
+		first = 128 * MIB / PG + TABLE - (unsigned long)ex->region / PG % TABLE;
 		EXPECT_EQ(0, set_limit(me, "64M"));
 		mapped = fill_to_limit(me, EXMAP_OP_ALLOC, 0, 512, 128 * MIB, &error);
 		note(me, "dontneed", mapped);
 		madvise(ex->region, mapped * PG, MADV_DONTNEED);
-		for (found = 0, tries = 0; found < TABLE && tries < 2000; tries++) {
+		for (found = 0, tries = 0; found < wanted && tries < 2000; tries++) {
 			note(me, "find", found);
-			ret = ex_alloc(ex, 0, first + found, 1);
+			ret = ex_alloc(ex, 0, first + found * step, 1);
 			found += ret == 1;
 			/* Page tables that madvise() freed are charged for a moment longer */
 			if (!found)
@@ -541,11 +543,21 @@ TEST_F_TIMEOUT(cgroup, dontneed_at_limit, SLOW)
 		EXPECT_EQ(0, set_limit(me, "max"));
 		EXPECT_LT(48 * MIB, mapped);
 		EXPECT_EQ(-ENOMEM, error);
-		EXPECT_EQ(TABLE, found)
+		EXPECT_EQ(wanted, found)
 			TH_LOG("last answer %d", ret);
 		_exit(leave(_metadata, me));
 	}
 	finish(_metadata, me, pid);
+}
+
+TEST_F_TIMEOUT(cgroup, dontneed_at_limit, SLOW)
+{
+	dontneed_at_limit(_metadata, &self->me, 1, TABLE);
+}
+
+TEST_F_TIMEOUT(cgroup, dontneed_at_limit_for_tables, SLOW)
+{
+	dontneed_at_limit(_metadata, &self->me, TABLE, 63);
 }
 
 /* Each resident page in a page table of its own, until there is no memory */

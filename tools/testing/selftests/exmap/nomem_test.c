@@ -238,26 +238,34 @@ static int run_pwritev(struct exmap *ex)
 	return ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, SLOTS, RWF_DSYNC);
 }
 
-/* A bit of everything, with more vectors than fit on the kernel's stack */
+/*
+ * A bit of everything, with more vectors than fit on the kernel's stack. What needs no
+ * memory is done in any case.
+ */
 static int run_vectors(struct exmap *ex)
 {
-	struct exmap_result results[SLOTS];
-	struct exmap_vec vecs[SLOTS];
-	int i, ret;
+	struct exmap_result results[2 * SLOTS];
+	struct exmap_vec vecs[2 * SLOTS];
+	int i, ret, err = 0;
 
-	for (i = 0; i < SLOTS; i += 5) {
-		vecs[i] = ex_vec(EXMAP_OP_FREE, SPREAD(i), 1 + i % 3, 0);
+	for (i = 0; i < 2 * SLOTS; i += 5) {
+		vecs[i] = ex_vec(EXMAP_OP_FREE, SPREAD(i / 2), 1 + i / 2 % 3, 0);
 		vecs[i + 1] = ex_vec(EXMAP_OP_ALLOC, SPREAD(i) + 2000, 5, EXMAP_VEC_ZERO);
 		vecs[i + 2] = ex_vec(EXMAP_OP_ALLOC, SPREAD(i) + 3000, 5,
 				     EXMAP_VEC_ALL_OR_NOTHING);
-		vecs[i + 3] = ex_vec(EXMAP_OP_READ, i * 10 + 5, 3, EXMAP_VEC_REPLACE);
-		vecs[i + 4] = ex_vec(EXMAP_OP_READ, i * 10 + 2, 1, 0);
+		vecs[i + 3] = ex_vec(EXMAP_OP_READ, i * 5 + 5, 3, EXMAP_VEC_REPLACE);
+		vecs[i + 4] = ex_vec(EXMAP_OP_READ, i * 5 + 2, 1, 0);
 	}
-	ret = ex_vectors(ex, 1, vecs, results, SLOTS);
-	for (i = 0; ret > 0 && i < SLOTS; i++)
-		if (results[i].res)
-			return results[i].res;
-	return ret;
+	ret = ex_vectors(ex, 1, vecs, results, i);
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < 2 * SLOTS; i++) {
+		if (vecs[i].opcode == EXMAP_OP_FREE &&
+		    (results[i].res || results[i].pages != vecs[i].len))
+			return -EPROTO;
+		err = err ?: results[i].res;
+	}
+	return err;
 }
 
 static int run_resize(struct exmap *ex)

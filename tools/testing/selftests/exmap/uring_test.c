@@ -623,6 +623,58 @@ TEST_F_TIMEOUT(uring, many_in_flight, SLOW)
 	free(jobs);
 }
 
+/*
+ * A write that must wait for a block to be allocated needs a worker. The only one must not
+ * wait for that write, in another call for the same slot.
+ */
+TEST(one_worker)
+{
+	struct __kernel_timespec seconds = { .tv_sec = 10 };
+	unsigned int workers[2] = { 1, 1 };
+	struct exmap_setup2 setup = {};
+	struct io_uring_cqe *cqe;
+	struct io_uring ring;
+	struct command c[4];
+	int fd = open_file();
+	struct exmap ex;
+	long page;
+	int i;
+
+	setup.fd = reopen(fd, O_RDWR | O_DIRECT);
+	if (setup.fd < 0)
+		SKIP(return, "no direct I/O here");
+	ASSERT_EQ(0, fill_file(fd, 64));
+	ASSERT_EQ(0, ftruncate(fd, 1000 * PG));
+	exmap_create2(_metadata, &ex, setup, 1, BUFFER, 1000);
+	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, 0));
+	ASSERT_EQ(0, io_uring_register_iowq_max_workers(&ring, workers));
+	for (page = 100; page < 140; page += 2) {
+		ASSERT_LE(0, ex_alloc(&ex, 0, 10, 1));
+		ASSERT_EQ(1, ex_alloc(&ex, 0, page, 1));
+		renew(&ex, 10);
+		renew(&ex, page);
+		for (i = 0; i < 4; i++) {
+			command_init(&c[i], 0);
+			/* This is in flight when the others are submitted */
+			if (!i)
+				command_add(&c[i], EXMAP_OP_WRITE, 10, 1, 0);
+			command_add(&c[i], EXMAP_OP_WRITE, page, 1, 0);
+			queue_command(&ring, ex.fd, &c[i]);
+		}
+		ASSERT_EQ(4, io_uring_submit(&ring));
+		for (i = 0; i < 4; i++) {
+			ASSERT_EQ(0, io_uring_wait_cqe_timeout(&ring, &cqe, &seconds));
+			EXPECT_EQ(0, cqe->res);
+			io_uring_cqe_seen(&ring, cqe);
+		}
+		EXPECT_TRUE(file_has(fd, page, NEW(page)));
+	}
+	io_uring_queue_exit(&ring);
+	exmap_destroy(&ex);
+	close(setup.fd);
+	close(fd);
+}
+
 /* A disk that takes its time: what happens meanwhile */
 
 #define SLOW_PAGES	64
