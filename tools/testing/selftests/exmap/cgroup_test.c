@@ -560,6 +560,36 @@ TEST_F_TIMEOUT(cgroup, dontneed_at_limit_for_tables, SLOW)
 	dontneed_at_limit(_metadata, &self->me, TABLE, 63);
 }
 
+/* The interfaces of another exmap take more than is left */
+TEST_F_TIMEOUT(cgroup, setup_at_limit, SLOW)
+{
+	struct member *me = &self->me;
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .max_interfaces = 65536, .buffer_size = 1, .fd = -1,
+		.flags = me->flags,
+	};
+	char limit[32];
+	pid_t pid;
+	int fd;
+
+	pid = enter(_metadata, me, -1, 1, 1, 1);
+	if (!pid) {
+		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		ASSERT_LE(0, fd);
+		note(me, "set up", 0);
+		snprintf(limit, sizeof(limit), "%ld",
+			 cgroup_read(me->cg.path, "memory.current") + 2 * MIB * (long)PG);
+		EXPECT_EQ(0, set_limit(me, limit));
+		EXPECT_EQ(-1, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
+		EXPECT_EQ(ENOMEM, errno);
+		EXPECT_EQ(0, set_limit(me, "max"));
+		EXPECT_EQ(0, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
+		close(fd);
+		_exit(leave(_metadata, me));
+	}
+	finish(_metadata, me, pid);
+}
+
 /* Each resident page in a page table of its own, until there is no memory */
 static void sparse_pages(struct __test_metadata *_metadata, struct member *me, int opcode)
 {

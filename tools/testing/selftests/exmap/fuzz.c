@@ -51,7 +51,7 @@
 #define MAX_SLOTS	16384
 #define HELD		8		/* pages of a thread in its pipe */
 #define SCRATCH		8		/* pages of the file it does direct I/O on */
-#define RING_CALLS	6		/* in flight at once; more than io_uring has workers */
+#define RING_CALLS	6		/* in flight at once */
 #define RING_VECS	16
 #define LIMIT		256		/* pages that may be locked without a privilege */
 #define MINE		0x5a		/* first byte of pages of another exmap */

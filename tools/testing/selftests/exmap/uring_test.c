@@ -623,56 +623,112 @@ TEST_F_TIMEOUT(uring, many_in_flight, SLOW)
 	free(jobs);
 }
 
-/*
- * A write that must wait for a block to be allocated needs a worker. The only one must not
- * wait for that write, in another call for the same slot.
- */
-TEST(one_worker)
+/* A file with holes: a write to one must wait for a block to be allocated */
+
+#define HOLE		100	/* the first of the pages that the file does not have */
+#define HOLES		20
+
+FIXTURE(holes) {
+	struct exmap ex;
+	struct io_uring ring;
+	int fd, backing;
+};
+
+FIXTURE_VARIANT(holes) {
+	unsigned int ring;
+};
+
+FIXTURE_VARIANT_ADD(holes, plain) {};
+FIXTURE_VARIANT_ADD(holes, defer_taskrun) { .ring = SETUP_DEFER };
+
+FIXTURE_SETUP(holes)
+{
+	struct exmap_setup2 setup = {};
+
+	self->fd = open_file();
+	ASSERT_LE(0, self->fd);
+	self->backing = reopen(self->fd, O_RDWR | O_DIRECT);
+	if (self->backing < 0)
+		SKIP(return, "no direct I/O here");
+	ASSERT_EQ(0, fill_file(self->fd, 64));
+	ASSERT_EQ(0, ftruncate(self->fd, 1000 * PG));
+	setup.fd = self->backing;
+	exmap_create2(_metadata, &self->ex, setup, 1, BUFFER, 1000);
+	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &self->ring, variant->ring));
+}
+
+FIXTURE_TEARDOWN(holes)
+{
+	io_uring_queue_exit(&self->ring);
+	exmap_destroy(&self->ex);
+	close(self->backing);
+	close(self->fd);
+}
+
+/* Write to a page of the file, which is in flight when this returns, and to a hole */
+static void queue_hole(struct io_uring *ring, struct exmap *ex, struct command *c, long page)
+{
+	renew(ex, 10);
+	renew(ex, page);
+	command_init(c, 0);
+	command_add(c, EXMAP_OP_WRITE, 10, 1, 0);
+	command_add(c, EXMAP_OP_WRITE, page, 1, 0);
+	queue_command(ring, ex->fd, c);
+}
+
+/* The only worker must not wait for a write that needs a worker itself */
+TEST_F(holes, one_worker)
 {
 	struct __kernel_timespec seconds = { .tv_sec = 10 };
 	unsigned int workers[2] = { 1, 1 };
-	struct exmap_setup2 setup = {};
+	struct exmap *ex = &self->ex;
 	struct io_uring_cqe *cqe;
-	struct io_uring ring;
 	struct command c[4];
-	int fd = open_file();
-	struct exmap ex;
 	long page;
 	int i;
 
-	setup.fd = reopen(fd, O_RDWR | O_DIRECT);
-	if (setup.fd < 0)
-		SKIP(return, "no direct I/O here");
-	ASSERT_EQ(0, fill_file(fd, 64));
-	ASSERT_EQ(0, ftruncate(fd, 1000 * PG));
-	exmap_create2(_metadata, &ex, setup, 1, BUFFER, 1000);
-	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &ring, 0));
-	ASSERT_EQ(0, io_uring_register_iowq_max_workers(&ring, workers));
-	for (page = 100; page < 140; page += 2) {
-		ASSERT_LE(0, ex_alloc(&ex, 0, 10, 1));
-		ASSERT_EQ(1, ex_alloc(&ex, 0, page, 1));
-		renew(&ex, 10);
-		renew(&ex, page);
-		for (i = 0; i < 4; i++) {
+	ASSERT_EQ(0, io_uring_register_iowq_max_workers(&self->ring, workers));
+	ASSERT_EQ(1, ex_alloc(ex, 0, 10, 1));
+	for (page = HOLE; page < HOLE + 2 * HOLES; page += 2) {
+		ASSERT_EQ(1, ex_alloc(ex, 0, page, 1));
+		queue_hole(&self->ring, ex, &c[0], page);
+		for (i = 1; i < 4; i++) {
 			command_init(&c[i], 0);
-			/* This is in flight when the others are submitted */
-			if (!i)
-				command_add(&c[i], EXMAP_OP_WRITE, 10, 1, 0);
 			command_add(&c[i], EXMAP_OP_WRITE, page, 1, 0);
-			queue_command(&ring, ex.fd, &c[i]);
+			queue_command(&self->ring, ex->fd, &c[i]);
 		}
-		ASSERT_EQ(4, io_uring_submit(&ring));
+		ASSERT_EQ(4, io_uring_submit(&self->ring));
 		for (i = 0; i < 4; i++) {
-			ASSERT_EQ(0, io_uring_wait_cqe_timeout(&ring, &cqe, &seconds));
+			ASSERT_EQ(0, io_uring_wait_cqe_timeout(&self->ring, &cqe, &seconds));
 			EXPECT_EQ(0, cqe->res);
-			io_uring_cqe_seen(&ring, cqe);
+			io_uring_cqe_seen(&self->ring, cqe);
 		}
-		EXPECT_TRUE(file_has(fd, page, NEW(page)));
+		EXPECT_TRUE(file_has(self->fd, page, NEW(page)));
 	}
-	io_uring_queue_exit(&ring);
-	exmap_destroy(&ex);
-	close(setup.fd);
-	close(fd);
+}
+
+/* Nor must a task wait for a write that only its own task work would go on with */
+TEST_F(holes, own_task_work)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_result result;
+	struct exmap_vec vec;
+	struct command c;
+	long page;
+	int ret;
+
+	ASSERT_EQ(1, ex_alloc(ex, 0, 10, 1));
+	for (page = HOLE; page < HOLE + 2 * HOLES; page += 2) {
+		ASSERT_EQ(1, ex_alloc(ex, 0, page, 1));
+		queue_hole(&self->ring, ex, &c, page);
+		ASSERT_EQ(1, io_uring_submit(&self->ring));
+		vec = ex_vec(EXMAP_OP_WRITE, page, 1, 0);
+		ret = ex_vectors(ex, 0, &vec, &result, 1);
+		/* Task work may interrupt it like a signal */
+		EXPECT_TRUE(!ret || (ret == 1 && result.res == -EINTR));
+		EXPECT_EQ(0, wait_one(&self->ring));
+		EXPECT_TRUE(file_has(self->fd, page, NEW(page)));
+	}
 }
 
 /* A disk that takes its time: what happens meanwhile */

@@ -91,6 +91,69 @@ TEST_F(vectors, evict_and_replace)
 	}
 }
 
+/* What a thread does that misses a page, with each way in which it is not the simple case */
+TEST_F(vectors, swap_one_page)
+{
+	static const struct {
+		struct exmap_vec out, in;
+		int pages[2];	/* answers */
+		int page;	/* that is resident afterwards, or -1 */
+	} cases[] = {
+		{ FREE(0, 1),	  ALLOC(1, 1, 0),	 { 1, 1 }, 1 },
+		{ FREE(1, 1),	  ALLOC(1, 1, 0),	 { 1, 1 }, 1 },
+		/* Nothing to free; the pool has no page then */
+		{ FREE(0, 1),	  ALLOC(1, 1, 0),	 { 0, 0 }, 1 },
+		{ FREE(0, 1),	  ALLOC(2, 1, 0),	 { 0, -ENOMEM }, 1 },
+		{ FREE(1, 1),	  ALLOC(4096, 1, 0),	 { 1, -ERANGE }, -1 },
+		{ FREE(4096, 1),  ALLOC(3, 1, 0),	 { -ERANGE, 1 }, 3 },
+		{ FREE(3, 1),	  ALLOC(3, 0, 0),	 { 1, 0 }, -1 },
+		{ ALLOC(5, 1, 0), FREE(5, 1),		 { 1, 1 }, -1 },
+		{ FREE(~0ULL, 1), ALLOC(~0ULL << 52, 1, 0), { -ERANGE, -ERANGE }, -1 },
+		{ ALLOC(6, 1, 0), ALLOC(6, 1, 0),	 { 1, 0 }, 6 },
+		{ FREE(6, 2),	  ALLOC(7, 1, EXMAP_VEC_ZERO), { 1, 1 }, 7 },
+	};
+	struct exmap *ex = &self->ex;
+	struct exmap_vectors call = {
+		.size = sizeof(call), .nr = 2, .results = (unsigned long)page_at(ex, 9),
+	};
+	struct exmap_vec vecs[2];
+	struct exmap_result r[2];
+	unsigned int i, k;
+
+	/* A pool of one page that is in slot 0 */
+	ASSERT_EQ(1, ex_alloc(ex, 0, 0, 1));
+	ASSERT_EQ(0, ioctl(ex->fd, EXMAP_IOCTL_RESIZE, 1));
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		vecs[0] = cases[i].out;
+		vecs[1] = cases[i].in;
+		memset(r, 0xaa, sizeof(r));
+		EXPECT_EQ((cases[i].pages[0] < 0) + (cases[i].pages[1] < 0),
+			  ex_vectors(ex, 0, vecs, r, 2))
+			TH_LOG("case %u", i);
+		for (k = 0; k < 2; k++) {
+			EXPECT_EQ(cases[i].pages[k], r[k].res ?: (int)r[k].pages)
+				TH_LOG("case %u, vector %u", i, k);
+			EXPECT_EQ(0, r[k].res < 0 ? r[k].pages : 0);
+		}
+		EXPECT_EQ(cases[i].page >= 0, count_present(ex, 0, 4096));
+		if (cases[i].page >= 0)
+			EXPECT_TRUE(present(page_at(ex, cases[i].page)));
+	}
+	/* Results for which there is no memory: nothing is done */
+	vecs[0] = (struct exmap_vec)FREE(7, 1);
+	vecs[1] = (struct exmap_vec)ALLOC(8, 1, 0);
+	call.vecs = (unsigned long)vecs;
+	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &call));
+	EXPECT_TRUE(present(page_at(ex, 7)));
+	/* Results in the very page that is freed: they are lost, but all was done */
+	call.results = (unsigned long)page_at(ex, 7);
+	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &call));
+	EXPECT_TRUE(present(page_at(ex, 8)));
+	EXPECT_EQ(1, count_present(ex, 0, 4096));
+	EXPECT_EQ(1, ex_free(ex, 0, 8, 1));
+	EXPECT_EQ(0, ioctl(ex->fd, EXMAP_IOCTL_RESIZE, 512));
+}
+
 TEST_F(vectors, zeroed)
 {
 	struct exmap_vec vecs[] = { ALLOC(0, 300, EXMAP_VEC_ZERO), ALLOC(300, 1, EXMAP_VEC_ZERO) };
