@@ -2,10 +2,9 @@
 /*
  * B+tree with optimistic lock coupling
  *
- * Functions that take a node may be reading a page that is being changed or
- * evicted: they load each field once, check it before it is used as an offset,
- * and leave it to their caller's bm_read_check() to tell whether the result is
- * worth anything.
+ * A function that reads a node must expect that the page is being changed or evicted at
+ * the same time. It loads each field only once and checks the value before using it as
+ * an offset. The result is valid only if the bm_read_check() of the caller succeeds.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,42 +12,45 @@
 #include "btree.h"
 #include "bufmgr.h"
 
-#define META	0	/* page with the root's number */
+#define META	0	/* the page that holds the page number of the root */
 
 struct meta {
 	u64 root;
 };
 
-/* Key and payload stand together at the offset, growing down from the end */
+/*
+ * Locates an entry of a node. The key is at the offset, and the payload follows it. Entries
+ * are allocated from the end of the page downwards.
+ */
 struct slot {
 	alignas(8) u16 offset;
-	u16 key_len, len;	/* len: of the payload */
+	u16 key_len, len;	/* lengths of the key and of the payload */
 };
 
 /*
- * Payload of an inner node's slot: a page number, whose keys are <= this one.
- * Payload of a leaf's slot: struct value.
+ * In an inner node, the payload of a slot is the page number of a child, whose keys are
+ * less than or equal to the key of the slot. In a leaf, the payload is a struct value.
  */
 struct node {
 	u16 leaf;
 	u16 count;
-	u16 heap;		/* offset of the lowest payload */
-	u64 upper;		/* inner: page of the keys above all slots */
-	struct slot slots[];	/* ascending */
+	u16 heap;		/* offset of the lowest entry */
+	u64 upper;		/* inner node: child for keys above those of all slots */
+	struct slot slots[];	/* in ascending order of their keys */
 };
 
 struct value {
 	u64 size;
-	u64 extent;		/* first page, or 0: the data follows here */
+	u64 extent;		/* first page of the data, or 0 if the data follows here */
 };
 
-/* What a slot stands for, within the page */
+/* Pointers to the key and the payload of a slot within the page */
 struct entry {
 	char *key, *payload;
 	size_t key_len, len;
 };
 
-/* A node on the way down and where the way came from, with their versions */
+/* A node and its parent on the way down the tree, with their versions */
 struct path {
 	u64 pid, version;
 	u64 parent, parent_version;
@@ -85,7 +87,7 @@ static bool has_space(struct node *node, size_t need)
 	return sizeof(*node) + get_count(node) * sizeof(struct slot) + need <= load(node->heap);
 }
 
-/* The first slot whose key is not below this one */
+/* Find the first slot whose key is greater than or equal to the given key */
 static unsigned int search(struct node *node, const void *key, size_t key_len, bool *found)
 {
 	unsigned int low = 0, high = get_count(node), mid;
@@ -118,9 +120,9 @@ static u64 get_child(struct node *node, unsigned int i)
 }
 
 /*
- * Walk down to the leaf for a key. With need, stop earlier at a node that has to
- * be split: an inner node without room for another separator, since a split of
- * its child could not be recorded in it.
+ * Walk down to the leaf for a key. With need, stop at an inner node that has no room for
+ * another separator: it must be split first, because a split of a child would add a
+ * separator to it.
  */
 static struct node *descend(struct path *path, const void *key, size_t key_len, bool need)
 {
@@ -132,13 +134,13 @@ static struct node *descend(struct path *path, const void *key, size_t key_len, 
 	path->version = bm_read_begin(META);
 	child = load(((struct meta *)bm_page(META))->root);
 	for (;;) {
-		/* The child's number counts only if its source did not change */
+		/* The page number of the child is valid only if its source is unchanged */
 		bm_read_check(path->pid, path->version);
 		path->parent = path->pid;
 		path->parent_version = path->version;
 		path->pid = child;
 		path->version = bm_read_begin(child);
-		/* Nor may the child have been split before its version was taken */
+		/* Check again: the child may have been split before its version was read */
 		bm_read_check(path->parent, path->parent_version);
 
 		node = bm_page(path->pid);
@@ -148,7 +150,7 @@ static struct node *descend(struct path *path, const void *key, size_t key_len, 
 	}
 }
 
-/* Changes, to nodes that are locked */
+/* Changes to nodes. The caller must hold the lock of the node. */
 
 static struct node *new_node(u64 pid, bool leaf)
 {
@@ -182,7 +184,7 @@ static void copy_entries(struct node *to, struct node *from, unsigned int i, uns
 	}
 }
 
-/* Move the upper half of a node to a new one; its parent has room to say so */
+/* Move the upper half of a node to a new node. The parent must have room for a key. */
 static void split(const struct path *path)
 {
 	alignas(8) char copy[PAGE_SIZE];
@@ -209,21 +211,21 @@ static void split(const struct path *path)
 	right = new_node(right_pid, old->leaf);
 	copy_entries(right, old, mid + 1, old->count);
 	right->upper = old->upper;
-	/* The middle key goes up. In a leaf its value stays. */
+	/* The middle key moves to the parent; in a leaf, its entry also stays */
 	left = new_node(left_pid, old->leaf);
 	copy_entries(left, old, 0, old->leaf ? mid + 1 : mid);
 	if (!old->leaf)
 		left->upper = get_child(old, mid);
 
 	if (path->parent == META) {
-		/* That was the root: one more level */
+		/* The node was the root: add a level to the tree */
 		root_pid = bm_extent(1);
 		bm_create(root_pid, 1);
 		((struct meta *)parent)->root = root_pid;
 		parent = new_node(root_pid, false);
 		parent->upper = left_pid;
 	}
-	/* What led to the old node now leads to the right one, below it the left */
+	/* Let the old reference lead to the right node, and insert one to the left node */
 	i = search(parent, middle.key, middle.key_len, &found);
 	if (i == parent->count)
 		parent->upper = right_pid;
@@ -240,7 +242,7 @@ static void split(const struct path *path)
 	bm_unlock(path->parent);
 }
 
-/* -EAGAIN: a node was split, try again from the root */
+/* Returns -EAGAIN if a node was split; the caller must try again from the root */
 static int insert_once(const struct entry *new)
 {
 	size_t need = sizeof(struct slot) + new->key_len + new->len;
@@ -255,7 +257,7 @@ static int insert_once(const struct entry *new)
 		return -EAGAIN;
 	}
 	i = search(node, new->key, new->key_len, &found);
-	/* Locked at the version that was read, so all of it holds */
+	/* The lock succeeds only at the version that was read, so the result is valid */
 	if (!bm_upgrade(path.pid, path.version))
 		bm_restart();
 	bm_optimistic_end();
@@ -278,7 +280,7 @@ static u64 write_extent(const char *data, size_t len)
 		}
 		bytes = len < PAGE_SIZE ? len : PAGE_SIZE;
 		memcpy(bm_page(pid), data, bytes);
-		/* New memory is recycled memory: clear what is left over in it */
+		/* ALLOC reuses pages without clearing them: clear the rest of the page */
 		memset((char *)bm_page(pid) + bytes, 0, PAGE_SIZE - bytes);
 		bm_unlock(pid);
 	}
@@ -308,7 +310,7 @@ int btree_insert(const void *key, size_t key_len, const void *data, size_t len)
 	return ret;
 }
 
-/* Find the value of a key, and copy the data if it stands in the leaf */
+/* Find the value of a key, and copy the data if it is stored in the leaf */
 static bool find_value(const void *key, size_t key_len, struct value *value, void *buf, size_t size)
 {
 	struct entry entry;
@@ -358,7 +360,7 @@ ssize_t btree_lookup(const void *key, size_t key_len, void *buf, size_t size)
 		return -ENOENT;
 	if (!value.extent)
 		return value.size;
-	/* Extents never change once they are in the tree: no need to hold on */
+	/* An extent never changes once it is in the tree: the leaf need not be rechecked */
 	if (size > value.size)
 		size = value.size;
 	pid = value.extent;
@@ -374,7 +376,7 @@ ssize_t btree_lookup(const void *key, size_t key_len, void *buf, size_t size)
 
 void btree_create(void)
 {
-	u64 meta = bm_extent(1), root = bm_extent(1);	/* the first page is META */
+	u64 meta = bm_extent(1), root = bm_extent(1);	/* the first extent is page META */
 
 	bm_create(meta, 1);
 	memset(bm_page(meta), 0, PAGE_SIZE);

@@ -13,41 +13,41 @@
 #include "bufmgr.h"
 
 /*
- * One word a page: version << 8 | state. The version goes up whenever a lock is
- * given back, so also when the page leaves memory and when it returns. Zero is a
- * page that is not in memory: a fresh array needs no initialisation, however
- * large the region is.
+ * Each page has a word: version << 8 | state. The version is incremented whenever a lock
+ * is released, which includes the eviction and the return of the page. A word of zero
+ * describes a page that is not in memory, so that a new array needs no initialisation,
+ * however large the region is.
  */
 enum page_state {
-	EVICTED,	/* no memory at its address */
+	EVICTED,	/* not in memory */
 	UNLOCKED,
-	MARKED,		/* unlocked, and the clock hand came by */
-	SHARED,		/* being written out: readers may, writers not */
-	LOCKED,		/* has one writer, or is on its way in or out */
+	MARKED,		/* unlocked, and not used since the clock hand passed */
+	SHARED,		/* being written to the file: may be read, but not locked */
+	LOCKED,		/* locked by a writer, or on the way into or out of memory */
 };
 
 #define STATE_BITS	8
 #define STATE(word)	((word) & ((1 << STATE_BITS) - 1))
 #define VERSION(word)	((word) >> STATE_BITS)
 
-#define SWEEP		64	/* state words the clock hand moves at a time */
+#define SWEEP		64	/* pages by which the clock hand moves at a time */
 
 struct bm bm;
 __thread struct bm_thread *self;
 
-/* Change the state of a page, provided that its word is still this one */
+/* Change the state of a page if its word is still @word. Returns whether it was. */
 static bool change_state(u64 pid, unsigned long long word, enum page_state to)
 {
 	u64 new = VERSION(word) << STATE_BITS | to;
 
 	if (!atomic_compare_exchange_strong(&bm.state[pid], &word, new))
 		return false;
-	/* Readers must see the lock before anything that is written under it */
+	/* Readers must see the lock before any change that is made under the lock */
 	atomic_thread_fence(memory_order_seq_cst);
 	return true;
 }
 
-/* Give a lock back: whoever read the page before will notice */
+/* Unlock a page. Its new version tells readers that they must start over. */
 static void release(u64 pid, enum page_state to)
 {
 	u64 word = atomic_load_explicit(&bm.state[pid], memory_order_relaxed);
@@ -57,9 +57,10 @@ static void release(u64 pid, enum page_state to)
 }
 
 /*
- * Move the clock hand a little: a page that it marked on its last turn and that
- * nobody used since becomes a victim. Words of pages not in memory are skipped;
- * a store a thousand times its buffer would rather keep a table of those that are.
+ * Move the clock hand by SWEEP pages. A page that the hand marked on its previous turn,
+ * and that was not used since, becomes a victim. The hand skips pages that are not in
+ * memory; if a store were a thousand times as large as its buffer, it should keep a
+ * table of the resident pages instead.
  */
 static unsigned int sweep(u64 *victim, unsigned int n)
 {
@@ -87,11 +88,11 @@ static int compare_pid(const void *a, const void *b)
 }
 
 /*
- * What this thread reads ahead with: calls in flight, oldest first. Their pages
- * are LOCKED, and only this thread can end that. So whenever it is about to wait
- * for something that another thread may have, it finishes a call of its own
- * instead, as long as there is one: the other may be waiting for just these pages.
- * A restart loses nothing, since they are not on the stack.
+ * The read-ahead calls of this thread that are in flight, oldest first. Their pages are
+ * LOCKED, and only this thread can unlock them. Another thread may be waiting for these
+ * pages. To avoid a deadlock, a thread that would have to wait for another thread
+ * therefore finishes one of its own calls instead, as long as it has any. The calls are
+ * not on the stack, so that they survive a restart.
  */
 static __thread struct {
 	struct call call[CALLS_MAX];
@@ -106,21 +107,21 @@ static bool finish_oldest(void)
 
 	if (!ahead.nr)
 		return false;
-	/* No longer one of them: finish() may have to wait for others of them */
+	/* Dequeue the call first, because finish() may finish further calls of the queue */
 	ahead.first = (ahead.first + 1) % CALLS_MAX;
 	ahead.nr--;
 	finish(call);
 	return true;
 }
 
-/* For who waits for others */
+/* Wait a moment for other threads, or finish a call that they may be waiting for */
 static void pause_for(unsigned int usec)
 {
 	if (!finish_oldest())
 		usleep(usec);
 }
 
-/* Write pages that the caller holds SHARED, with one call */
+/* Write pages with one call. The caller must have made them SHARED. */
 static void write_pages(const u64 *pid, unsigned int n)
 {
 	struct call call;
@@ -134,9 +135,9 @@ static void write_pages(const u64 *pid, unsigned int n)
 }
 
 /*
- * Choose a batch of pages to evict, which are written and LOCKED when this
- * returns. Never waits for a page lock, so that a thread may call this while it
- * holds some.
+ * Choose a batch of pages to evict. When this function returns, they are LOCKED, and the
+ * dirty ones were written. It never waits for a page lock, so that a thread may call it
+ * while it holds page locks.
  */
 static unsigned int choose_victims(u64 *victim)
 {
@@ -145,20 +146,20 @@ static unsigned int choose_victims(u64 *victim)
 
 	for (scanned = 0; n < bm.batch && scanned <= 2 * bm.next; scanned += SWEEP)
 		n = sweep(victim, n);
-	/* The hand may have passed the end: sort, so that neighbours meet */
+	/* Sort, since the hand may have wrapped: adjacent pages shall share a vector */
 	qsort(victim, n, sizeof(*victim), compare_pid);
 	for (i = 0; i < n; i++)
 		if (bm.dirty[victim[i]])
 			dirty[nr_dirty++] = victim[i];
 	write_pages(dirty, nr_dirty);
 
-	/* Readers were welcome during the write, from here on they are not */
+	/* The pages could be read while they were written; lock out readers from here on */
 	for (i = 0; i < n; i++)
 		change_state(victim[i], atomic_load(&bm.state[victim[i]]), LOCKED);
 	return n;
 }
 
-/* Take the memory of victims away: one call, one TLB shootdown */
+/* Evict the victims: one call, with one TLB shootdown for all pages */
 static void free_pages(const u64 *victim, unsigned int n)
 {
 	struct call call;
@@ -170,9 +171,9 @@ static void free_pages(const u64 *victim, unsigned int n)
 }
 
 /*
- * Make room: by these victims, or if there are none, by waiting. Other
- * threads may hold everything just now, or pages are on their way back: whoever
- * does direct I/O on one holds it for a moment longer.
+ * Make room by evicting the victims or, if there are none, by waiting. Other threads may
+ * have all pages locked at the moment. Also, evicted pages can only be reused when direct
+ * I/O has dropped its references to them, which may happen a moment later.
  */
 static void make_room(const u64 *victim, unsigned int n, unsigned int *tries)
 {
@@ -186,9 +187,11 @@ static void make_room(const u64 *victim, unsigned int n, unsigned int *tries)
 }
 
 /*
- * Count pages as used before they are; some slack spares most ENOMEM. Where there
- * is no room for them, victims are returned, at least as many, which are to be
- * taken out by the very call that brings the pages in: that spares a call.
+ * Reserve room for @n pages before they are brought in. The limit leaves some slack, which
+ * avoids most ENOMEM failures.
+ *
+ * Return: 0 if there was room. Otherwise the number of victims, which is at least @n. The
+ * caller must evict them in the call that brings in the new pages, which saves a call.
  */
 static unsigned int reserve(unsigned int n, u64 *victim)
 {
@@ -209,7 +212,7 @@ static unsigned int reserve(unsigned int n, u64 *victim)
 	}
 }
 
-/* Start a call that brings in pages, and takes out others if it must */
+/* Start a call that brings in pages and, if there is no room, evicts others */
 static void start_filling(struct call *call, enum exmap_opcode opcode, const u64 *pid,
 			  unsigned int n)
 {
@@ -217,13 +220,13 @@ static void start_filling(struct call *call, enum exmap_opcode opcode, const u64
 	unsigned int nr_victims = reserve(n, victim);
 
 	call_init(call);
-	/* In this order: what the first vectors free, the next ones use */
+	/* The order matters: later vectors use the memory that earlier vectors free */
 	call_add(call, EXMAP_OP_FREE, victim, nr_victims);
 	call_add(call, opcode, pid, n);
 	call_start(call);
 }
 
-/* The pages of a call are where they should be: let others have them */
+/* Update the states of the pages of a vector that is complete */
 static void pass_on(const struct exmap_vec *vec)
 {
 	u64 pid;
@@ -237,15 +240,15 @@ static void pass_on(const struct exmap_vec *vec)
 			release(pid, EVICTED);
 			break;
 		case EXMAP_OP_WRITE:
-			bm.dirty[pid] = 0;	/* and SHARED as before */
+			bm.dirty[pid] = 0;	/* stays SHARED */
 			break;
 		case EXMAP_OP_ALLOC:
-			break;			/* stays ours, and LOCKED */
+			break;			/* stays LOCKED by the caller */
 		}
 	}
 }
 
-/* Wait for a call, and repeat it until all is done */
+/* Wait for a call, and repeat it until all of its pages are done */
 static void finish(struct call *call)
 {
 	const u64 in = call->count[EXMAP_OP_READ], out = call->count[EXMAP_OP_WRITE];
@@ -256,14 +259,14 @@ static void finish(struct call *call)
 
 	while (!call_wait(call)) {
 		stats->enomem++;
-		/* What brings nothing in lacks memory of another kind: wait for that */
+		/* Evicting does not help a call that brings in no pages: let it wait */
 		n = coming ? choose_victims(victim) : 0;
 		make_room(victim, n, &tries);
 		call_start(call);
 	}
 	for (i = 0; i < call->nr; i++)
 		pass_on(&call->vec[i]);
-	/* See reserve(): what comes has taken the places of victims, if there are any */
+	/* If there were victims, the new pages took their places and were not reserved */
 	if (going)
 		atomic_fetch_sub(&bm.used, going - coming);
 
@@ -272,15 +275,15 @@ static void finish(struct call *call)
 	stats->evicted += going;
 	stats->evict_calls += going > 0;
 	if (bm.madvise)
-		return;		/* several calls, already counted */
+		return;		/* transfer() has counted the calls */
 	stats->in_calls += in > 0;
 	stats->out_calls += out > 0;
 	stats->joined += coming && going;
 }
 
 /*
- * Bring in those of the pages that are not in memory, with one call. It has only
- * begun when this returns in uring mode: call_submit() or a wait sends it.
+ * Bring in the pages of a range that are not in memory, with one call. In uring mode, the
+ * call is only queued when this function returns: call_submit() or a wait submits it.
  */
 static void bring_in(u64 first, u64 count)
 {
@@ -292,7 +295,7 @@ static void bring_in(u64 first, u64 count)
 	for (pid = first; pid < first + count && n < bm.batch; pid++) {
 		u64 word = atomic_load_explicit(&bm.state[pid], memory_order_relaxed);
 
-		/* The lock makes the page ours to bring in, others wait for it */
+		/* Lock the page, so that no other thread brings it in as well */
 		if (STATE(word) == EVICTED && change_state(pid, word, LOCKED))
 			missing[n++] = pid;
 	}
@@ -302,12 +305,13 @@ static void bring_in(u64 first, u64 count)
 		      missing, n);
 	ahead.nr++;
 	if (!bm.uring)
-		finish_oldest();	/* it has waited already */
+		finish_oldest();	/* the ioctl is complete already */
 }
 
 /*
- * In uring mode, a batch of pages is kept in flight in several calls: the first are
- * copied while others are still on their way. Else each batch comes in one call.
+ * In uring mode, several calls that together have a batch of pages are in flight, so that
+ * the first pages can be copied while the next are still being read. Otherwise, one call
+ * brings in a whole batch.
  */
 u64 bm_read_ahead(u64 pid, u64 next, u64 end)
 {
@@ -332,7 +336,7 @@ u64 bm_read_ahead(u64 pid, u64 next, u64 end)
 void bm_restart(void)
 {
 	self->stats.restarts++;
-	pause_for(50);		/* not a spin: it may be input or output in the way */
+	pause_for(50);		/* sleep, because the page may be waiting for I/O */
 	siglongjmp(self->restart, 1);
 }
 
@@ -342,21 +346,21 @@ void bm_optimistic_end(void)
 }
 
 /*
- * Installed with SA_NODEFER: the handler is left by siglongjmp(), and without
- * it SIGSEGV would stay blocked and the thread's second one would be fatal.
+ * Installed with SA_NODEFER, because siglongjmp() leaves the handler without a return.
+ * SIGSEGV would otherwise stay blocked, and the second one would kill the process.
  */
 static void on_segv(int sig, siginfo_t *info, void *context)
 {
 	char *addr = info->si_addr;
 
 	(void)context;
-	/* si_code > 0: a real access, not a signal that somebody sent */
+	/* si_code > 0: the signal was raised by an access, not sent by kill() */
 	if (info->si_code > 0 && self && atomic_load(&self->optimistic) &&
 	    addr >= bm.region && addr < bm.region + bm.virt_pages * PAGE_SIZE) {
 		self->stats.segv++;
 		siglongjmp(self->restart, 1);
 	}
-	/* A bug elsewhere: the access is repeated, and ends as it would have */
+	/* A bug elsewhere: restore the default action, and let the access fault again */
 	signal(sig, SIG_DFL);
 	if (info->si_code <= 0)
 		raise(sig);
@@ -376,7 +380,7 @@ u64 bm_read_begin(u64 pid)
 		case SHARED:
 			return VERSION(word);
 		case MARKED:
-			/* Used again: the clock hand shall spare it */
+			/* The page is in use: clear the mark, so that it is not evicted */
 			if (change_state(pid, word, UNLOCKED))
 				return VERSION(word);
 			break;
@@ -384,7 +388,10 @@ u64 bm_read_begin(u64 pid)
 			bring_in(pid, 1);
 			break;
 		case LOCKED:
-			/* By us, or by somebody who may in turn wait for us */
+			/*
+			 * Locked by this thread for read-ahead, or by another thread, which
+			 * may in turn be waiting for pages that this thread has locked.
+			 */
 			if (!finish_oldest() && ++spins > 100)
 				usleep(50);
 		}
@@ -395,7 +402,7 @@ void bm_read_check(u64 pid, u64 version)
 {
 	u64 word;
 
-	/* All reads of the page come before this look at its version */
+	/* All reads of the page must be complete before its version is checked */
 	atomic_thread_fence(memory_order_acquire);
 	word = atomic_load_explicit(&bm.state[pid], memory_order_relaxed);
 	if (VERSION(word) != version || STATE(word) == LOCKED || STATE(word) == EVICTED)
@@ -422,7 +429,7 @@ u64 bm_extent(u64 count)
 {
 	u64 first = atomic_fetch_add(&bm.next, count);
 
-	/* The last page of the region stays empty, see check_recovery() */
+	/* The last page of the region stays empty: check_recovery() needs it */
 	if (first + count >= bm.virt_pages)
 		errx(1, "the region of %llu pages is full, give it more with --virt-mb",
 		     bm.virt_pages);
@@ -439,7 +446,7 @@ void bm_create(u64 first, unsigned int count)
 		pid[i] = first + i;
 		change_state(pid[i], atomic_load(&bm.state[pid[i]]), LOCKED);
 	}
-	/* What is in the memory is left over from pages that were evicted */
+	/* ALLOC does not clear pages: they may hold data of pages that were evicted */
 	start_filling(&call, EXMAP_OP_ALLOC, pid, count);
 	finish(&call);
 }
@@ -465,7 +472,7 @@ void bm_flush(void)
 		err(1, "writing the page file %s", bm.file);
 }
 
-/* Start */
+/* Setup */
 
 static void *map(size_t len, int flags, int fd, u64 offset)
 {
@@ -508,7 +515,7 @@ void bm_init(void)
 	int flags = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC;
 	unsigned int i;
 
-	/* All batches of all threads together leave most of the buffer alone */
+	/* The batches of all threads together must not exceed a quarter of the buffer */
 	bm.batch = bm.buffer_pages / (4 * bm.nr_threads);
 	if (bm.batch > BATCH_MAX)
 		bm.batch = BATCH_MAX;
@@ -516,14 +523,14 @@ void bm_init(void)
 		errx(1, "a buffer of %llu pages is too small for %u threads", bm.buffer_pages,
 		     bm.nr_threads);
 
-	/* The buffer is the cache: the kernel need not keep a second copy */
+	/* O_DIRECT: the buffer is the cache, so the page cache would be a second copy */
 	bm.file_fd = open(bm.file, flags | O_DIRECT, 0666);
 	bm.direct = bm.file_fd >= 0;
 	if (bm.file_fd < 0 && errno == EINVAL)
 		bm.file_fd = open(bm.file, flags, 0666);
 	if (bm.file_fd < 0)
 		err(1, "cannot create the page file %s", bm.file);
-	/* Threads that write do not wait for each other to allocate blocks then */
+	/* Allocate all blocks now, so that writing threads do not wait for each other */
 	if (fallocate(bm.file_fd, 0, 0, bm.file_pages * PAGE_SIZE) && errno != EOPNOTSUPP)
 		err(1, "%llu MiB for the page file %s", bm.file_pages / 256, bm.file);
 
@@ -534,7 +541,7 @@ void bm_init(void)
 		bm.threads[i].interface = i;
 	if (bm.madvise) {
 		bm.region = map_anonymous(bm.virt_pages * PAGE_SIZE);
-		/* Huge pages could not go one by one (EINVAL: there are none) */
+		/* No huge pages: they cannot be evicted in parts. Failure does no harm. */
 		madvise(bm.region, bm.virt_pages * PAGE_SIZE, MADV_NOHUGEPAGE);
 	} else {
 		open_exmap();
@@ -543,7 +550,7 @@ void bm_init(void)
 		err(1, "sigaction");
 }
 
-/* What all reads rely on: touching a page that is not there brings us back */
+/* Check what optimistic reads rely on: an access to a missing page causes a restart */
 static void check_recovery(void)
 {
 	char *missing = bm_page(bm.virt_pages - 1);
@@ -561,10 +568,10 @@ void bm_thread_start(unsigned int id)
 {
 	self = &bm.threads[id];
 	if (bm.madvise)
-		return;		/* it reads as zeroes there, the version tells */
+		return;		/* a missing page reads as zeroes, without a SIGSEGV */
 	call_thread_start();
 	check_recovery();
-	check_recovery();	/* the second one is what SA_NODEFER is for */
+	check_recovery();	/* twice, to check that SIGSEGV is not left blocked */
 	self->stats.segv -= 2;
 }
 

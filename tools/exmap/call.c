@@ -37,7 +37,7 @@ void call_add(struct call *call, enum exmap_opcode opcode, const u64 *pid, unsig
 	call->todo += n;
 }
 
-/* Without exmap: a system call for each run, or more if one stops short */
+/* Read or write a run of pages without exmap; repeat the system call if it stops short */
 static void transfer(const struct exmap_vec *vec)
 {
 	size_t len = (size_t)vec->len * PAGE_SIZE, done;
@@ -72,20 +72,20 @@ static void carry_out_by_hand(struct call *call)
 		else if (vec->opcode == EXMAP_OP_FREE &&
 			 madvise(bm_page(vec->page), vec->len * PAGE_SIZE, MADV_DONTNEED))
 			err(1, "madvise");
-		/* ALLOC: the first touch does it */
+		/* ALLOC needs no call: the first access allocates the page */
 	}
 }
 
 #ifdef HAVE_LIBURING
 
-/* A ring for each thread: no lock, and completions come to who waits for them */
+/* Each thread has its own ring: it needs no lock, and gets only its own completions */
 static __thread struct io_uring ring;
 static __thread unsigned int in_flight;
 
 static void ring_start(void)
 {
 	struct io_uring_params params = {
-		/* Complete calls when we ask for it, not in the midst of a copy */
+		/* Run completion work only when the thread asks for completions */
 		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
 	};
 	int ret;
@@ -111,7 +111,7 @@ static void ring_queue(struct call *call)
 
 	if (!sqe)
 		errx(1, "more than %u calls in flight", 2 * CALLS_MAX);
-	/* The file is the first (0) of those that are registered */
+	/* With IOSQE_FIXED_FILE, 0 is the index of the registered file */
 	io_uring_prep_rw(IORING_OP_URING_CMD, sqe, 0, NULL, 0, 0);
 	io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data(sqe, call);
@@ -151,7 +151,7 @@ static void ring_reap(void)
 	in_flight -= n;
 }
 
-/* Others may complete meanwhile: that is noted in them */
+/* Wait for a call. Completions of other calls are recorded in these calls. */
 static void ring_wait(struct call *call)
 {
 	int ret;
@@ -191,7 +191,7 @@ void call_thread_stop(void)
 		ring_stop();
 }
 
-/* In uring mode, vectors and results must stay where they are until call_wait() */
+/* In uring mode, the call must not be moved or changed until call_wait() returns */
 void call_start(struct call *call)
 {
 	if (bm.madvise) {
@@ -221,8 +221,8 @@ void call_submit(void)
 }
 
 /*
- * Every vector has a result. Want of memory is nothing to worry about: pages that
- * are where they should be are skipped when the call is made again.
+ * Check the results of all vectors. Returns false if memory was short, which is not an
+ * error: when the call is repeated, it skips the pages that are done.
  */
 static bool check_results(struct call *call)
 {
@@ -232,7 +232,7 @@ static bool check_results(struct call *call)
 	unsigned int i;
 
 	if (call->ret == -ENOMEM)
-		return false;	/* nothing was done */
+		return false;	/* no vector was processed */
 	if (call->ret < 0) {
 		errno = -call->ret;
 		err(1, "exmap call of %u vectors", call->nr);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * exmap-store: a directory of files in a B+tree on exmap
+ * exmap-store: store the files of a directory in a B+tree on exmap
  *
- * Puts every regular file below a directory into a store (key: its path, value:
- * its content) whose buffer is a fraction of the data, reads all of them back in
- * random order, and compares each with the checksum of the original.
+ * Every regular file below a directory is inserted into a store, with its path as the key
+ * and its content as the value. The buffer of the store is a fraction of the data. All
+ * files are then read back in random order, and their checksums are compared with those
+ * of the originals.
  */
 #include <err.h>
 #include <errno.h>
@@ -23,14 +24,14 @@
 #include "bufmgr.h"
 
 struct file {
-	char *path;		/* below the directory */
-	u64 size;		/* as scanned, then as loaded */
-	u64 checksum;		/* of the original's bytes */
+	char *path;		/* relative to the directory */
+	u64 size;		/* size when scanned, later the size when loaded */
+	u64 checksum;		/* checksum of the original */
 };
 
 struct phase {
 	const char *name;
-	/* Work on the i-th file, with a buffer that the thread keeps */
+	/* Process the i-th file. buf is a buffer of the thread that is reused and grown. */
 	void (*each)(size_t i, char **buf, size_t *cap);
 	double seconds;
 	struct bm_stats stats;
@@ -44,7 +45,7 @@ struct worker {
 
 static struct file *files;
 static size_t nr_files, max_files, prefix_len;
-static size_t *order;		/* in which files are read back */
+static size_t *order;		/* order in which files are read back */
 static u64 total_bytes, extent_pages, entry_bytes;
 static const char *directory;
 static int directory_fd;
@@ -62,7 +63,10 @@ static void *grow(void *p, size_t bytes)
 	return p;
 }
 
-/* FNV-1a over words with the upper half folded in: quick, and no more than that */
+/*
+ * A fast checksum without cryptographic strength: FNV-1a over words, with the upper half
+ * folded into the lower one
+ */
 static u64 checksum(const char *data, size_t len)
 {
 	u64 sum = 0xcbf29ce484222325ULL ^ len, word;
@@ -112,7 +116,7 @@ static int scan_entry(const char *path, const struct stat *st, int type, struct 
 static void scan(void)
 {
 	directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	/* nftw() leaves slashes at the end away */
+	/* nftw() removes trailing slashes from the paths that it passes on */
 	for (prefix_len = strlen(directory); prefix_len && directory[prefix_len - 1] == '/';)
 		prefix_len--;
 	if (directory_fd < 0 || nftw(directory, scan_entry, 32, FTW_PHYS))
@@ -121,7 +125,7 @@ static void scan(void)
 		errx(1, "nothing to store: no file with content below %s", directory);
 }
 
-/* Every file once, in random order that depends on the seed alone */
+/* Choose the order of reads: a random permutation that depends only on the seed */
 static void shuffle(u64 seed)
 {
 	size_t i, j, swap;
@@ -153,7 +157,7 @@ static void load_file(size_t i, char **buf, size_t *cap)
 	if (fd < 0)
 		err(1, "cannot open %s/%s", directory, file->path);
 	do {
-		/* Beyond the expected size, too: the file may have grown */
+		/* Try to read beyond the expected size, since the file may have grown */
 		if (*cap < len + file->size + 1) {
 			*cap = len + file->size + 65536;
 			*buf = grow(*buf, *cap);
@@ -247,7 +251,7 @@ static void run(struct phase *phase)
 		pthread_join(workers[i].thread, NULL);
 	free(workers);
 	if (phase->each == load_file)
-		bm_flush();	/* loaded is what the page file holds */
+		bm_flush();	/* loading includes writing everything to the page file */
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	phase->seconds = ts.tv_sec - start.tv_sec + (ts.tv_nsec - start.tv_nsec) / 1e9;
 	phase->stats = bm_collect_stats();
@@ -302,12 +306,12 @@ static const char help[] =
 	"  --fraction N   the buffer is 1/N of the data (8)\n"
 	"  --threads N    threads that load and read (4)\n"
 	"  --virt-mb N    size of the region in MiB (what the data needs)\n"
-	"  --seed N       of the random order (1)\n"
-	"  --uring        calls through io_uring, and large files read ahead with several\n"
-	"                 in flight (where built with liburing)\n"
-	"  --madvise      plain anonymous memory and madvise() instead of exmap\n"
-	"  --quiet        no progress, only the table\n"
-	"  --help         this text\n";
+	"  --seed N       seed of the random order (1)\n"
+	"  --uring        make calls through io_uring, and read large files ahead with\n"
+	"                 several calls in flight (only if built with liburing)\n"
+	"  --madvise      use anonymous memory and madvise() instead of exmap\n"
+	"  --quiet        print only the final table, no progress\n"
+	"  --help         print this text\n";
 
 static u64 parse(const char *name, u64 min, u64 max)
 {
@@ -359,7 +363,7 @@ int main(int argc, char **argv)
 			bm.nr_threads = parse("threads", 1, 1024);
 			break;
 		case 'v':
-			/* Up to half of a 47-bit address space */
+			/* At most half of a 47-bit address space */
 			bm.virt_pages = parse("virt-mb", 1, 1 << 26) << 8;
 			break;
 		case 's':
@@ -391,12 +395,12 @@ int main(int argc, char **argv)
 
 	scan();
 	shuffle(seed);
-	/* Nodes are half full at least, and files may have grown a little since */
+	/* Nodes are at least half full, and files may have grown a little since the scan */
 	bm.file_pages = extent_pages + 2 * entry_bytes / PAGE_SIZE + 16;
 	if (!bm.virt_pages)
 		bm.virt_pages = bm.file_pages * 5 / 4 + 1024;
 	bm.buffer_pages = total_bytes / PAGE_SIZE / fraction;
-	/* A thread holds a batch of pages at a time, most are to be left to evict */
+	/* Threads lock batches of pages, while most of the buffer must remain evictable */
 	if (bm.buffer_pages < 32 * bm.nr_threads) {
 		bm.buffer_pages = 32 * bm.nr_threads;
 		printf("note: 1/%llu of the data is less than 32 pages a thread, which is taken\n",

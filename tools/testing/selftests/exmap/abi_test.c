@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The binary interface in literal numbers, and what each call answers to bad
- * input: one errno a case, and nothing changed by it.
+ * Check the binary interface against literal numbers, and the errno with which each
+ * call refuses bad input. A call that is refused must not change anything.
  */
 #include "common.h"
 
@@ -106,7 +106,7 @@ TEST(device_node)
 	EXPECT_EQ(0666, (int)(st.st_mode & 07777));
 }
 
-/* A fresh file, before SETUP */
+/* A file that was just opened, before SETUP */
 FIXTURE(fresh) {
 	int fd;
 };
@@ -118,7 +118,7 @@ FIXTURE_SETUP(fresh)
 
 FIXTURE_TEARDOWN(fresh)
 {
-	/* Whatever was refused, the file must still take a good SETUP */
+	/* A valid SETUP must still succeed after the calls that were refused */
 	EXPECT_EQ(0, ex_setup(self->fd, -1, 1, 1));
 	EXPECT_EQ(0, close(self->fd));
 }
@@ -189,7 +189,7 @@ TEST_F(fresh, setup_backing_is_no_file)
 	EXPECT_EQ(-EINVAL, ex_setup(self->fd, fd, 1, 1));
 	close(fd);
 
-	/* An exmap: itself, a fresh one, one in use */
+	/* An exmap cannot be a backing file: the file itself, a fresh one, one in use */
 	EXPECT_EQ(-EINVAL, ex_setup(self->fd, self->fd, 1, 1));
 	other = exmap_open(_metadata);
 	EXPECT_EQ(-EINVAL, ex_setup(self->fd, other, 1, 1));
@@ -213,7 +213,7 @@ TEST_F(fresh, setup_bad_buffer_size)
 	EXPECT_EQ(-ENOMEM, ex_setup(self->fd, -1, 1, ~0ULL));
 	EXPECT_EQ(-ENOMEM, ex_setup(self->fd, -1, 1, 1ULL << 63));
 	EXPECT_EQ(-ENOMEM, ex_setup(self->fd, -1, 1, 1ULL << 51));
-	/* In bytes these wrap to 0 and to 16 pages */
+	/* Converted to bytes, these sizes wrap around to 0 and to 16 pages */
 	EXPECT_EQ(-ENOMEM, ex_setup(self->fd, -1, 1, 1ULL << 52));
 	EXPECT_EQ(-ENOMEM, ex_setup(self->fd, -1, 1, (1ULL << 52) + 16));
 }
@@ -245,7 +245,7 @@ TEST_F(fresh, before_setup_with_region)
 TEST_F(fresh, private_region)
 {
 	EXPECT_EQ(-EINVAL, ex_try_mmap(self->fd, 16 * PG, MAP_PRIVATE, EXMAP_OFF_EXMAP));
-	/* It claimed nothing */
+	/* The failed mmap() must not have claimed the region */
 	EXPECT_NE(MAP_FAILED, ex_map_region(self->fd, 16));
 }
 
@@ -282,7 +282,7 @@ TEST_F(fresh, unknown_ioctl)
 }
 
 #ifdef __x86_64__
-/* A system call through the 32-bit entry, as a 32-bit program makes it */
+/* Make a system call through the 32-bit entry, like a 32-bit program */
 static long syscall32(long nr, long a, long b, long c)
 {
 	long ret;
@@ -296,7 +296,7 @@ TEST_F(fresh, program_of_32_bits)
 {
 	struct exmap_ioctl_setup *setup;
 
-	/* Without the entry the attempt would kill us */
+	/* Without the 32-bit entry, int $0x80 would kill the process */
 	if (access("/proc/sys/abi/vsyscall32", F_OK))
 		SKIP(return, "the kernel has no IA32_EMULATION");
 	ASSERT_EQ(getpid(), syscall32(20 /* getpid */, 0, 0, 0));
@@ -314,7 +314,7 @@ TEST_F(fresh, program_of_32_bits)
 }
 #endif
 
-/* Ready for use, with one page mapped whose data must survive every refusal */
+/* An exmap with one resident page, whose data must survive all refused calls */
 FIXTURE(ready) {
 	struct exmap ex;
 	struct exmap_user_interface before;
@@ -337,7 +337,7 @@ FIXTURE_TEARDOWN(ready)
 {
 	int i;
 
-	/* A negative return leaves every interface page as it was */
+	/* Calls that return an error must not change any interface page */
 	for (i = 0; i < 4; i++)
 		EXPECT_EQ(0, memcmp(&self->before, self->ex.iface[i], PG));
 	EXPECT_TRUE(stamp_intact(page_at(&self->ex, 7), 7));
@@ -361,7 +361,10 @@ TEST_F(ready, action_bad_pointer)
 {
 	EXPECT_EQ(-EFAULT, ex_ioctl(self->ex.fd, EXMAP_IOCTL_ACTION, NULL));
 	EXPECT_EQ(-EFAULT, ex_ioctl(self->ex.fd, EXMAP_IOCTL_ACTION, (void *)-4096L));
-	/* Not mapped now, and ACTION must not wait for itself to find out */
+	/*
+	 * The argument is in an empty slot. ACTION must not hold a lock that the page
+	 * fault needs while it copies the argument.
+	 */
 	EXPECT_EQ(-EFAULT, ex_ioctl(self->ex.fd, EXMAP_IOCTL_ACTION, page_at(&self->ex, 1)));
 }
 
@@ -432,7 +435,7 @@ TEST_F(ready, action_padding_is_ignored)
 
 TEST_F(ready, iov_len_0)
 {
-	/* Not an error, and the vectors are not looked at */
+	/* A call without vectors succeeds, whatever the interface page contains */
 	EXPECT_EQ(0, ex_action(self->ex.fd, 0, EXMAP_OP_ALLOC, 0));
 	EXPECT_EQ(0, ex_action(self->ex.fd, 0, EXMAP_OP_FREE, 0));
 }
@@ -460,7 +463,7 @@ TEST_F(ready, mmap_bad_interface)
 		EXPECT_EQ(-ENXIO, ex_try_mmap(self->ex.fd, PG, MAP_SHARED,
 					      EXMAP_OFF_INTERFACE(numbers[i])));
 	EXPECT_EQ(-EINVAL, ex_try_mmap(self->ex.fd, 2 * PG, MAP_SHARED, EXMAP_OFF_INTERFACE(0)));
-	/* Two pages are not interfaces 2 and 3 either */
+	/* A mapping of two pages cannot cover interfaces 2 and 3 either */
 	EXPECT_EQ(-EINVAL, ex_try_mmap(self->ex.fd, 2 * PG, MAP_SHARED, EXMAP_OFF_INTERFACE(2)));
 	EXPECT_EQ(-EINVAL, ex_try_mmap(self->ex.fd, PG, MAP_PRIVATE, EXMAP_OFF_INTERFACE(0)));
 }
@@ -495,7 +498,7 @@ TEST_F(ready, read_bad_position)
 		EXPECT_EQ(-EINVAL, ex_pread(self->ex.fd, 0, opcode, page, PG));
 	for (iface = 4; iface < 65536; iface += iface < 520 ? 1 : 1021)
 		EXPECT_EQ(-EINVAL, ex_pread(self->ex.fd, iface, EXMAP_OP_ALLOC, page, PG));
-	/* Nothing above the 16 bits of the interface number */
+	/* The bits above the 16-bit interface number must be zero */
 	for (bit = 24; bit < 63; bit++) {
 		errno = 0;
 		EXPECT_EQ(-1, pread(self->ex.fd, page, PG,
@@ -509,7 +512,7 @@ TEST_F(ready, read_bad_position)
 TEST_F(ready, read_unaligned)
 {
 	char *page = page_at(&self->ex, 1);
-	/* Aligned in sum alone */
+	/* The lengths are multiples of the page size only in sum */
 	struct iovec iov[2] = { { page, 2048 }, { page + 2048, 2048 } };
 	int fd = self->ex.fd, shift;
 
@@ -579,7 +582,7 @@ TEST_F(ready, clone_bad_source)
 	EXPECT_EQ(-EINVAL, ex_clone(fd, fresh));
 	EXPECT_EQ(-EINVAL, ex_clone(fd, fd));
 
-	/* A file that has an exmap takes no other, however it got it */
+	/* A file that has an exmap, from whichever call, cannot get another one */
 	ASSERT_EQ(0, ex_clone(fd, self->ex.fd));
 	EXPECT_EQ(-EBUSY, ex_clone(fd, self->ex.fd));
 	EXPECT_EQ(-EBUSY, ex_setup(fd, -1, 1, 1));

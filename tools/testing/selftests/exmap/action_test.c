@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* ALLOC and FREE through ACTION: what each vector does and answers. */
+/* Tests of ALLOC and FREE through ACTION: the effect and result of each vector. */
 #include "common.h"
 
 #define PAGES	(3 * 4095 + 7)
@@ -95,7 +95,7 @@ TEST_F(action, mapped_pages_are_skipped)
 	for (i = 10; i < 20; i++)
 		EXPECT_TRUE(stamp_intact(page_at(&self->ex, i), i));
 
-	/* Every second one missing */
+	/* Empty every second slot and fill the gaps again */
 	for (i = 5; i < 25; i += 2)
 		EXPECT_EQ(1, ex_free(&self->ex, 0, i, 1));
 	EXPECT_EQ(10, ex_alloc(&self->ex, 0, 5, 20));
@@ -201,7 +201,7 @@ TEST_F(action, vectors_512)
 {
 	int i;
 
-	/* Scattered, in falling order, of one and two pages */
+	/* Scattered vectors in descending order, with one or two pages each */
 	for (i = 0; i < 512; i++)
 		set_vec(&self->ex, 0, i, (511 - i) * 5, 1 + i % 2);
 	EXPECT_EQ(0, alloc(&self->ex, 512));
@@ -240,7 +240,7 @@ TEST_F(action, len_0)
 	stamp_page(page_at(&self->ex, 9), 9);
 	set_vec(&self->ex, 0, 0, 9, 0);
 	set_vec(&self->ex, 0, 1, 10, 0);
-	/* Never an error, wherever it points */
+	/* A vector with len 0 succeeds even if it points outside the region */
 	set_vec(&self->ex, 0, 2, PAGES, 0);
 	set_vec(&self->ex, 0, 3, PAGES + 1, 0);
 	set_vec(&self->ex, 0, 4, (1ULL << 52) - 1, 0);
@@ -259,7 +259,7 @@ TEST_F(action, len_0)
 	EXPECT_TRUE(stamp_intact(page_at(&self->ex, 9), 9));
 }
 
-/* One vector of a range that is not in the region, for both calls */
+/* ALLOC and FREE must refuse a range that is not entirely inside the region */
 static void check_range(struct __test_metadata *_metadata, struct exmap *ex,
 			__u64 page, int len)
 {
@@ -298,7 +298,7 @@ TEST_F(action, outside_the_region)
 		check_range(_metadata, &self->ex, 1ULL << bit, 1);
 		check_range(_metadata, &self->ex, (1ULL << bit) + 5, 4095);
 	}
-	/* Pages whose address would wrap to before, into and behind the region */
+	/* Ranges that would wrap around to below the region, or across its start */
 	check_range(_metadata, &self->ex, limit - base, 1);
 	check_range(_metadata, &self->ex, limit - base + 1, 4095);
 	for (i = 1; i < 4; i++)
@@ -308,7 +308,7 @@ TEST_F(action, outside_the_region)
 	EXPECT_TRUE(stamp_intact(page_at(&self->ex, 0), 1));
 	EXPECT_TRUE(stamp_intact(page_at(&self->ex, PAGES - 1), 2));
 	EXPECT_EQ(3, ex_drain(&self->ex, 0, 0, PAGES));
-	/* The very end is inside */
+	/* A range that ends with the last slot is inside the region */
 	EXPECT_EQ(4095, ex_alloc(&self->ex, 0, PAGES - 4095, 4095));
 }
 
@@ -360,7 +360,7 @@ TEST_F_TIMEOUT(action, data_survives_the_neighbours_free, SLOW)
 	for (i = 0; i < 2048; i++)
 		stamp_page(page_at(&self->ex, i), i);
 	for (round = 0; round < 4; round++) {
-		/* Every second page goes, in 512 vectors a call */
+		/* Free every second page, with 512 vectors per call */
 		for (i = 0; i < 2048; i += 1024) {
 			for (n = 0; n < 512; n++)
 				set_vec(&self->ex, 0, n, i + 2 * n + round % 2, 1);
@@ -373,7 +373,7 @@ TEST_F_TIMEOUT(action, data_survives_the_neighbours_free, SLOW)
 			if (!freed)
 				EXPECT_TRUE(stamp_intact(page_at(&self->ex, i), i));
 		}
-		/* What was freed comes back elsewhere, and is written to */
+		/* Put the freed pages into other slots and overwrite them */
 		ASSERT_EQ(1024, ex_alloc(&self->ex, 1, 4096, 1024));
 		memset(page_at(&self->ex, 4096), 0xee, 1024 * PG);
 		for (i = 0; i < 2048; i++)
@@ -403,7 +403,7 @@ TEST_F(action, after_munmap)
 	EXPECT_EQ(-ENXIO, ex_pread(ex->fd, 0, EXMAP_OP_READ, ex->region, PG));
 	EXPECT_EQ(0, memcmp(&before, ex->iface[0], PG));
 
-	/* Not even where something else is mapped at that address */
+	/* Calls must still fail if a different mapping has taken the address */
 	ASSERT_EQ(ex->region, mmap(ex->region, PG, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 	EXPECT_EQ(-ENXIO, alloc(&self->ex, 1));

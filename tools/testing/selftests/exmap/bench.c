@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What it costs to put a page somewhere and to take it away again: with exmap,
- * and with what else Linux has for that. Not a test; make bench runs it.
+ * Benchmark: the cost of placing a page at an address and of evicting it again,
+ * with exmap and with the alternatives that Linux offers. This is not a test; it
+ * is run by "make bench".
  *
- * Every thread has a CPU, an open file and an interface of its own, and a part
- * of the region: every n-th page of it, so that the threads share all page
- * tables, or with --pattern apart pages that lie together. All addresses are
- * chosen before the clock starts. What is timed is what a program must do: fill
- * in the vectors, call, look at the results.
+ * Each thread has its own CPU, open file and interface, and its own part of the
+ * region. With n threads, that part is every n-th page, so that all threads share
+ * all page tables; with --pattern apart, it is one contiguous range. All addresses
+ * are chosen before the clock starts. The timed part is the work that a program
+ * cannot avoid: fill in the vectors, make the call, check the results.
  *
- * In a virtual machine whose clock counts instructions (QEMU's -icount shift=0,
- * one CPU), ns are instructions.
+ * In a virtual machine whose clock counts instructions (QEMU with -icount shift=0
+ * and one CPU), a nanosecond is one instruction.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -36,26 +37,26 @@
 
 #define MAX_BATCH	EXMAP_USER_INTERFACE_PAGES
 
-/* Pages in one vector of an interface */
+/* Maximum number of pages in one vector of an interface */
 #define LONGEST		(EXMAP_PAGE_MAX_PAGES - 1)
 
 struct worker;
 
-/* Put pages into @nr vectors, or take them out: how many pages changed */
+/* Place the pages of @nr vectors, or evict them. Returns the number of pages changed. */
 typedef unsigned long (*batch_fn)(struct worker *w, const __u64 *slots, unsigned int nr);
 
-/* Linux 6.13; not in the C library's header yet */
+/* Added in Linux 6.13, and missing from the headers of older C libraries */
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL	102
 #define MADV_GUARD_REMOVE	103
 #endif
 
 /**
- * struct method - a way to place pages
- * @name: for --what
- * @flags: what it needs
- * @place: put pages there
- * @loop: the timed loop, from round @first on
+ * struct method - a way to place and evict pages
+ * @name: argument of --what
+ * @flags: properties and requirements, see below
+ * @place: place the pages of a batch
+ * @loop: the timed loop: @rounds rounds, beginning with round @first
  */
 struct method {
 	const char *name;
@@ -64,18 +65,19 @@ struct method {
 	void (*loop)(struct worker *w, unsigned long first, unsigned long rounds);
 };
 
-#define DEV		1	/* an exmap */
-#define DEFERRED	2	/* one whose FREE does not flush */
-#define VECTORS		4	/* the call with an opcode in each vector */
-#define ZERO		8	/* pages are cleared */
-#define NO_PAGES	16	/* only calls */
-#define ONE_RANGE	32	/* makes sense for one range only */
-#define UFFD		64
+#define DEV		1	/* needs an exmap */
+#define DEFERRED	2	/* needs an exmap with deferred TLB flushes */
+#define VECTORS		4	/* uses EXMAP_IOCTL_VECTORS */
+#define ZERO		8	/* places zeroed pages */
+#define NO_PAGES	16	/* measures calls that place no pages */
+#define ONE_RANGE	32	/* works on one contiguous range only */
+#define UFFD		64	/* needs userfaultfd */
 
 /*
- * Slots are numbers of pages of the region. A round takes its vectors from
- * @in, where pages are put, and from @out, where they are taken away: the same
- * ones, or with --churn earlier ones.
+ * A thread of the benchmark. A slot is a page number within the region. Each round
+ * places the next batch of slots from @in. Without --churn, the same batch is evicted
+ * again. With --churn, the round evicts the next batch from @out instead, which are
+ * slots that were placed in earlier rounds.
  */
 struct worker {
 	pthread_t thread;
@@ -91,11 +93,11 @@ struct worker {
 	struct iovec range[MAX_BATCH];
 
 	char *region;
-	unsigned int nr;	/* vectors in a batch */
-	unsigned int len;	/* pages in a vector */
+	unsigned int nr;	/* vectors per batch */
+	unsigned int len;	/* pages per vector */
 	__u64 *in;
 	__u64 *out;
-	__u64 *resident;	/* with --churn, before the first round */
+	__u64 *resident;	/* slots to fill before the first round, with --churn */
 	unsigned long nr_resident;
 	unsigned long changed;
 	__u64 random;
@@ -129,10 +131,10 @@ static struct {
 	bool header;
 	unsigned long region;	/* pages */
 	unsigned long pool;	/* pages */
-	unsigned long full;	/* percent */
+	unsigned long full;	/* percentage of the pool in use, with --churn */
 	unsigned long quarantine;
-	unsigned long warm;	/* rounds of a thread, not timed */
-	unsigned long rounds;	/* rounds of a thread, timed */
+	unsigned long warm;	/* rounds per thread before the clock starts */
+	unsigned long rounds;	/* timed rounds per thread */
 	unsigned long turn;	/* rounds between two pauses */
 } opt = {
 	.threads = 1,
@@ -147,7 +149,7 @@ static struct worker *workers[CPU_SETSIZE];
 static char *region;
 static int device = -1, pidfd = -1, uffd = -1;
 
-/* What a call of exmap returned, if not 0 */
+/* Report a nonzero return value of an exmap ioctl, and exit */
 static void __noreturn call_failed(int ret)
 {
 	if (ret < 0)
@@ -155,7 +157,7 @@ static void __noreturn call_failed(int ret)
 	die("%s: %d vectors of a call failed", opt.method->name, ret);
 }
 
-/* --------------------------------------------------------------- the ways */
+/* ------------------------------------------------------------ the methods */
 
 static __always_inline unsigned long action(struct worker *w, const __u64 *slots,
 					    unsigned int nr,
@@ -187,7 +189,7 @@ static unsigned long action_free(struct worker *w, const __u64 *slots, unsigned 
 	return action(w, slots, nr, &w->free);
 }
 
-/* One call: FREE of @nr_out vectors, then ALLOC of @nr_in */
+/* FREE @nr_out vectors and ALLOC @nr_in vectors in a single call */
 static __always_inline unsigned long exchange(struct worker *w, const __u64 *out,
 					      unsigned int nr_out, const __u64 *in,
 					      unsigned int nr_in, __u16 flags)
@@ -276,7 +278,7 @@ static unsigned long one_process_madvise(struct worker *w, const __u64 *slots, u
 	return advise(w, slots, nr, MADV_DONTNEED);
 }
 
-/* Frees the pages as well, and a touch raises SIGSEGV as it does with exmap */
+/* A guard also frees the page, and an access raises SIGSEGV as it does with exmap */
 static unsigned long install_guards(struct worker *w, const __u64 *slots, unsigned int nr)
 {
 	return advise(w, slots, nr, MADV_GUARD_INSTALL);
@@ -298,7 +300,7 @@ static unsigned long populate(struct worker *w, const __u64 *slots, unsigned int
 	return (unsigned long)nr * w->len;
 }
 
-/* UFFDIO_ZEROPAGE is no peer: it maps the page of zeroes that all share */
+/* UFFDIO_ZEROPAGE is not comparable: it maps the shared zero page instead of a new one */
 static unsigned long uffd_copy(struct worker *w, const __u64 *slots, unsigned int nr)
 {
 	static char source[MAX_BATCH * PG];
@@ -445,7 +447,7 @@ struct counters {
 	long page_flushes;
 };
 
-/* The file without stdio, which could map and unmap memory */
+/* Read a file without stdio, which could map and unmap memory between measurements */
 static const char *read_file(const char *path)
 {
 	static char text[256 * 1024];
@@ -468,7 +470,7 @@ static const char *read_file(const char *path)
 	return text;
 }
 
-/* The sum of the numbers that follow @key at the start of a line, or -1 */
+/* Add up the numbers on the line that begins with @key. Returns -1 if there is none. */
 static long sum_of_line(const char *text, const char *key)
 {
 	const char *line = text;
@@ -500,7 +502,7 @@ static void read_counters(struct counters *c)
 	const char *text = read_file("/proc/interrupts");
 
 	c->tlb_interrupts = sum_of_line(text, "TLB:");
-	/* All but the first with CONFIG_DEBUG_TLBFLUSH only */
+	/* These lines exist only with CONFIG_DEBUG_TLBFLUSH */
 	text = read_file("/proc/vmstat");
 	c->remote_flushes = sum_of_line(text, "nr_tlb_remote_flush ");
 	c->full_flushes = sum_of_line(text, "nr_tlb_local_flush_all ");
@@ -511,7 +513,7 @@ static void read_counters(struct counters *c)
 
 static void print_row(const char *const *cell)
 {
-	/* Wide enough for the names; 0: CSV only */
+	/* Column widths; a column of width 0 appears in the CSV output only */
 	static const int width[COLUMNS] = {
 		-22, 7, 5, 10, 8, 8, 7, 0, 0, 9, 0, 9, 8, 10, 11, 8, 7, 8,
 	};
@@ -525,7 +527,7 @@ static void print_row(const char *const *cell)
 	printf("\n");
 }
 
-/* @c: what was counted in the timed part, NULL if the case cannot be run */
+/* Print the result. @c is NULL if the case could not be run. */
 static void report(const struct counters *c, __u64 ns)
 {
 	static const char *const csv_header[COLUMNS] = {
@@ -583,7 +585,7 @@ static void report(const struct counters *c, __u64 ns)
 	trace_write();
 }
 
-/* Not an error: the table shows a dash */
+/* Leave the case out of the results: the table shows dashes, and the exit code is 0 */
 static void __noreturn skip(const char *why)
 {
 	fprintf(stderr, "bench: %s is left out: %s\n", opt.method->name, why);
@@ -628,9 +630,12 @@ static double root5(double x)
 }
 
 /*
- * Zipf's law with theta 0.8, that is a density of x^-0.8 from one half to
- * n + 1/2, rounded to 1 .. n: its distribution function is a fifth root. Popular
- * numbers lie far from each other.
+ * Draw a number below @n, uniformly or, with --zipf, by Zipf's law with theta 0.8.
+ *
+ * Zipf's law is approximated by a density proportional to x^-0.8 on the interval
+ * from 1/2 to n + 1/2, rounded to a rank from 1 to n. The distribution function is
+ * then a fifth root, which is easy to invert. Ranks are finally scattered, so that
+ * popular numbers are not neighbours.
  */
 static unsigned long draw(struct worker *w, unsigned long n)
 {
@@ -652,13 +657,13 @@ static unsigned long draw(struct worker *w, unsigned long n)
 	return rank * 2654435761UL % n;
 }
 
-/* How many vectors of the region a thread has */
+/* Number of vectors of the region that belong to a thread */
 static unsigned long share_of(struct worker *w)
 {
 	return opt.region / w->len / opt.threads;
 }
 
-/* They are every n-th one, n being the number of threads, or, apart, neighbours */
+/* Convert the index of a vector within the share of a thread to a slot */
 static __u64 slot_of(struct worker *w, unsigned long index)
 {
 	if (opt.pattern == APART)
@@ -681,9 +686,9 @@ static int compare_slots(const void *a, const void *b)
 }
 
 /*
- * Choose all addresses. Vectors do not repeat within a batch. With --churn the
- * pages in use are tracked: a batch goes to places that have none, and takes the
- * place of random ones that have.
+ * Choose the slots of all rounds. No vector occurs twice in a batch. With --churn,
+ * keep track of the resident slots: a batch is placed in slots that are empty, and
+ * evicts slots that are chosen at random from the resident ones.
  */
 static void choose(struct worker *w)
 {
@@ -710,7 +715,7 @@ static void choose(struct worker *w)
 		}
 	}
 
-	/* Without --churn, the rounds that are timed are those of the warm-up */
+	/* Without --churn, the warm-up uses the same slots as the timed rounds */
 	for (round = 0; round < (opt.churn ? rounds : opt.rounds); round++) {
 		__u64 *in = w->in + round * w->nr, *out = w->out + round * w->nr;
 
@@ -728,7 +733,7 @@ static void choose(struct worker *w)
 				clear(used, index_of(w, in[i]));
 			continue;
 		}
-		/* Victims go to the end of the array, where the new ones replace them */
+		/* Swap each victim to the end of the array, where a new slot replaces it */
 		for (i = 0; i < w->nr; i++) {
 			r = w->nr_resident - 1 - i;
 			victim = (next_random(&w->random) >> 8) % (r + 1);
@@ -743,11 +748,11 @@ static void choose(struct worker *w)
 	free(used);
 }
 
-/* ---------------------------------------------------------- from the start */
+/* ---------------------------------------------------------- setup and main */
 
 /*
- * An address where the region fits and begins with a PMD table, so that the number of
- * page tables is the same each time
+ * Find an address for the region that is aligned to the range of a PMD table, so that
+ * the region always needs the same number of page tables.
  */
 static void *aligned_hint(void)
 {
@@ -790,7 +795,7 @@ static void exmap_begin(void)
 		die("cannot map a region of %lu pages: %s", opt.region, strerror(errno));
 }
 
-/* The thread's own file and interface */
+/* Give the thread its own open file and interface */
 static void exmap_join(struct worker *w)
 {
 	void *iface;
@@ -818,7 +823,7 @@ static void exmap_join(struct worker *w)
 	};
 }
 
-/* Let the pool have all its pages from the system */
+/* Make the pool take all its pages from the system before the clock starts */
 static void exmap_fill_pool(struct worker *w)
 {
 	struct exmap_ioctl_stats stats;
@@ -849,7 +854,7 @@ static void anonymous_begin(void)
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (region == MAP_FAILED)
 		die("cannot map %lu pages: %s", opt.region, strerror(errno));
-	/* Refused where there are none */
+	/* EINVAL: the kernel has no transparent huge pages */
 	if (madvise(region, opt.region * PG, MADV_NOHUGEPAGE) && errno != EINVAL)
 		die("MADV_NOHUGEPAGE: %s", strerror(errno));
 	pidfd = syscall(SYS_pidfd_open, getpid(), 0);
@@ -876,7 +881,10 @@ static void relax(void)
 #endif
 }
 
-/* Threads that wait here keep their CPUs: a CPU that idles gets no shootdowns */
+/*
+ * A barrier for all threads. Waiting threads spin, because an idle CPU would not
+ * receive TLB shootdowns.
+ */
 static void meet(void)
 {
 	static unsigned int arrived, meeting;
@@ -892,8 +900,9 @@ static void meet(void)
 }
 
 /*
- * An emulator lets a CPU run for long before it is another's turn. A pause ends the
- * turn, so that what CPUs do to each other happens as it would if all ran at once.
+ * Run rounds, with a pause after every opt.turn of them. An emulator that runs its CPUs
+ * by turns lets each of them run for a long time. A pause instruction ends the turn, so
+ * that CPUs affect each other as they would if all of them ran at the same time.
  */
 static void run_rounds(struct worker *w, unsigned long first, unsigned long rounds)
 {
@@ -975,34 +984,34 @@ static void print_help(void)
 	unsigned int i;
 
 	printf("usage: bench --what NAME [option...]\n"
-	       "One case, one line: the time to place a page and to take it away again.\n\n"
-	       "  --what NAME      one of the list below\n"
-	       "  --threads N      threads, each with a CPU of its own (1)\n"
-	       "  --batch N        pages in a batch, 1 to %d (64)\n"
-	       "  --pattern P      scattered: a vector for each page; ascending: those in order of\n"
-	       "                   address; neighbours: a vector each for pages side by side;\n"
-	       "                   contiguous: one vector for such pages;\n"
-	       "                   apart: scattered, but no two threads share a page table\n"
-	       "  --churn          keep the pool filled: each batch takes the place of random pages\n"
-	       "  --zipf           with --churn: new pages by Zipf's law (theta 0.8), not uniform\n"
+	       "Measure one case: the time to place a page and to evict it again.\n\n"
+	       "  --what NAME      method to measure, one of the names below\n"
+	       "  --threads N      number of threads, each on its own CPU (1)\n"
+	       "  --batch N        pages per batch, 1 to %d (64)\n"
+	       "  --pattern P      scattered: random pages, one vector each; ascending: the same,\n"
+	       "                   sorted by address; neighbours: adjacent pages, one vector each;\n"
+	       "                   contiguous: adjacent pages, one vector for all of them;\n"
+	       "                   apart: scattered, each thread in a range of its own\n"
+	       "  --churn          keep the pool full: each batch replaces random pages\n"
+	       "  --zipf           with --churn: choose new pages by Zipf's law (theta 0.8)\n"
 	       "  --pool PAGES     size of the pool (16384)\n"
-	       "  --full PERCENT   with --churn: how much of it is in use (95)\n"
-	       "  --quarantine N   for deferred ones: pages at which a FREE flushes\n"
+	       "  --full PERCENT   with --churn: percentage of the pool in use (95)\n"
+	       "  --quarantine N   with deferred flushes: flush at this number of freed pages\n"
 	       "  --region PAGES   size of the region (262144: 1 GiB)\n"
-	       "  --rounds N       batches of each thread (as many as give a good figure)\n"
-	       "  --turn N         pause after so many batches (never): for an emulator, in which\n"
-	       "                   that is when the other CPUs run\n"
-	       "  --touch          also write to each page once it is there\n"
-	       "  --csv            comma-separated\n"
-	       "  --no-header      without the names of the columns\n\n"
+	       "  --rounds N       batches per thread (65536 pages in all; --churn: 262144)\n"
+	       "  --turn N         pause after every N batches (never): for an emulator that runs\n"
+	       "                   its CPUs by turns, in which a pause ends the turn\n"
+	       "  --touch          also write to each page after it was placed\n"
+	       "  --csv            print comma-separated values\n"
+	       "  --no-header      do not print the names of the columns\n\n"
 	       "names:", MAX_BATCH);
 	for (i = 0; i < ARRAY_SIZE(methods); i++)
 		printf(" %s", methods[i].name);
 	printf("\n\n"
-	       "ns/page: a page placed and taken away counts once. TLB irqs: shootdown\n"
-	       "interrupts received, the sum of all CPUs; ../oth.CPU: a page and other CPU.\n"
-	       "With CONFIG_DEBUG_TLBFLUSH: remote: flushes that asked other CPUs; of what the\n"
-	       "CPUs flushed for themselves, full: all at once, by page: single pages.\n");
+	       "ns/page: a page that is placed and evicted counts once. TLB irqs: shootdown\n"
+	       "interrupts received by all CPUs; ../oth.CPU: per page and other CPU.\n"
+	       "With CONFIG_DEBUG_TLBFLUSH: remote: flushes that involved other CPUs; local\n"
+	       "flushes, full: of the whole TLB, by page: of single pages.\n");
 }
 
 static enum pattern find_pattern(const char *name)
@@ -1113,7 +1122,10 @@ static void parse(int argc, char **argv)
 		die("--zipf is for --churn");
 	if (opt.region / opt.threads / opt.batch < 2 || opt.region < opt.pool)
 		die("the region is too small");
-	/* What is in use, and what a new batch needs */
+	/*
+	 * With --churn, the number of resident pages of a thread. Its part of the region
+	 * must have at least twice as many slots as these pages and a batch need.
+	 */
 	total = opt.churn ? opt.pool * opt.full / 100 / opt.threads : 0;
 	if (opt.churn ? total < opt.batch || opt.region / opt.threads < 2 * (total + opt.batch) :
 			opt.pool < 2UL * opt.threads * opt.batch)
@@ -1124,11 +1136,14 @@ static void parse(int argc, char **argv)
 		opt.rounds = total / opt.batch / opt.threads;
 	if (!opt.rounds)
 		opt.rounds = 1;
-	/* Page tables are there then; with --churn, the first pages are forgotten */
+	/*
+	 * The warm-up creates the page tables. With --churn it also replaces nearly all
+	 * of the pages that were placed first.
+	 */
 	opt.warm = opt.churn ? 3 * opt.pool / opt.batch / opt.threads + 1 : opt.rounds;
 }
 
-/* Whether the kernel has what the case needs */
+/* Open the device, and skip the case if the kernel or the options do not suit it */
 static void check_case(void)
 {
 	const unsigned int flags = opt.method->flags;
@@ -1162,7 +1177,7 @@ static void make_workers(void)
 	for (cpu = 0; cpu < CPU_SETSIZE && i < opt.threads; cpu++) {
 		if (!CPU_ISSET(cpu, &set))
 			continue;
-		/* In pages of its own: no two threads write to one cache line */
+		/* Each worker has pages of its own, so that threads share no cache line */
 		w = mmap(NULL, sizeof(*w), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (w == MAP_FAILED)

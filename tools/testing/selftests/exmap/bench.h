@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the benchmarks share: a clock that can be trusted, marks for a tracer,
- * and small helpers that end the program if something does not work
+ * Code shared by the benchmarks: a clock that is checked for its resolution, markers
+ * for a tracer, and small helpers that exit on failure
  */
 #ifndef EXMAP_BENCH_H
 #define EXMAP_BENCH_H
@@ -78,8 +78,8 @@ static inline void pin(int cpu)
 }
 
 /*
- * Tell scripts/plugin/exmap-trace.c where the timed part begins and ends: an
- * instruction that does nothing, with a number that nobody else uses.
+ * Markers that tell scripts/plugin/exmap-trace.c where the timed part begins and ends.
+ * Each is a no-op instruction whose operand is a number that occurs nowhere else.
  */
 static inline void trace_start(void)
 {
@@ -95,7 +95,7 @@ static inline void trace_stop(void)
 #endif
 }
 
-/* What was counted until now is a case of its own */
+/* Make the tracer write what it has counted for this case, and start from zero */
 static inline void trace_write(void)
 {
 #if defined(__x86_64__)
@@ -112,8 +112,9 @@ static inline __u64 now(void)
 }
 
 /*
- * In the first seconds after boot, the clock ticks a few hundred times a second
- * only. Wait without sleeping: a clock that counts instructions jumps then.
+ * Wait until the clock has a fine resolution: in the first seconds after boot, it ticks
+ * only a few hundred times per second. Do not sleep, because a clock that counts
+ * instructions jumps when the CPU is idle.
  */
 static inline void wait_for_fine_clock(void)
 {

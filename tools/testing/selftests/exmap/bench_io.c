@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What it costs to read and write pages of a file: with exmap, and with what else
- * Linux has for that. Not a test; make bench runs it.
+ * Benchmark: the cost of reading and writing pages of a file, with exmap and with the
+ * alternatives that Linux offers. This is not a test; it is run by "make bench".
  *
- * Two methods are compared in one process and in turns, so that whatever else
- * the machine does slows down both of them: the ratio of their times is that of
- * each pair of turns, and what counts is the median of the pairs. The order
- * within a pair alternates.
+ * Two methods run by turns in the same process, so that other load on the machine
+ * slows down both of them. The ratio of their times is computed for each pair of
+ * turns, and the median of these ratios is reported. The order within a pair
+ * alternates.
  *
- * The pages are those of a random permutation of all pages of the file, in its
- * order, so that none comes again before all others. What is timed is what a
- * program must do: fill in the request, make it, look at what it said.
+ * Pages are accessed in the order of a random permutation of all pages of the file, so
+ * that no page is repeated before all others were accessed. The timed part is the work
+ * that a program cannot avoid: fill in the request, submit it, check the result.
  *
- * In a virtual machine whose clock counts instructions (QEMU's -icount shift=0,
- * one CPU), and with a file that answers at once, ns are instructions.
+ * In a virtual machine whose clock counts instructions (QEMU with -icount shift=0 and
+ * one CPU), and with a file whose I/O completes at once, a nanosecond is one
+ * instruction.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -44,18 +45,18 @@
 #define MAX_BATCH	512
 #define MAX_PAIRS	1001
 
-/* Pages in one vector of an interface */
+/* Maximum number of pages in one vector of an interface */
 #define LONGEST		(EXMAP_PAGE_MAX_PAGES - 1)
 
 struct side;
 
 /**
  * struct method - a way to read or write pages
- * @name: for --what and --peer
- * @flags: what it needs
- * @begin: set up, after what @flags says; may be NULL
- * @round: a round
- * @finish: after each round, not timed; may be NULL
+ * @name: argument of --what and --peer
+ * @flags: properties and requirements, see below
+ * @begin: set up, called after the setup that @flags asks for; may be NULL
+ * @round: the timed part: process one batch, or many with STREAM
+ * @finish: called after each round, not timed; may be NULL
  */
 struct method {
 	const char *name;
@@ -65,27 +66,27 @@ struct method {
 	void (*finish)(struct side *s);
 };
 
-#define DEV		1	/* an exmap */
-#define BUFFERS	2	/* plain memory for a batch */
-#define STREAM		4	/* a round is many batches, --depth pages in flight */
-#define WRITES		8
-#define FILLED		16	/* the first pages of the permutation are in memory */
+#define DEV		1	/* needs an exmap */
+#define BUFFERS	2	/* needs plain memory for a batch */
+#define STREAM		4	/* a round is many batches, with --depth pages in flight */
+#define WRITES		8	/* writes to the file */
+#define FILLED		16	/* needs resident pages, the first of the permutation */
 
-/* A batch of vectors, and what came of it */
+/* A batch of vectors and its results */
 struct request {
 	struct exmap_vectors call;
 	struct exmap_vec vecs[2 * MAX_BATCH];
 	struct exmap_result results[2 * MAX_BATCH];
 };
 
-/* A method at work */
+/* A method and its state: one of the two sides of the comparison */
 struct side {
 	const struct method *method;
-	unsigned int nr;		/* pages in a batch */
-	unsigned long next;		/* where in the permutation it is */
-	int fd;				/* of the exmap */
+	unsigned int nr;		/* pages per batch */
+	unsigned long next;		/* position in the permutation */
+	int fd;				/* file descriptor of the exmap */
 	int pidfd;
-	char *memory;			/* the region, or buffers */
+	char *memory;			/* the region, or the buffers */
 	struct exmap_iov *iov;
 	struct iovec range[MAX_BATCH];
 	struct request *requests;
@@ -96,7 +97,7 @@ struct side {
 #ifdef HAVE_LIBURING
 	struct io_uring ring;
 #endif
-	unsigned int idle[MAX_BATCH];	/* numbers of requests that are not in flight */
+	unsigned int idle[MAX_BATCH];	/* indices of requests that are not in flight */
 	unsigned int nr_idle;
 	double ns_page[MAX_PAIRS];
 };
@@ -129,9 +130,9 @@ static struct {
 static int file = -1;
 static unsigned long file_pages;
 static __u32 *order;		/* the permutation */
-static unsigned long resident;	/* pages in memory, with FILLED */
+static unsigned long resident;	/* pages kept in memory, with FILLED and uring-anon */
 
-/* The page that is @ahead from where @s is */
+/* Return the page that is @ahead entries after the current position of @s */
 static __always_inline __u64 page_of(const struct side *s, unsigned long ahead)
 {
 	unsigned long i = s->next + ahead;
@@ -146,7 +147,7 @@ static __always_inline void advance(struct side *s, unsigned long pages)
 		s->next -= file_pages;
 }
 
-/* What should be all pages of a batch, in bytes or vectors */
+/* Exit unless @ret, which counts bytes, pages or requests, is @expected */
 static __always_inline void expect(const struct side *s, long ret, long expected)
 {
 	if (ret == expected)
@@ -213,14 +214,14 @@ static void action_write(struct side *s)
 	action(s, EXMAP_OP_WRITE);
 }
 
-/* Evict what was read */
+/* Evict the batch that was just read, and go on to the next one */
 static void action_free(struct side *s)
 {
 	action(s, EXMAP_OP_FREE);
 	advance(s, s->nr);
 }
 
-/* Not all memory: the file is longer */
+/* Go on to the next batch of resident pages, which are only the first of the permutation */
 static void go_on(struct side *s)
 {
 	s->next += s->nr;
@@ -228,7 +229,7 @@ static void go_on(struct side *s)
 		s->next = 0;
 }
 
-/* @nr victims, the oldest pages, and their successors */
+/* Fill in vectors that free the @nr oldest pages and read the next @nr pages */
 static __always_inline void exchange_vecs(struct side *s, struct request *r, unsigned int nr)
 {
 	struct exmap_vec *vec = r->vecs;
@@ -379,9 +380,9 @@ static __always_inline struct io_uring_sqe *uring_sqe(struct side *s, unsigned i
 	return sqe;
 }
 
-/* Begin @nr requests */
+/* Queue @nr requests */
 typedef void (*start_fn)(struct side *s, unsigned int nr);
-/* Look at what a request said */
+/* Check the result of a request */
 typedef void (*end_fn)(struct side *s, unsigned int request, int res);
 
 static __always_inline void stream(struct side *s, unsigned int per_request,
@@ -472,7 +473,7 @@ static void uring_fixed(struct side *s)
 	stream(s, 1, uring_fixed_start, uring_page_end);
 }
 
-/* Evict as many of the oldest pages, all in one call, as are read */
+/* Evict the @nr oldest pages with one call, and queue reads of the next @nr pages */
 static __always_inline void uring_anon_start(struct side *s, unsigned int nr)
 {
 	ssize_t ret;
@@ -509,7 +510,7 @@ static void uring_anon_begin(struct side *s)
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (s->memory == MAP_FAILED)
 		die("cannot map %lu pages: %s", file_pages, strerror(errno));
-	/* Refused where there are none */
+	/* EINVAL: the kernel has no transparent huge pages */
 	if (madvise(s->memory, file_pages * PG, MADV_NOHUGEPAGE) && errno != EINVAL)
 		die("MADV_NOHUGEPAGE: %s", strerror(errno));
 	s->pidfd = syscall(SYS_pidfd_open, getpid(), 0);
@@ -548,7 +549,7 @@ static int compare(const void *a, const void *b)
 	return (*x > *y) - (*x < *y);
 }
 
-/* Which is changed: sorted */
+/* Return the @q-quantile of @values. Sorts the array. */
 static double quantile(double *values, unsigned int nr, double q)
 {
 	const double where = q * (nr - 1);
@@ -614,7 +615,7 @@ static void report(struct side *what, struct side *peer)
 	print_row(cell);
 }
 
-/* ---------------------------------------------------------- from the start */
+/* ---------------------------------------------------------- setup and main */
 
 static void open_file(void)
 {
@@ -631,7 +632,7 @@ static void open_file(void)
 	file_pages = size / PG;
 	if (file_pages < 2 * opt.pool || file_pages >= 1UL << 32)
 		die("%s does not suit a pool of %lu pages", opt.file, opt.pool);
-	/* A buffer manager fills its pool, but for some pages */
+	/* Like a buffer manager, keep a small part of the pool free */
 	resident = opt.pool * 95 / 100;
 }
 
@@ -652,7 +653,7 @@ static void choose(void)
 	}
 }
 
-/* @nr pages, or as many of them as a vector can have */
+/* Apply @opcode to @nr pages, or to the maximum length of a vector if that is less */
 static void action_range(struct side *s, __u16 opcode, __u64 page, unsigned long nr)
 {
 	struct exmap_action_params params = { .iov_len = 1, .opcode = opcode };
@@ -687,7 +688,7 @@ static void exmap_begin(struct side *s)
 		die("cannot map the interface: %s", strerror(errno));
 	s->iov = ((struct exmap_user_interface *)iface)->iov;
 
-	/* Let it have all its pages from the system, and all page tables */
+	/* Make the pool take all its pages from the system, and create all page tables */
 	for (i = 0; i < opt.pool; i += LONGEST)
 		action_range(s, EXMAP_OP_ALLOC, i, opt.pool - i);
 	for (i = 0; i < opt.pool; i += LONGEST)
@@ -748,7 +749,7 @@ static struct side *side_begin(const struct method *method)
 	return s;
 }
 
-/* About opt.pages pages: how long one took */
+/* Process about opt.pages pages. Returns the time per page in nanoseconds. */
 static double turn(struct side *s)
 {
 	const struct method *m = s->method;
@@ -776,28 +777,28 @@ static void print_help(void)
 	unsigned int i;
 
 	printf("usage: bench_io --file FILE --what NAME [option...]\n"
-	       "One case, one line: the time to read or write a page, and its ratio to that of\n"
-	       "another way to do it.\n\n"
-	       "  --what NAME   one of the list below\n"
-	       "  --peer NAME   another one: what to compare it with\n"
-	       "  --file FILE   or block device; may be overwritten\n"
-	       "  --label TEXT  for the column of that name\n"
-	       "  --buffered    through the page cache, not O_DIRECT\n"
-	       "  --deferred    exmap with deferred flushes\n"
-	       "  --batch N     pages in a call, 1 to %d (512)\n"
+	       "Measure one case: the time to read or write a page, and its ratio to the time\n"
+	       "that another method takes.\n\n"
+	       "  --what NAME   method to measure, one of the names below\n"
+	       "  --peer NAME   method to compare it with\n"
+	       "  --file FILE   file or block device to use; may be overwritten\n"
+	       "  --label TEXT  name of the file in the table\n"
+	       "  --buffered    use the page cache instead of O_DIRECT\n"
+	       "  --deferred    use exmap with deferred TLB flushes\n"
+	       "  --batch N     pages per call, 1 to %d (512)\n"
 	       "  --depth N     uring-...: pages in flight (128)\n"
 	       "  --chunk N     uring-...: pages to wait for at a time (32)\n"
-	       "  --pairs N     turns of each (21)\n"
-	       "  --pages N     pages in a turn (8192)\n"
-	       "  --pool PAGES  size of the pool (8192), 95 %% filled where pages are evicted\n"
-	       "  --csv         comma-separated\n"
-	       "  --no-header   without the names of the columns\n\n"
+	       "  --pairs N     turns of each method (21)\n"
+	       "  --pages N     pages per turn (8192)\n"
+	       "  --pool PAGES  size of the pool (8192); methods that evict fill 95 %% of it\n"
+	       "  --csv         print comma-separated values\n"
+	       "  --no-header   do not print the names of the columns\n\n"
 	       "names:", MAX_BATCH);
 	for (i = 0; i < ARRAY_SIZE(methods); i++)
 		printf(" %s", methods[i].name);
 	printf("\n\n"
-	       "ns_page, peer_ns: median of the turns. ratio: that of the times of a pair of\n"
-	       "turns, median of the pairs; q1, q3: quartiles.\n");
+	       "ns_page, peer_ns: time per page, median of the turns. ratio: ratio of the times\n"
+	       "in a pair of turns, median of the pairs; q1, q3: its quartiles.\n");
 }
 
 static const struct method *find_method(const char *name)

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What it costs to find a page that is resident, which is what buffer managers do most:
- * at a fixed address, as with an exmap; through an array with the address of each page,
- * over a pool of huge pages; and in a hash table. No call of the kernel is measured, so
- * that memory of any kind can stand for the region, and any machine will do.
+ * Benchmark: the cost of finding a resident page, the most frequent operation of a buffer
+ * manager. Three ways are compared: a fixed address for each page, as with an exmap; an
+ * array with the address of each page, over a pool of huge pages; and a hash table, over
+ * such a pool as well. No system call is measured. Anonymous memory therefore stands for
+ * the region, and the benchmark needs no exmap device.
  *
- * Each lookup needs what the one before has read, as in a walk down a tree.
+ * Each lookup depends on the value that the previous lookup read, as in a walk down a
+ * tree.
  */
 #include "bench.h"
 
@@ -14,7 +16,7 @@
 #include <sys/mman.h>
 
 static struct {
-	unsigned long pages;	/* of the database */
+	unsigned long pages;	/* size of the database */
 	unsigned long resident;
 	unsigned long lookups;
 	bool csv;
@@ -24,7 +26,7 @@ static struct {
 	.lookups = 1UL << 20,
 };
 
-/* The numbers of the pages that are resident, in random order */
+/* Page numbers of the resident pages, in random order */
 static __u64 *resident;
 
 static char *map(unsigned long pages, int advice)
@@ -34,7 +36,7 @@ static char *map(unsigned long pages, int advice)
 
 	if (p == MAP_FAILED)
 		die("no memory for %lu pages", pages);
-	/* Refused where there are no huge pages */
+	/* EINVAL: the kernel has no transparent huge pages */
 	if (madvise(p, pages * PG, advice) && errno != EINVAL)
 		die("madvise: %s", strerror(errno));
 	return p;
@@ -81,9 +83,9 @@ static __always_inline char *array_find(__u64 page)
 
 /* -------------------------------------------------------------- hash table */
 
-/* Half full, with linear probing. The number of a page is one more than itself. */
+/* A hash table with linear probing that is at most half full */
 static struct bucket {
-	__u64 page;
+	__u64 page;	/* page number plus 1, or 0 in an empty bucket */
 	char *frame;
 } *buckets;
 
@@ -124,7 +126,7 @@ static __always_inline char *hash_find(__u64 page)
 
 /* ------------------------------------------------------------- measurement */
 
-/* Everything but the lookup */
+/* Baseline: the loop without a lookup */
 static __always_inline char *no_find(__u64 page)
 {
 	static __u64 zero;
@@ -184,7 +186,7 @@ static const struct {
 	{ "hash table", hash_prepare, hash_lookups },
 };
 
-/* A random part of the pages, in random order */
+/* Choose the resident pages at random; they come first in the array */
 static void choose(void)
 {
 	__u64 random = 88172645463325252ULL;
@@ -249,7 +251,7 @@ int main(int argc, char **argv)
 	for (i = 0; i < ARRAY_SIZE(ways); i++) {
 		ways[i].prepare();
 		best = ~0ULL;
-		/* The best of some rounds, of which the first warms up */
+		/* Take the best of several rounds; the first one warms up the caches */
 		for (round = 0; round < 4; round++) {
 			ns = now();
 			trace_start();

@@ -8,12 +8,12 @@
 #include <sys/mount.h>
 
 struct cgroup {
-	char root[64];		/* of the hierarchy */
+	char root[64];		/* mount point of cgroup2 */
 	char path[128];
-	bool mounted;		/* by cgroup_create() */
+	bool mounted;		/* cgroup_create() has mounted it */
 };
 
-/* Write a file of a cgroup; 0 or -errno */
+/* Write to a file of a cgroup. Returns 0 or -errno. */
 static inline int cgroup_write(const char *dir, const char *name, const char *text)
 {
 	char path[256];
@@ -22,7 +22,7 @@ static inline int cgroup_write(const char *dir, const char *name, const char *te
 	return write_text(path, text);
 }
 
-/* The number in a file of a cgroup, or -1 */
+/* Return the number in a file of a cgroup, or -1 */
 static inline long cgroup_read(const char *dir, const char *name)
 {
 	char path[256], text[64];
@@ -32,7 +32,7 @@ static inline long cgroup_read(const char *dir, const char *name)
 	return text[0] ? atol(text) : -1;
 }
 
-/* The number behind a key in a file of lines "key number", or -1 */
+/* Return the number after @key in a file with lines "key number", or -1 */
 static inline long cgroup_read_key(const char *dir, const char *name, const char *key)
 {
 	char path[256], line[128];
@@ -51,7 +51,7 @@ static inline long cgroup_read_key(const char *dir, const char *name, const char
 	return value;
 }
 
-/* The calling process joins a cgroup; 0 or -errno */
+/* Move the calling process to a cgroup. Returns 0 or -errno. */
 static inline int cgroup_join(const char *dir)
 {
 	return cgroup_write(dir, "cgroup.procs", "0");
@@ -63,7 +63,7 @@ static inline void cgroup_umount(struct cgroup *cg)
 		rmdir(cg->root);
 }
 
-/* Make a child of the root that no process is in. NULL, or why there is none. */
+/* Create an empty child of the root cgroup. Returns NULL, or why that failed. */
 static inline const char *cgroup_create(struct cgroup *cg)
 {
 	char path[160];
@@ -79,7 +79,7 @@ static inline const char *cgroup_create(struct cgroup *cg)
 		}
 		cg->mounted = true;
 	}
-	/* Fails harmlessly where the controller is on already */
+	/* A failure of this shows as a lack of memory.current */
 	cgroup_write(cg->root, "cgroup.subtree_control", "+memory");
 	snprintf(cg->path, sizeof(cg->path), "%s/exmap-test-%d", cg->root, getpid());
 	snprintf(path, sizeof(path), "%s/memory.current", cg->path);
@@ -88,13 +88,13 @@ static inline const char *cgroup_create(struct cgroup *cg)
 		cgroup_umount(cg);
 		return "no memory cgroup";
 	}
-	/* Swap would hide a shortage; and a kill is to hit one process, not all */
+	/* Swap would hide a shortage. The OOM killer must kill one process, not all. */
 	cgroup_write(cg->path, "memory.swap.max", "0");
 	cgroup_write(cg->path, "memory.oom.group", "0");
 	return NULL;
 }
 
-/* Undo cgroup_create(); 0 or -errno, if a process is still in there */
+/* Undo cgroup_create(). Returns 0, or -errno if a process is still in the cgroup. */
 static inline int cgroup_destroy(struct cgroup *cg)
 {
 	int ret = rmdir(cg->path) ? -errno : 0;

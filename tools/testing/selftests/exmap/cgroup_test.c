@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * An exmap in a memory cgroup: at the limit, calls fail with ENOMEM, and nothing is
- * killed as long as the pool has free pages; memory that is given back needs no
- * memory; and what is charged and counted is what the pool owns.
+ * An exmap in a memory cgroup. At the limit, calls fail with ENOMEM, and no process is
+ * killed as long as the pool has free pages. Freeing memory does not need memory. The
+ * pages that are charged and counted are those that the pool owns.
  *
- * Each test works in a child process, which is alone in its cgroup. The OOM killer can
- * only hit this child, and the parent reports that as a failure of the test.
+ * Each test runs in a child process that is alone in its cgroup. Only this child can be
+ * hit by the OOM killer, and the parent reports that as a failure of the test.
  */
 #include "common.h"
 #include "cgroup.h"
 #include "status.h"
 
-#define MIB		256L		/* pages */
+#define MIB		256L		/* pages in a MiB */
 #define TABLE		512L		/* slots that a page table covers */
 #define TIB		(1024 * 1024 * MIB)	/* slots of a region of 2^40 bytes */
 
-/* What the child is doing, shared with the parent, which reports it after a kill */
+/* Progress of the child, shared with the parent, which reports it if the child fails */
 struct note {
 	const char *what;
 	long value;
@@ -26,10 +26,10 @@ struct member {
 	struct cgroup cg;
 	struct exmap ex;
 	struct note *note;
-	__u64 flags;		/* of the exmap */
+	__u64 flags;		/* setup flags of the exmap */
 	int limit;		/* memory.max, open for writing */
-	long rss_file, rss;	/* of the child before it has an exmap, in KiB */
-	long rss_idle;		/* file pages of an exmap that owns no page, in KiB */
+	long rss_file, rss;	/* RssFile and VmRSS before there is an exmap, in KiB */
+	long rss_idle;		/* RssFile when the pool does not own any page, in KiB */
 };
 
 FIXTURE(cgroup) {
@@ -60,13 +60,13 @@ FIXTURE_SETUP(cgroup)
 	self->me.note->what = "start";
 }
 
-/* Runs in the parent also where an ASSERT_*() of a child ends the child */
+/* Runs in the parent, even if a failed ASSERT_*() has ended the child */
 FIXTURE_TEARDOWN_PARENT(cgroup)
 {
 	EXPECT_EQ(0, cgroup_destroy(&self->me.cg));
 }
 
-/* Atomic, so that the compiler does not delay it until after a loop */
+/* Uses atomic stores, so that the compiler does not sink them out of a loop */
 static void note(struct member *me, const char *what, long value)
 {
 	__atomic_store_n(&me->note->what, what, __ATOMIC_RELAXED);
@@ -82,9 +82,9 @@ static void touch_stack(void)
 }
 
 /*
- * fork() a child that lives in the cgroup, with an exmap. All memory that its code
- * uses is resident when this returns: a page fault at the limit would kill the child
- * for a reason that is none of the driver's.
+ * Fork a child that joins the cgroup and has an exmap. All memory that the code of the
+ * child uses is resident when this function returns: a page fault at the limit would
+ * kill the child for a reason that has nothing to do with the driver.
  */
 static pid_t enter(struct __test_metadata *_metadata, struct member *me, int backing,
 		   int ifaces, int buffer, int pages)
@@ -115,7 +115,7 @@ static pid_t enter(struct __test_metadata *_metadata, struct member *me, int bac
 	return 0;
 }
 
-/* Pages of the pool that count as resident file pages of the process */
+/* Return the number of pool pages that count as resident file pages of the process */
 static long counted(struct member *me)
 {
 	return (status_kib("RssFile:") - me->rss_idle) / 4;
@@ -127,8 +127,8 @@ static int set_limit(struct member *me, const char *limit)
 }
 
 /*
- * End of the child: the exmap goes away, and so does all that it counted. Returns the
- * exit status of the child.
+ * End the child's part of a test: destroy the exmap and check that nothing remains
+ * counted. Returns the exit status for the child.
  */
 static int leave(struct __test_metadata *_metadata, struct member *me)
 {
@@ -140,7 +140,7 @@ static int leave(struct __test_metadata *_metadata, struct member *me)
 	return _metadata->exit_code;
 }
 
-/* Wait until a number of a cgroup is at most @most, as the kernel counts in batches */
+/* Wait until a counter of a cgroup is at most @most: the kernel updates it in batches */
 static long settle(const char *dir, const char *name, const char *key, long most)
 {
 	long value = -1;
@@ -155,7 +155,7 @@ static long settle(const char *dir, const char *name, const char *key, long most
 	return value;
 }
 
-/* The end in the parent */
+/* End the parent's part of a test: wait for the child and check its cgroup */
 static void finish_with(struct __test_metadata *_metadata, struct member *me, pid_t pid,
 			int status, int kills)
 {
@@ -165,7 +165,7 @@ static void finish_with(struct __test_metadata *_metadata, struct member *me, pi
 		TH_LOG("at \"%s\" %ld", me->note->what, me->note->value);
 	EXPECT_EQ(kills, cgroup_read_key(dir, "memory.events", "oom_kill"));
 	EXPECT_EQ(0, settle(dir, "memory.stat", "file_mapped", 0));
-	/* Each CPU may keep some that are charged in advance */
+	/* Each CPU may hold a stock of pages that are charged in advance */
 	EXPECT_GE(8 << 20, settle(dir, "memory.current", NULL, 8 << 20));
 }
 
@@ -174,7 +174,7 @@ static void finish(struct __test_metadata *_metadata, struct member *me, pid_t p
 	finish_with(_metadata, me, pid, 0, 0);
 }
 
-/* ALLOC or READ from slot @first on until there is no memory, a vector at a time */
+/* ALLOC or READ from slot @first on, vector by vector, until memory runs out */
 static long fill_to_limit(struct member *me, int opcode, long first, int len, long most,
 			  int *error)
 {
@@ -210,7 +210,7 @@ static long count_intact(struct exmap *ex, long first, long pages)
 	return intact;
 }
 
-/* Ordinary memory, touched; NULL if that takes longer than a minute */
+/* Map and touch anonymous memory. Returns NULL if that takes longer than a minute. */
 static char *touch_memory(struct member *me, size_t bytes)
 {
 	const time_t start = time(NULL);
@@ -242,9 +242,10 @@ static bool memory_intact(const char *memory, size_t bytes)
 }
 
 /*
- * A pool of one page whose slot moves over the region. ENOMEM may be the answer for
- * the moment where page tables that were given up still wait to be freed; it is the
- * answer for good where the kernel cannot give them up.
+ * For tests that move the only page of a pool across the region: decide whether to
+ * repeat a call that returned ENOMEM. If the kernel can reclaim empty page tables
+ * (@go_back), ENOMEM is temporary, because such tables may still wait to be freed.
+ * Otherwise it is permanent.
  */
 static bool again(struct member *me, bool go_back, int *tries)
 {
@@ -257,7 +258,7 @@ static bool again(struct member *me, bool go_back, int *tries)
 
 TEST_F_TIMEOUT(cgroup, walk_by_action, SLOW)
 {
-	/* 2^36 bytes: twice the limit in page tables */
+	/* A region of 2^36 bytes, whose page tables take twice the limit */
 	const int steps = 32768;
 	const bool go_back = page_tables_go_back();
 	struct member *me = &self->me;
@@ -282,7 +283,7 @@ TEST_F_TIMEOUT(cgroup, walk_by_action, SLOW)
 		EXPECT_EQ(0, set_limit(me, "max"));
 		EXPECT_EQ(go_back || step == steps ? 1 : -ENOMEM, ret);
 		EXPECT_LE(go_back ? steps : 8192, step);
-		/* As if nothing had happened */
+		/* The pool still has its one page */
 		EXPECT_EQ(1, ex_alloc(ex, 0, 5, 1));
 		EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 6, 1));
 		_exit(leave(_metadata, me));
@@ -298,7 +299,7 @@ TEST_F_TIMEOUT(cgroup, walk_by_vectors, SLOW)
 	static struct exmap_result results[2 * CHUNK];
 	static struct exmap_vec vecs[2 * CHUNK];
 	const bool go_back = page_tables_go_back();
-	/* A fourth of it where everything takes many times as long */
+	/* On slow machines, use only a quarter of the region */
 	const long pages = scaled(100) < 40 ? TIB / 4 : TIB;
 	struct exmap *ex = &me->ex;
 	int i, nr, ret = 0, bad = 0, tries = 0;
@@ -335,7 +336,7 @@ TEST_F_TIMEOUT(cgroup, walk_by_vectors, SLOW)
 	finish(_metadata, me, pid);
 }
 
-/* 96 MiB of free pages where ordinary memory wants 64 MiB of 128 */
+/* With a limit of 128 MiB: 96 MiB of free pages, and 64 MiB wanted as anonymous memory */
 #define KEPT	(8 * MIB)
 #define SPARE	(96 * MIB)
 #define WANTED	(64UL << 20)
@@ -348,7 +349,7 @@ static void make_free_pages(struct __test_metadata *_metadata, struct member *me
 	note(me, "free pages", 0);
 	ASSERT_EQ(KEPT + SPARE, ex_fill(ex, 0, 0));
 	stamp_pages(ex, 0, KEPT);
-	/* Some of them with each interface */
+	/* Leave some of the free pages with each interface */
 	for (i = 0; i < ex->ifaces; i++)
 		ASSERT_EQ(100, ex_free(ex, i, KEPT + 100 * i, 100));
 	ASSERT_EQ(SPARE - 100 * i, ex_drain(ex, 1, KEPT + 100 * i, SPARE - 100 * i));
@@ -368,13 +369,13 @@ TEST_F_TIMEOUT(cgroup, free_pages_give_way, SLOW)
 		make_free_pages(_metadata, me);
 		memory = touch_memory(me, WANTED);
 		ASSERT_NE(NULL, memory);
-		/* What is left of 128 MiB */
+		/* The pool has at most the rest of the 128 MiB */
 		EXPECT_GT(64 * MIB, ex_owned(ex->fd));
 		EXPECT_EQ(KEPT, count_intact(ex, 0, KEPT));
 		EXPECT_TRUE(memory_intact(memory, WANTED));
 		EXPECT_EQ(ex_owned(ex->fd), counted(me));
 
-		/* And back again */
+		/* The pool grows again once the memory is unmapped */
 		munmap(memory, WANTED);
 		note(me, "refill", 0);
 		EXPECT_EQ(SPARE, ex_fill(ex, 2, KEPT));
@@ -384,7 +385,7 @@ TEST_F_TIMEOUT(cgroup, free_pages_give_way, SLOW)
 	finish(_metadata, me, pid);
 }
 
-/* The memory is wanted by a process that has no exmap */
+/* Free pages also give way to a process that has no exmap */
 TEST_F_TIMEOUT(cgroup, free_pages_give_way_to_a_neighbour, SLOW)
 {
 	struct member *me = &self->me;
@@ -410,7 +411,7 @@ TEST_F_TIMEOUT(cgroup, free_pages_give_way_to_a_neighbour, SLOW)
 	finish(_metadata, me, pid);
 }
 
-/* FREE where there is no memory left */
+/* FREE at the limit, when no memory is left */
 
 enum way { ACTION, VECTORS, SCATTERED };
 
@@ -435,7 +436,7 @@ static long free_all(struct exmap *ex, int iface, enum way way, long pages)
 		}
 		break;
 	case SCATTERED:
-		/* From the last page to the first, each in a vector of its own */
+		/* Free from the last page to the first, with one vector per page */
 		for (page = pages; page > 0; page -= 64) {
 			for (i = 0; i < 64; i++)
 				vecs[i] = ex_vec(EXMAP_OP_FREE, page > i ? page - i - 1 : 0,
@@ -475,7 +476,7 @@ static void free_at_limit(struct __test_metadata *_metadata, struct member *me, 
 		EXPECT_EQ(-ENOMEM, error);
 		EXPECT_LT(48 * MIB, mapped);
 		EXPECT_GT(64 * MIB, mapped);
-		/* What follows would wait for pages that do not come */
+		/* Stop here on failure: the next steps would wait for these pages */
 		ASSERT_EQ(mapped, freed);
 		EXPECT_EQ(-ENOMEM, error_again);
 		EXPECT_LT(48 * MIB, mapped_again);
@@ -512,9 +513,10 @@ TEST_F_TIMEOUT(cgroup, free_at_limit_scattered, SLOW)
 }
 
 /*
- * The driver does not see MADV_DONTNEED, but ALLOC has to find these pages: as pages for
- * slots that share a page table (@step 1), and as memory for page tables, of which each
- * slot needs another one (@step TABLE).
+ * The driver is not told about MADV_DONTNEED, but a later ALLOC must find the pages that
+ * it unmapped. With @step 1, all slots share a page table, so that ALLOC needs only pages.
+ * With @step TABLE, each slot needs its own page table, so that some of the pages must go
+ * back to the system to make room for page tables.
  */
 static void dontneed_at_limit(struct __test_metadata *_metadata, struct member *me,
 			      int step, int wanted)
@@ -526,7 +528,7 @@ static void dontneed_at_limit(struct __test_metadata *_metadata, struct member *
 
 	pid = enter(_metadata, me, -1, 1, 128 * MIB, 256 * MIB);
 	if (!pid) {
-		/* Behind what is filled */
+		/* The first slot of a page table behind the filled part of the region */
 		first = 128 * MIB / PG + TABLE - (unsigned long)ex->region / PG % TABLE;
 		EXPECT_EQ(0, set_limit(me, "64M"));
 		mapped = fill_to_limit(me, EXMAP_OP_ALLOC, 0, 512, 128 * MIB, &error);
@@ -536,7 +538,7 @@ static void dontneed_at_limit(struct __test_metadata *_metadata, struct member *
 			note(me, "find", found);
 			ret = ex_alloc(ex, 0, first + found * step, 1);
 			found += ret == 1;
-			/* Page tables that madvise() freed are charged for a moment longer */
+			/* Page tables that madvise() freed stay charged for a moment */
 			if (!found)
 				usleep(1000);
 		}
@@ -560,7 +562,7 @@ TEST_F_TIMEOUT(cgroup, dontneed_at_limit_for_tables, SLOW)
 	dontneed_at_limit(_metadata, &self->me, TABLE, 63);
 }
 
-/* The interfaces of another exmap take more than is left */
+/* SETUP fails with ENOMEM if the interfaces need more memory than is left */
 TEST_F_TIMEOUT(cgroup, setup_at_limit, SLOW)
 {
 	struct member *me = &self->me;
@@ -590,7 +592,7 @@ TEST_F_TIMEOUT(cgroup, setup_at_limit, SLOW)
 	finish(_metadata, me, pid);
 }
 
-/* Each resident page in a page table of its own, until there is no memory */
+/* Map pages, each of which needs its own page table, until memory runs out */
 static void sparse_pages(struct __test_metadata *_metadata, struct member *me, int opcode)
 {
 	const long most = 16384;
@@ -610,7 +612,7 @@ static void sparse_pages(struct __test_metadata *_metadata, struct member *me, i
 			ret = ex_one(ex, 0, opcode, mapped * TABLE, 1);
 			mapped += ret == 1;
 		} while (ret == 1 && mapped < most);
-		/* Refused again and again, in what is another place each time */
+		/* At the limit, more calls are refused; each tries another slot */
 		for (i = mapped; i < mapped + 100 && i < most; i++) {
 			note(me, "refused", i);
 			late += ex_one(ex, 0, opcode, i * TABLE, 1) == 1;
@@ -629,7 +631,7 @@ static void sparse_pages(struct __test_metadata *_metadata, struct member *me, i
 		EXPECT_EQ(0, set_limit(me, "max"));
 
 		EXPECT_EQ(-ENOMEM, ret);
-		/* Two pages each, and a few for everything else */
+		/* Each slot takes two pages, one of them for its page table */
 		EXPECT_LT(6000, mapped);
 		EXPECT_GT(8192, mapped);
 		EXPECT_EQ(mapped, intact);
@@ -669,10 +671,10 @@ static void read_at_limit(struct __test_metadata *_metadata, struct member *me, 
 		mapped = fill_to_limit(me, EXMAP_OP_READ, 0, 64, pages - 64, &error);
 		note(me, "pread", mapped);
 		ret = ex_pread(ex->fd, 1, EXMAP_OP_READ, page_at(ex, pages - 32), 32 * PG);
-		/* Some of these pages may have been read; they are not counted below */
+		/* Free the pages that were read, if any: they must not be counted below */
 		ex_free(ex, 1, pages - 32, 32);
 		note(me, "free", 0);
-		/* More than are read again: the calls themselves need some memory */
+		/* Free more pages than are read again: the calls need some memory, too */
 		freed = ex_free(ex, 0, 0, 80);
 		note(me, "read again", 0);
 		again = ex_one(ex, 1, EXMAP_OP_READ, 0, 20);
@@ -718,11 +720,14 @@ TEST_F_TIMEOUT(cgroup, read_block_device_at_limit, SLOW)
 	read_at_limit(_metadata, &self->me, BLOCK_DIRECT);
 }
 
-/* Threads that swap the pages of a range of slots for those of its other half */
+/*
+ * Threads that keep exchanging pages: each call frees slots in one half of the thread's
+ * range and fills the corresponding slots in the other half
+ */
 
 #define THREADS	3
 #define SWAPPED	64
-#define RANGE	(8 * SWAPPED)	/* slots of a thread, half of which have pages */
+#define RANGE	(8 * SWAPPED)	/* slots per thread, at most half of them resident */
 
 struct swappers {
 	struct worker w[THREADS];
@@ -755,7 +760,7 @@ static void *swap_pages(void *arg)
 			vecs[SWAPPED + i] = ex_vec(EXMAP_OP_ALLOC, first + slot, 1, 0);
 		}
 		ret = ex_vectors(ex, w->index, vecs, results, 2 * SWAPPED);
-		/* All that may go wrong is ENOMEM, of an ALLOC */
+		/* The only acceptable error is ENOMEM from an ALLOC */
 		if (BROKE(w, ret < 0, ret))
 			return NULL;
 		for (i = 0; i < SWAPPED; i++) {
@@ -790,7 +795,7 @@ static void stop_swapping(struct __test_metadata *_metadata, struct swappers *sw
 	join_workers(_metadata, swappers->w, THREADS);
 }
 
-/* The limit is lowered, time and again, to what is left without the free pages */
+/* Repeatedly lower the limit so far that the pool must give up its free pages */
 TEST_F_TIMEOUT(cgroup, limit_lowered_under_load, SLOW)
 {
 	struct member *me = &self->me;
@@ -830,7 +835,7 @@ TEST_F_TIMEOUT(cgroup, limit_lowered_under_load, SLOW)
 	finish(_metadata, me, pid);
 }
 
-/* Memory is charged to this thread all the time, and it takes the mmap lock */
+/* A thread that keeps charging memory and taking the mmap lock */
 static void *map_and_unmap(void *arg)
 {
 	struct worker *w = arg;
@@ -849,9 +854,9 @@ static void *map_and_unmap(void *arg)
 }
 
 /*
- * Above memory.high, a thread that is charged for memory is put to sleep, also in the
- * middle of a call. All threads get on nevertheless. The excess is small, as the sleep
- * grows with its square.
+ * Above memory.high, the kernel puts a thread that charges memory to sleep, possibly in
+ * the middle of a call. All threads must make progress nevertheless. The excess is kept
+ * small, because the sleep grows with its square.
  */
 TEST_F_TIMEOUT(cgroup, high_is_no_deadlock, 120)
 {
@@ -895,7 +900,7 @@ TEST_F_TIMEOUT(cgroup, high_is_no_deadlock, 120)
 	finish(_metadata, me, pid);
 }
 
-/* Free pages go first: the process is not put to sleep for their sake */
+/* Above memory.high, free pages are reclaimed first, instead of throttling the process */
 TEST_F_TIMEOUT(cgroup, high_takes_free_pages, SLOW)
 {
 	struct member *me = &self->me;
@@ -922,7 +927,7 @@ TEST_F_TIMEOUT(cgroup, high_takes_free_pages, SLOW)
 	finish(_metadata, me, pid);
 }
 
-/* memory.reclaim: memory is asked for though there is no shortage */
+/* Writing to memory.reclaim takes free pages although memory is not short */
 TEST_F_TIMEOUT(cgroup, proactive_reclaim, SLOW)
 {
 	struct member *me = &self->me;
@@ -938,7 +943,7 @@ TEST_F_TIMEOUT(cgroup, proactive_reclaim, SLOW)
 		ASSERT_EQ(16 * MIB, ex_drain(ex, 1, 4 * MIB, 16 * MIB));
 		EXPECT_EQ(20 * MIB, ex_owned(ex->fd));
 
-		/* EAGAIN if the kernel does not count as reclaimed what came back */
+		/* EAGAIN: the kernel did not count the pages as reclaimed */
 		ret = cgroup_write(me->cg.path, "memory.reclaim", "8M");
 		EXPECT_TRUE(!ret || ret == -EAGAIN);
 		owned = ex_owned(ex->fd);
@@ -946,7 +951,7 @@ TEST_F_TIMEOUT(cgroup, proactive_reclaim, SLOW)
 		EXPECT_LE(4 * MIB, owned);
 		EXPECT_EQ(owned, counted(me));
 
-		/* More than there is */
+		/* Ask for more than the pool has free */
 		ret = cgroup_write(me->cg.path, "memory.reclaim", "64M");
 		EXPECT_TRUE(!ret || ret == -EAGAIN);
 		owned = ex_owned(ex->fd);
@@ -960,14 +965,15 @@ TEST_F_TIMEOUT(cgroup, proactive_reclaim, SLOW)
 }
 
 /*
- * SETUP in one cgroup, life in another: a page is charged to the cgroup that the process
- * is in when the pool gets it, and goes back when that cgroup is short of memory.
+ * A process that moves to another cgroup after SETUP. A page is charged to the cgroup of
+ * the process at the time when the pool takes the page from the system, and it is
+ * reclaimed when that cgroup is short of memory.
  */
 TEST_F_TIMEOUT(cgroup, moved_after_setup, SLOW)
 {
 	struct member *me = &self->me;
 	struct exmap *ex = &me->ex;
-	/* Fits beside 8 MiB in quarantine, which are not free yet */
+	/* Fits into the limit even if 8 MiB in quarantine cannot be reclaimed yet */
 	const size_t bytes = 16 << 20;
 	long mapped, freed;
 	int error, limit;
@@ -980,7 +986,7 @@ TEST_F_TIMEOUT(cgroup, moved_after_setup, SLOW)
 	ASSERT_EQ(0, mkdir(other, 0755));
 	pid = enter(_metadata, me, -1, 2, 128 * MIB, 256 * MIB);
 	if (!pid) {
-		/* 12 MiB of the first cgroup's, of which 4 MiB stay resident */
+		/* Charge 12 MiB to the first cgroup, of which 4 MiB stay resident */
 		ASSERT_EQ(4 * MIB, ex_alloc(ex, 0, 0, 4 * MIB));
 		stamp_pages(ex, 0, 4 * MIB);
 		ASSERT_EQ(8 * MIB, ex_alloc(ex, 0, 4 * MIB, 8 * MIB));
@@ -997,7 +1003,7 @@ TEST_F_TIMEOUT(cgroup, moved_after_setup, SLOW)
 		EXPECT_EQ(3, pwrite(limit, "max", 3, 0));
 
 		EXPECT_EQ(-ENOMEM, error);
-		/* What there was, and the second cgroup's */
+		/* 8 free MiB of the first cgroup, and up to 32 MiB of the second */
 		EXPECT_LT((8 + 24) * MIB, mapped);
 		EXPECT_GT((8 + 33) * MIB, mapped);
 		EXPECT_EQ(mapped, freed);
@@ -1005,7 +1011,7 @@ TEST_F_TIMEOUT(cgroup, moved_after_setup, SLOW)
 		EXPECT_TRUE(memory_intact(memory, bytes));
 		munmap(memory, bytes);
 
-		/* The first cgroup is left with what is resident */
+		/* Reclaim leaves the first cgroup little more than its resident pages */
 		cgroup_write(me->cg.path, "memory.reclaim", "16M");
 		EXPECT_GT(9L << 20, cgroup_read(me->cg.path, "memory.current"));
 		EXPECT_EQ(4 * MIB, count_intact(ex, 0, 4 * MIB));
@@ -1018,8 +1024,8 @@ TEST_F_TIMEOUT(cgroup, moved_after_setup, SLOW)
 }
 
 /*
- * Accounting travels with the reference of the pool: a page counts as resident file
- * page of the process, and as mapped, as long as the pool owns it.
+ * A page counts as a resident file page of the process, and as mapped in the cgroup, as
+ * long as the pool owns it, whether or not it is in a slot. Parked pages are an exception.
  */
 TEST_F_TIMEOUT(cgroup, counts_are_those_of_the_pool, SLOW)
 {
@@ -1046,8 +1052,8 @@ TEST_F_TIMEOUT(cgroup, counts_are_those_of_the_pool, SLOW)
 		EXPECT_EQ(5000, counted(me));
 
 		/*
-		 * To the cgroup as well, as soon as it has added up its CPUs, and with some of
-		 * the program's own pages
+		 * The cgroup counts the same pages, and some of the program itself, once
+		 * it has added up its per-CPU counters.
 		 */
 		for (i = 0; i < 100; i++) {
 			owned = cgroup_read_key(me->cg.path, "memory.stat", "file_mapped");
@@ -1058,13 +1064,13 @@ TEST_F_TIMEOUT(cgroup, counts_are_those_of_the_pool, SLOW)
 		EXPECT_LE(5000 * (long)PG, owned);
 		EXPECT_GE(5100 * (long)PG, owned);
 
-		/* Given back to the system */
+		/* RESIZE gives pages back to the system */
 		EXPECT_EQ(0, ex_resize(ex->fd, 3000));
 		EXPECT_EQ(3000, ex_owned(ex->fd));
 		EXPECT_EQ(3000, counted(me));
 		EXPECT_EQ(0, ex_resize(ex->fd, 5000));
 
-		/* Taken away behind the driver's back, and found again */
+		/* MADV_DONTNEED takes pages unknown to the driver; ALLOC finds them */
 		EXPECT_EQ(1000, ex_drain(ex, 0, 0, 8000));
 		EXPECT_EQ(5000, ex_fill(ex, 0, 0));
 		EXPECT_EQ(5000, counted(me));
@@ -1076,23 +1082,23 @@ TEST_F_TIMEOUT(cgroup, counts_are_those_of_the_pool, SLOW)
 		EXPECT_EQ(5000, counted(me));
 		EXPECT_EQ(5000, count_present(ex, 0, 8000));
 
-		/* Parked */
+		/* A pipe holds references to pages: they are parked when they are freed */
 		ASSERT_EQ(0, pipe(fds));
 		iov = (struct iovec){ page_at(ex, 100), 4 * PG };
 		EXPECT_EQ((ssize_t)(4 * PG), vmsplice(fds[1], &iov, 1, 0));
 		EXPECT_EQ(5000, ex_drain(ex, 3, 0, 8000));
 		EXPECT_EQ(5000, ex_owned(ex->fd));
 		EXPECT_EQ(4996, ex_fill(ex, 2, 0));
-		/* A parked page has lost the reference that counts */
+		/* A parked page has lost its mapping reference, and need not be counted */
 		EXPECT_LE(4996, counted(me));
 		EXPECT_GE(5000, counted(me));
-		/* The pipe holds pages that are no memory of the process when it leaves */
+		/* The pipe still holds pages, which must not be counted at the end */
 		_exit(leave(_metadata, me));
 	}
 	finish(_metadata, me, pid);
 }
 
-/* A process that is killed for a good reason leaves nothing behind */
+/* A process that the OOM killer rightly kills leaves no memory charged */
 TEST_F_TIMEOUT(cgroup, killed_at_limit, SLOW)
 {
 	struct member *me = &self->me;
@@ -1104,7 +1110,7 @@ TEST_F_TIMEOUT(cgroup, killed_at_limit, SLOW)
 		set_limit(me, "64M");
 		if (fill_to_limit(me, EXMAP_OP_ALLOC, 0, 64, 48 * MIB, &error) < 48 * MIB)
 			_exit(1);
-		/* Resident pages do not give way */
+		/* Resident pages cannot be reclaimed, so this ends in an OOM kill */
 		ex_free(&me->ex, 0, 0, 4 * MIB);
 		touch_memory(me, 64 << 20);
 		_exit(2);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the exmap tests share: calls that return -errno instead of setting
- * errno, accesses that survive a SIGSEGV, and teams of threads.
+ * Helpers shared by the exmap tests: system calls that return -errno instead of
+ * setting errno, accesses that survive a SIGSEGV, and teams of threads.
  */
 #ifndef EXMAP_TEST_COMMON_H
 #define EXMAP_TEST_COMMON_H
@@ -43,10 +43,10 @@
 #define WORDS		(PG / sizeof(__u64))
 #define MAX_IFACES	128
 
-/* Seconds that a heavy test may take on an emulated CPU with a debug kernel */
+/* Timeout of heavy tests, in seconds: enough for an emulated CPU with a debug kernel */
 #define SLOW		600
 
-/* EXMAP_TEST_SCALE, in percent: fewer rounds of the stress tests, or more */
+/* Scale the number of rounds of a stress test by EXMAP_TEST_SCALE percent */
 static inline int scaled(int rounds)
 {
 	const char *env = getenv("EXMAP_TEST_SCALE");
@@ -72,7 +72,7 @@ static inline int random_below(__u64 *state, int limit)
 	return (random_u64(state) >> 16) % limit;
 }
 
-/* System calls that answer -errno */
+/* System calls that return -errno */
 
 static inline int ex_ioctl(int fd, unsigned long cmd, const void *arg)
 {
@@ -136,7 +136,7 @@ static inline int ex_query(int fd, const struct exmap_vec *vecs, unsigned int nr
 	return ex_ioctl(fd, EXMAP_IOCTL_QUERY, &query);
 }
 
-/* Pages that the pool has from the system, or -1 */
+/* Return the number of pages that the pool has from the system, or -1 */
 static inline long ex_owned(int fd)
 {
 	struct exmap_ioctl_stats stats;
@@ -144,7 +144,7 @@ static inline long ex_owned(int fd)
 	return ex_stats(fd, &stats) ? -1 : (long)stats.alloc_count;
 }
 
-/* MAP_FAILED with errno set, as mmap itself */
+/* Map the region. Returns MAP_FAILED with errno set on failure, like mmap(). */
 static inline void *ex_map_region(int fd, size_t pages)
 {
 	return mmap(NULL, pages * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
@@ -157,7 +157,10 @@ static inline void *ex_map_iface(int fd, unsigned long n)
 		    EXMAP_OFF_INTERFACE(n));
 }
 
-/* 0 or the -errno of an mmap that is expected to fail; unmaps if it did not */
+/*
+ * Try an mmap() that is expected to fail. Returns its -errno, or unmaps the memory
+ * and returns 0 if it has succeeded.
+ */
 static inline int ex_try_mmap(int fd, size_t length, int flags, off_t offset)
 {
 	void *addr = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, offset);
@@ -215,8 +218,8 @@ static inline ssize_t ex_pwritev2(int fd, int iface, int opcode, const struct io
 struct exmap {
 	int fd;
 	int ifaces;
-	int pages;		/* of the region */
-	int buffer;		/* pages in the pool */
+	int pages;		/* size of the region in pages */
+	int buffer;		/* size of the pool in pages */
 	char *region;
 	struct exmap_user_interface *iface[MAX_IFACES];
 };
@@ -249,7 +252,7 @@ static inline void exmap_create(struct __test_metadata *_metadata, struct exmap 
 	}
 }
 
-/* The same, with more options; some of them are filled in */
+/* Create an exmap with SETUP2. Fills in the size, interfaces and buffer of @setup. */
 static inline void exmap_create2(struct __test_metadata *_metadata, struct exmap *ex,
 				 struct exmap_setup2 setup, int ifaces, int buffer,
 				 int pages)
@@ -296,8 +299,8 @@ static inline void set_vec(struct exmap *ex, int iface, int slot, __u64 page, in
 }
 
 /*
- * One vector in one call: the pages that changed, or -errno, whether the call
- * or the vector said so.
+ * Carry out one vector with EXMAP_IOCTL_ACTION. Returns the number of pages that
+ * changed, or the -errno of the call or the vector.
  */
 static inline int ex_one(struct exmap *ex, int iface, int opcode, __u64 page, int len)
 {
@@ -343,7 +346,10 @@ static inline struct exmap_vec ex_vec(int opcode, __u64 page, int len, int flags
 	};
 }
 
-/* As ex_one(), through EXMAP_IOCTL_VECTORS */
+/*
+ * Carry out one vector with EXMAP_IOCTL_VECTORS. Returns the number of pages that
+ * changed, or the -errno of the call or the vector.
+ */
 static inline int ex_vec_one(struct exmap *ex, int iface, int opcode, __u64 page,
 			     int len, int flags)
 {
@@ -355,9 +361,9 @@ static inline int ex_vec_one(struct exmap *ex, int iface, int opcode, __u64 page
 }
 
 /*
- * ALLOC from @first on until the pool is empty: how many pages were mapped, or
- * -1 if it ended in any other way. The slots up to the end of the region must
- * be empty, and more than the pool can fill.
+ * ALLOC from @first on until the pool is empty. Returns the number of pages that
+ * were mapped, or -1 if anything else ended it. The slots from @first to the end of
+ * the region must be empty, and more than the pool can fill.
  */
 static inline int ex_fill(struct exmap *ex, int iface, int first)
 {
@@ -373,13 +379,16 @@ static inline int ex_fill(struct exmap *ex, int iface, int first)
 		if (ret >= 0)
 			page += iov->pages;
 	} while (!ret);
-	/* Some were left for the last call; none may be now */
+	/* The last call may have found some pages, but now there must be none */
 	if (ret == 1 && iov->res == -ENOMEM)
 		ret = ex_alloc(ex, iface, page, 1);
 	return ret == -ENOMEM ? page - first : -1;
 }
 
-/* ALLOC of up to @want pages: how many were mapped, or -errno other than -ENOMEM */
+/*
+ * ALLOC up to @want pages. Returns the number of pages that were mapped, or -errno
+ * for an error other than -ENOMEM.
+ */
 static inline int fill_now(struct exmap *ex, int iface, int first, int want)
 {
 	int ret;
@@ -392,8 +401,9 @@ static inline int fill_now(struct exmap *ex, int iface, int first, int want)
 }
 
 /*
- * As fill_now(), with patience: direct I/O is complete a moment before it lets go
- * of its pages, and may leave that to a worker.
+ * ALLOC up to @want pages, and wait for pages if necessary: direct I/O completes a
+ * moment before it releases its pages, and may leave that to a worker. Returns the
+ * number of pages that were mapped, or -errno for an error other than -ENOMEM.
  */
 static inline int fill_in_time(struct exmap *ex, int iface, int first, int want)
 {
@@ -410,7 +420,7 @@ static inline int fill_in_time(struct exmap *ex, int iface, int first, int want)
 	return total;
 }
 
-/* FREE of a range of any length: how many pages were unmapped */
+/* FREE a range of any length. Returns the number of unmapped pages, or -errno. */
 static inline int ex_drain(struct exmap *ex, int iface, int first, int pages)
 {
 	int total = 0, len, ret;
@@ -427,7 +437,7 @@ static inline int ex_drain(struct exmap *ex, int iface, int first, int pages)
 	return total;
 }
 
-/* Page contents that tell where they belong */
+/* Page contents that identify the page */
 
 static inline void stamp_page(void *page, __u64 stamp)
 {
@@ -445,7 +455,7 @@ static inline bool stamp_intact(const void *page, __u64 stamp)
 	return word[0] == stamp && word[WORDS / 2] == ~stamp && word[WORDS - 1] == stamp;
 }
 
-/* Files to be the backing of an exmap, with pages of words that tell the same */
+/* Backing files for an exmap, in which every word identifies its page */
 
 enum backing {
 	MEMFD, FILE_BUFFERED, FILE_DIRECT, XFS_BUFFERED, XFS_DIRECT,
@@ -507,13 +517,16 @@ static inline int open_file_in(const char *dir)
 	return fd;
 }
 
-/* A nameless file in the directory that the tests are given */
+/* Open an unlinked file in EXMAP_TEST_DIR or, by default, in /tmp */
 static inline int open_file(void)
 {
 	return open_file_in(getenv("EXMAP_TEST_DIR") ?: "/tmp");
 }
 
-/* As open_file(), in the directory that @variable names if that is such a file system, or -1 */
+/*
+ * Open an unlinked file in the directory that the environment variable @variable
+ * names. Returns -1 if the file system there is not of type @magic.
+ */
 static inline int open_file_on(const char *variable, unsigned long magic)
 {
 	const char *dir = getenv(variable);
@@ -537,7 +550,7 @@ static inline int reopen(int fd, int flags)
 	return open(path, flags | O_CLOEXEC);
 }
 
-/* What tests write: pages that are none of the file's */
+/* Content that tests write to @page: that of a page which is not in the file */
 #define NEW(page)	((page) + 5000L)
 
 static inline void renew(struct exmap *ex, long page)
@@ -545,7 +558,7 @@ static inline void renew(struct exmap *ex, long page)
 	make_page((__u64 *)page_at(ex, page), NEW(page));
 }
 
-/* Whether the file has that page of words at page @at */
+/* Whether page @at of the file has the content of page @page */
 static inline bool file_has(int fd, long at, long page)
 {
 	static alignas(4096) __u64 words[WORDS];
@@ -572,8 +585,8 @@ static inline bool backing_is_direct(enum backing backing)
 }
 
 /*
- * A loop device, which lasts until it is closed. Its blocks are as large as those of
- * the disk below if @block_size is 0.
+ * Open a loop device, which lasts until it is closed. If @block_size is 0, its
+ * blocks are as large as those of the disk below.
  */
 static inline int open_loop_of(long pages, unsigned int block_size)
 {
@@ -611,8 +624,9 @@ static inline int open_loop(long pages)
 }
 
 /*
- * A file of that kind for reading and writing; -1 if there is none here. *pages
- * is how long it shall be; a block device says itself.
+ * Open a file of a kind for reading and writing, or return -1 if the kind is not
+ * available here. The file has *pages pages; *pages is set to the size of a
+ * /dev/nullb0.
  */
 static inline int open_backing(enum backing backing, long *pages)
 {
@@ -641,9 +655,9 @@ static inline int open_backing(enum backing backing, long *pages)
 }
 
 /*
- * The same with @pages pages of words, in *fd for the test to look at, *end of
- * them in all. Returns it opened once more, as the backing file of an exmap, or -1
- * where there is no file of the kind.
+ * Open a backing file with @pages pages of content. *fd is a descriptor for the
+ * test, *end the length of the file in pages. Returns another descriptor, for the
+ * exmap, or -1 if the kind is not available here.
  */
 static inline int make_backing(struct __test_metadata *_metadata, enum backing kind,
 			       int pages, int *fd, long *end)
@@ -658,7 +672,7 @@ static inline int make_backing(struct __test_metadata *_metadata, enum backing k
 	if (backing < 0 && errno == EINVAL)
 		return -1;
 	ASSERT_LE(0, backing);
-	/* Past the page cache where nobody will look into it: that is much faster */
+	/* Bypass the page cache if the exmap will do so, too: that is much faster */
 	ASSERT_EQ(0, fill_file(backing, pages));
 	return backing;
 }
@@ -676,7 +690,7 @@ static inline void fault_handler(int sig, siginfo_t *info, void *context)
 	if (!fault_expected) {
 		fprintf(stderr, "# signal %d (code %d) at %p was not expected\n", sig,
 			info->si_code, info->si_addr);
-		/* The access is repeated, and kills */
+		/* The access is repeated, and the signal kills the process */
 		signal(sig, SIG_DFL);
 		return;
 	}
@@ -690,7 +704,7 @@ static inline void catch_faults(void)
 {
 	struct sigaction action = {
 		.sa_sigaction = fault_handler,
-		/* As buffer managers do: the jump leaves the signal unblocked */
+		/* As in a buffer manager, the signal is not blocked after the jump */
 		.sa_flags = SA_SIGINFO | SA_NODEFER,
 	};
 
@@ -698,7 +712,7 @@ static inline void catch_faults(void)
 	sigaction(SIGBUS, &action, NULL);
 }
 
-/* 0, or the signal that the access raised */
+/* Read a word. Returns 0, or the signal that the access raised. */
 static inline int try_read(const void *addr, __u64 *value)
 {
 	if (sigsetjmp(fault_jump, 0))
@@ -735,7 +749,7 @@ static inline int try_write_byte(void *addr, char value)
 	return 0;
 }
 
-/* Whether the kernel finds a page under @addr; needs no signal handler */
+/* Whether there is a page at @addr. The kernel looks, so no signal is raised. */
 static inline bool present(const void *addr)
 {
 	static int scratch = -1;
@@ -755,8 +769,8 @@ static inline int count_present(struct exmap *ex, int first, int pages)
 }
 
 /*
- * Threads. EXPECT_*() is for the main thread alone: a worker notes its first
- * complaint and returns; the main thread reports it.
+ * Threads. Only the main thread may use EXPECT_*(): a worker records its first
+ * failure and returns, and the main thread reports it.
  */
 struct worker {
 	pthread_t thread;
@@ -781,7 +795,7 @@ static inline bool broke(struct worker *w, bool bad, const char *what, int line,
 	return bad;
 }
 
-/* True, and noted, if @bad; @value is shown with it */
+/* Returns @bad. If true, records it, with @value, as the failure of the worker. */
 #define BROKE(w, bad, value) broke(w, bad, #bad, __LINE__, value)
 
 static inline void start_workers(struct __test_metadata *_metadata, struct worker *w,
@@ -820,7 +834,7 @@ static inline void run_workers(struct __test_metadata *_metadata, struct worker 
 	join_workers(_metadata, w, count);
 }
 
-/* Write to a file of /proc, /sys or the like; 0 or -errno */
+/* Write to a file in /proc, /sys or the like. Returns 0 or -errno. */
 static inline int write_text(const char *path, const char *text)
 {
 	const int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -834,7 +848,7 @@ static inline int write_text(const char *path, const char *text)
 	return ret;
 }
 
-/* The first line of a file of /proc, /sys or the like, "" if there is none */
+/* Read the first line of a file in /proc, /sys or the like. It is "" on failure. */
 static inline void read_line(const char *path, char *text, size_t size)
 {
 	const int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -867,7 +881,7 @@ static inline void pin_to_cpu(int cpu)
 
 #define NOBODY	65534
 
-/* Give up all privileges, and have so many pages of RLIMIT_MEMLOCK */
+/* Give up all privileges, and set RLIMIT_MEMLOCK to @pages pages */
 static inline void become_nobody(struct __test_metadata *_metadata, long pages)
 {
 	struct rlimit limit = { pages * PG, pages * PG };
@@ -877,7 +891,7 @@ static inline void become_nobody(struct __test_metadata *_metadata, long pages)
 	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));
 }
 
-/* Exit status of a child, or 128 + the signal that killed it */
+/* Return the exit status of a child, or 128 + the signal that killed it */
 static inline int wait_child(pid_t pid)
 {
 	int status;
@@ -887,7 +901,10 @@ static inline int wait_child(pid_t pid)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* As wait_child(); a child that is still there after @seconds is killed: -1 */
+/*
+ * Return the exit status of a child, or 128 + the signal that killed it. If the
+ * child still runs after @seconds, kill it and return -1.
+ */
 static inline int wait_child_for(pid_t pid, int seconds)
 {
 	int status, i;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A program in the manner of those that exist, using every name of the header.
- * Built as C90 and as C11; its twin in C++20 is compat_cxx.cc.
+ * A program in the style of existing ones. It must build as C90 and as C11, and uses
+ * every name of the first version of the interface. compat_cxx.cc is the same in C++20.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -77,7 +77,7 @@ static int run(int fd)
 		return failed("vectors");
 	memset(exmap + 3 * 4096, 1, 2 * 4096);
 
-	/* A page more, by a read call of the old kind: interface | opcode << 8 */
+	/* ALLOC one more page with a read call at offset interface | opcode << 8 */
 	cmd.iov.iov_base = exmap + 11 * 4096;
 	cmd.iov.iov_len = 4096;
 	if (preadv(fd, &cmd.iov, 1, params.interface | EXMAP_OP_ALLOC << 8) != 4096)
@@ -104,7 +104,7 @@ static int run(int fd)
 	if (ioctl(clone, EXMAP_IOCTL_ACTION, &params) != 0 || interface->iov[0].pages != 4)
 		return failed("free");
 
-	/* Refused today, but the name is there */
+	/* ACTION takes no flags, but their names must exist */
 	params.opcode = EXMAP_OP_WRITE;
 	params.flags = flag | other_flag;
 	if (ioctl(fd, EXMAP_IOCTL_ACTION, &params) != -1)

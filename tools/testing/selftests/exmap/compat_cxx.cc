@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A program in the manner of those that exist, using every name of the header,
- * in C++20. Its twin in C is compat_c.c.
+ * A program in the style of existing ones. It must build as C++20, and uses every name of
+ * the first version of the interface. compat_c.c is the same in C.
  */
 #include <algorithm>
 #include <cstdint>
@@ -65,7 +65,7 @@ static int run(int fd)
 	if (interface == MAP_FAILED)
 		return failed("mmap: interface");
 
-	/* The number of vectors goes through templates that want an int */
+	/* Programs pass this constant to templates that need an int */
 	int count = std::min(EXMAP_USER_INTERFACE_PAGES, 2);
 
 	interface->iov[0].page = 3;

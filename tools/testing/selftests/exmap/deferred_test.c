@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Deferred flushes: when freed pages come back, what a touch sees until then,
- * and that no slot gets another page before its old one is out of all TLBs.
+ * Deferred flushes: when freed pages become available again, what an access sees until
+ * then, and that no slot gets another page while its old one is still in a TLB.
  */
 #include <stdatomic.h>
 
 #include "common.h"
 
-#define NO_LIMIT	0x10000000000ULL	/* only a shortage of pages flushes */
+#define NO_LIMIT	0x10000000000ULL	/* a quarantine that never fills up */
 
 static int ex_flush(int fd)
 {
@@ -50,7 +50,7 @@ TEST(setup2_arguments)
 	REFUSED(flags, 4, EINVAL);
 	REFUSED(flags, 1ULL << 63, EINVAL);
 	REFUSED(reserved, 1, EINVAL);
-	REFUSED(quarantine, 1, EINVAL);		/* not without the flag */
+	REFUSED(quarantine, 1, EINVAL);		/* needs EXMAP_SETUP_DEFERRED */
 	REFUSED(max_interfaces, 0, EINVAL);
 	REFUSED(max_interfaces, 65537, EINVAL);
 	REFUSED(max_interfaces, 0xffffffff, EINVAL);
@@ -61,7 +61,7 @@ TEST(setup2_arguments)
 	EXPECT_EQ(-EFAULT, ex_ioctl(fd, EXMAP_IOCTL_SETUP2, (void *)8));
 	EXPECT_EQ(-ENXIO, ex_flush(fd));
 
-	/* A program that is newer than the kernel, and needs that, or not */
+	/* A larger struct of a newer program is accepted if the unknown part is zero */
 	longer.setup.size = sizeof(longer);
 	longer.more = 1;
 	EXPECT_EQ(-E2BIG, ex_ioctl(fd, EXMAP_IOCTL_SETUP2, &longer));
@@ -88,7 +88,7 @@ FIXTURE_TEARDOWN(deferred)
 {
 	struct exmap *ex = &self->ex;
 
-	/* Whatever happened: every page can be had, by everyone, once */
+	/* After any test, all pages must be available, each exactly once */
 	EXPECT_LE(0, ex_drain(ex, 0, 0, ex->pages));
 	EXPECT_EQ(0, ex_flush(ex->fd));
 	EXPECT_EQ(0, count_present(ex, 0, ex->pages));
@@ -97,7 +97,7 @@ FIXTURE_TEARDOWN(deferred)
 	exmap_destroy(ex);
 }
 
-/* After a flush at the latest, for programs as for system calls */
+/* After a flush, freed slots are empty for the program and for system calls */
 TEST_F(deferred, freed_slots_are_empty)
 {
 	struct exmap *ex = &self->ex;
@@ -118,7 +118,7 @@ TEST_F(deferred, freed_slots_are_empty)
 	EXPECT_EQ(0, try_read_byte(page_at(ex, 115)));
 }
 
-/* The same slots again at once: they get their own pages back, or it flushes */
+/* Freed slots are filled again at once through the other interface, which must flush */
 TEST_F(deferred, same_slots_again)
 {
 	struct exmap *ex = &self->ex;
@@ -135,8 +135,8 @@ TEST_F(deferred, same_slots_again)
 }
 
 /*
- * Who freed a page and wants the slot again has the very same page, whichever
- * others wait there. Somebody else has to flush, and gets one of his own.
+ * If the interface that freed a page fills the slot again, the slot gets the same page
+ * back, however many other pages are in quarantine. Another interface must flush first.
  */
 TEST_F(deferred, own_pages_come_back)
 {
@@ -148,7 +148,7 @@ TEST_F(deferred, own_pages_come_back)
 	for (i = 0; i < 700; i++)
 		stamp_page(page_at(ex, i), i);
 	for (round = 0; round < 5; round++) {
-		/* More than a bundle holds, in another order than they come back */
+		/* Free more than a bundle holds, and not in the order of the refill */
 		ASSERT_EQ(350, ex_free(ex, 0, 350, 350));
 		ASSERT_EQ(350, ex_free(ex, 0, 0, 350));
 		ASSERT_EQ(100, ex_alloc(ex, 0, 600, 100));
@@ -165,7 +165,7 @@ TEST_F(deferred, own_pages_come_back)
 		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
 }
 
-/* Pages that wait are not lost: everyone who needs them has them flushed */
+/* If an interface runs short of pages, it flushes the quarantine of all interfaces */
 TEST_F(deferred, shortage_flushes)
 {
 	struct exmap *ex = &self->ex;
@@ -178,7 +178,7 @@ TEST_F(deferred, shortage_flushes)
 	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 0, 1));
 }
 
-/* The contract: until a flush, an old translation shows the old content */
+/* Until the flush, a stale translation may show nothing but the old content */
 static void *hold_translation(void *arg)
 {
 	struct worker *w = arg;
@@ -190,7 +190,7 @@ static void *hold_translation(void *arg)
 	if (!w->index) {
 		pthread_barrier_wait(&start_line);
 		pthread_barrier_wait(&start_line);
-		/* Other slots want pages: none of those that wait is given out */
+		/* Fill other slots: they must not get the pages in quarantine */
 		BROKE(w, ex_free(ex, 0, 0, 32) != 32, 0);
 		BROKE(w, ex_alloc(ex, 0, 64, 32) != 32, 0);
 		for (i = 64; i < 96; i++)
@@ -228,7 +228,7 @@ TEST_F(deferred, old_content_until_the_flush)
 	run_workers(_metadata, w, 3, hold_translation, ex, NULL);
 }
 
-/* What others do to the region while pages wait */
+/* madvise() and mprotect() of the region while pages are in quarantine */
 TEST_F(deferred, madvise_leaves_the_quarantine)
 {
 	struct exmap *ex = &self->ex;
@@ -271,7 +271,7 @@ TEST_F(deferred, munmap_and_exit_with_pages_waiting)
 	}
 }
 
-/* READ into slots whose old page waits */
+/* READ into slots whose old page is in quarantine */
 TEST(reads_into_quarantined_slots)
 {
 	struct exmap_setup2 setup = {
@@ -296,7 +296,7 @@ TEST(reads_into_quarantined_slots)
 	ex.iface[0] = ex_map_iface(ex.fd, 0);
 	ASSERT_NE(MAP_FAILED, ex.iface[0]);
 	for (round = 0; round < 20; round++) {
-		/* All pages of the pool, and slots of the last round among them */
+		/* Read as many pages as the pool has, some into slots freed before */
 		int first = (round * 8) % 48;
 
 		ASSERT_EQ((ssize_t)(16 * PG), ex_pread(ex.fd, 0, EXMAP_OP_READ,
@@ -310,15 +310,15 @@ TEST(reads_into_quarantined_slots)
 }
 
 /*
- * The hunt for stale translations. Every slot has a word: 0 while it is empty
- * or being filled, else the stamp of what is in it. Owners evict and fill their
- * slots; readers on all CPUs read any slot. Whoever finds the same stamp before
- * and after must have read just that, or have got SIGSEGV, and that only if the
- * word changed.
+ * The hunt for stale translations. Every slot has a word, which is 0 while the slot is
+ * empty or being filled, and otherwise the stamp of its content. Owners evict and fill
+ * their slots; readers on all CPUs read any slot. If a slot has the same stamp before
+ * and after a read, the read must have returned what belongs to that stamp. If the
+ * stamp has changed, the read may have returned anything or raised SIGSEGV.
  */
 #define HUNTERS		8
-#define SLOTS		24	/* of each owner */
-#define RESIDENT	20	/* of them, at most */
+#define SLOTS		24	/* per owner */
+#define RESIDENT	20	/* maximum per owner */
 
 struct hunt {
 	atomic_ullong word[HUNTERS * SLOTS];
@@ -333,14 +333,14 @@ static void *own_slots(struct worker *w, struct hunt *hunt)
 	bool mapped[SLOTS] = {};
 	__u64 version = 0;
 
-	/* Until the readers have been overtaken, which takes long if few calls flush */
+	/* Until stamps have changed under readers: that takes long if few calls flush */
 	for (round = 0; round < scaled(400) ||
 	     (atomic_load(&hunt->changed) < scaled(40) && round < 1000000); round++) {
-		/* Pages that wait at the other interface can only come back by a flush */
+		/* ALLOC has to flush if the slot was freed through the other interface */
 		int iface = w->index + (random_below(&w->random, 2) ? HUNTERS : 0);
 		int list[SLOTS];
 
-		/* Evict some: the word first, as a buffer manager locks a page */
+		/* Evict some slots, after clearing their words as if to lock them */
 		for (i = n = 0; i < SLOTS; i++) {
 			if (!mapped[i] || (count <= RESIDENT / 2 && random_below(&w->random, 4)))
 				continue;
@@ -353,7 +353,7 @@ static void *own_slots(struct worker *w, struct hunt *hunt)
 		}
 		if (n && BROKE(w, ex_action(ex->fd, iface, EXMAP_OP_FREE, n), n))
 			break;
-		/* And fill some, often the same */
+		/* Fill some slots, often the same ones */
 		for (i = n = 0; i < SLOTS && count < RESIDENT; i++) {
 			if (mapped[i] || random_below(&w->random, 3))
 				continue;
@@ -371,7 +371,7 @@ static void *own_slots(struct worker *w, struct hunt *hunt)
 			atomic_store(&hunt->word[first + list[i]], stamp);
 		}
 	}
-	/* For the others to look at to the end */
+	/* Readers look at slots until all owners are done: clear the words first */
 	atomic_fetch_sub(&hunt->owners, 1);
 	for (i = 0; i < SLOTS; i++)
 		atomic_store(&hunt->word[first + i], 0);
@@ -403,7 +403,7 @@ static void *hunt_stale(void *arg)
 			segv += !!sig;
 			continue;
 		}
-		/* Let owners run: there are fewer CPUs than threads */
+		/* Let owners run if there are fewer CPUs than threads */
 		if (!(++checked % 64))
 			sched_yield();
 		if (BROKE(w, sig, slot) || BROKE(w, value != ~before, value))
@@ -420,12 +420,12 @@ static void do_hunt(struct __test_metadata *_metadata, struct exmap *ex)
 	struct hunt *hunt;
 
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
-		SKIP(return, "no other CPU that could have an old translation");
+		SKIP(return, "needs a second CPU, to hold stale translations");
 	hunt = calloc(1, sizeof(*hunt));
 	ASSERT_NE(NULL, hunt);
 	atomic_store(&hunt->owners, HUNTERS);
 	run_workers(_metadata, w, 2 * HUNTERS, hunt_stale, ex, hunt);
-	TH_LOG("%ld reads checked, %ld overtaken, %ld of them by SIGSEGV",
+	TH_LOG("%ld reads checked, %ld overtaken, %ld of these with SIGSEGV",
 	       hunt->checked, hunt->changed, hunt->segv);
 	EXPECT_LT(1000, hunt->checked);
 	EXPECT_LT(0, hunt->changed);
@@ -445,7 +445,7 @@ TEST_F_TIMEOUT(deferred, hunt_by_high_water, SLOW)
 	do_hunt(_metadata, &self->ex);
 }
 
-/* FLUSH from another thread all the time */
+/* Another thread flushes all the time */
 static atomic_bool flushing;
 
 static void *keep_flushing(void *arg)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Disks that are not read and written in the usual way: polled, by NVMe passthrough,
- * with blocks larger than a page, and with checksums of data that may change while it
- * is written.
+ * Unusual ways to use a disk: polling for completions, NVMe passthrough, blocks larger
+ * than a page, and checksums of data that may change while it is written.
  */
 #include "common.h"
 
@@ -197,8 +196,9 @@ static void prep_disk(struct ring *ring, int fd, bool write, void *page, long bl
 }
 
 /*
- * A polled request stays in flight until the ring is polled. FREE parks the page of such
- * a write: no slot gets it, and the disk gets what the program last had in it.
+ * A polled request stays in flight until the ring is polled. A FREE during a polled write
+ * parks the page: it is not reused for another slot, so that its content is unchanged
+ * when the disk reads it.
  */
 TEST_F(polled, freed_under_polled_writes)
 {
@@ -245,7 +245,7 @@ TEST_F(polled, freed_under_polled_writes)
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
 }
 
-/* Data of a polled read that arrives after FREE is not seen in any slot */
+/* If a page is freed during a polled read, the data that arrives appears in no slot */
 TEST_F(polled, freed_under_polled_reads)
 {
 	struct exmap *ex = &self->ex;
@@ -256,7 +256,7 @@ TEST_F(polled, freed_under_polled_reads)
 		prep_disk(&self->ring, self->fd, false, page_at(ex, i), i);
 	ASSERT_EQ(8, ring_submit(&self->ring));
 	EXPECT_EQ(8, ex_free(ex, 1, 0, 8));
-	/* Fill the freed slots, with pages that no read is in flight to */
+	/* Fill the freed slots; their pages must not be those that reads still write to */
 	mapped = fill_now(ex, 0, 0, BUFFER);
 	for (i = 0; i < mapped; i++)
 		stamp_page(page_at(ex, i), i);
@@ -267,7 +267,7 @@ TEST_F(polled, freed_under_polled_reads)
 	for (i = 0; i < mapped; i++)
 		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
 
-	/* A polled read into a page that stays resident arrives there */
+	/* A polled read fills a page that stays resident, and fails for an empty slot */
 	prep_disk(&self->ring, self->fd, false, page_at(ex, 2), 40);
 	EXPECT_EQ((int)PG, ring_run(&self->ring));
 	EXPECT_TRUE(page_is(page_at(ex, 2), 40));
@@ -277,8 +277,8 @@ TEST_F(polled, freed_under_polled_reads)
 }
 
 /*
- * NVMe passthrough: commands that the program makes up itself, with pages of the region
- * as their buffers. The tests overwrite the disk, so EXMAP_TEST_NVME has to name it.
+ * NVMe passthrough: the program sends its own commands to the disk, with pages of the
+ * region as buffers. The tests overwrite the disk that EXMAP_TEST_NVME names.
  */
 
 FIXTURE(passthrough) {
@@ -319,7 +319,7 @@ FIXTURE_TEARDOWN(passthrough)
 #define NVME_WRITE	1
 #define NVME_READ	2
 
-/* Status of the disk, or -errno */
+/* Send a command to the disk. Returns its status, or -errno. */
 static int pass_through(int fd, int nsid, int block_size, int opcode, void *addr, int pages,
 			long page)
 {
@@ -379,7 +379,7 @@ struct reader {
 	int stop;
 };
 
-/* Read into slots 0 to 3 all the time, resident or not */
+/* A thread that keeps reading into slots 0 to 3, whether they are resident or not */
 static void *keep_reading(void *arg)
 {
 	struct worker *w = arg;
@@ -420,14 +420,14 @@ TEST_F_TIMEOUT(passthrough, freed_under_reads, SLOW)
 	join_workers(_metadata, w, 2);
 }
 
-/* Blocks of 16 KiB: only direct transfers have to be made of whole blocks */
+/* A disk with blocks of 16 KiB: only direct transfers must consist of whole blocks */
 
 #define LARGE_BLOCK	(16 << 10)
 #define BLOCK		((int)(LARGE_BLOCK / PG))
 
 FIXTURE(large_blocks) {
 	struct exmap ex;
-	int fd;			/* goes through the page cache */
+	int fd;			/* opened for buffered I/O */
 	int backing;
 };
 
@@ -444,7 +444,7 @@ FIXTURE_SETUP(large_blocks)
 
 	catch_faults();
 	loop = open_loop_of(FILE_PAGES, LARGE_BLOCK);
-	/* The page cache still has the block size that the device had when it was opened */
+	/* BLKBSZSET: the page cache still uses the block size from when it was opened */
 	if (loop < 0 || ioctl(loop, BLKSSZGET, &size) || size != LARGE_BLOCK ||
 	    ioctl(loop, BLKBSZSET, &size))
 		SKIP(return, "no loop device with such blocks");
@@ -532,9 +532,9 @@ TEST_F(large_blocks, parts)
 }
 
 /*
- * Pages that change while they are written, as in buffer managers that do not lock a page
- * for a checkpoint. Where the disk or the file system stores checksums, these must match
- * the data that has arrived, or reading it would fail with EIO.
+ * Pages that change while they are written, as they do in a buffer manager that does not
+ * lock pages for a checkpoint. If the disk or the file system stores checksums, these must
+ * match the data that was stored, or reading it would fail with EIO.
  */
 
 enum unstable_kind { UNSTABLE_FILE, UNSTABLE_XFS, UNSTABLE_BTRFS, UNSTABLE_INTEGRITY };
@@ -542,8 +542,8 @@ enum unstable_kind { UNSTABLE_FILE, UNSTABLE_XFS, UNSTABLE_BTRFS, UNSTABLE_INTEG
 FIXTURE(unstable) {
 	struct exmap ex;
 	struct nullb disk;
-	char mapped[32];	/* name of the device mapper's device on the disk */
-	int fd;			/* direct */
+	char mapped[32];	/* name of the device-mapper device on the disk */
+	int fd;			/* opened for direct I/O */
 	int backing;
 };
 
@@ -699,7 +699,7 @@ FIXTURE_TEARDOWN(unstable)
 	}
 }
 
-/* Change random words of all pages, all the time */
+/* A thread that keeps changing random words of all pages */
 static void *change_pages(void *arg)
 {
 	struct worker *w = arg;
@@ -734,7 +734,7 @@ TEST_F_TIMEOUT(unstable, changed_under_write, SLOW)
 	__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
 	join_workers(_metadata, w, 2);
 
-	/* Read what was written last while it changed */
+	/* Read back the content of the last WRITE during which pages changed */
 	EXPECT_EQ(FILE_PAGES, ex_drain(ex, 0, 0, FILE_PAGES));
 	EXPECT_EQ(FILE_PAGES, ex_one(ex, 1, EXMAP_OP_READ, 0, FILE_PAGES));
 	for (i = 0; i < FILE_PAGES; i++)

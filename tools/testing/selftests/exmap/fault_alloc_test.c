@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* EXMAP_SETUP_PAGEFAULT_ALLOC: a slot gets a page when it is touched. */
+/* Tests of EXMAP_SETUP_PAGEFAULT_ALLOC: a slot gets a page when it is touched. */
 #include "common.h"
 
 #define BUFFER	600
@@ -22,7 +22,7 @@ FIXTURE_TEARDOWN(fault_alloc)
 {
 	struct exmap *ex = &self->ex;
 
-	/* The pool is whole, and a call has its pages as well as a touch */
+	/* No page is lost, and ALLOC can get the pages that touches have used */
 	EXPECT_LE(0, ex_drain(ex, 0, 0, PAGES));
 	EXPECT_EQ(BUFFER, ex_fill(ex, 1, 0));
 	exmap_destroy(ex);
@@ -39,7 +39,7 @@ TEST_F(fault_alloc, touched)
 	EXPECT_EQ(0, try_read(page_at(ex, 1000), &value));
 	EXPECT_EQ(0, value);
 	EXPECT_EQ('x', *page_at(ex, 5));
-	/* One touch, one page: none for its neighbours */
+	/* A touch fills the slot, but not its neighbours */
 	ASSERT_EQ(0, mincore(page_at(ex, 999), 3 * PG, core));
 	EXPECT_EQ(0, core[0] & 1);
 	EXPECT_EQ(1, core[1] & 1);
@@ -51,7 +51,7 @@ TEST_F(fault_alloc, touched)
 	EXPECT_EQ(1, ex_free(ex, 0, 5, 1));
 }
 
-/* The kernel's accesses count as the program's own */
+/* An access by the kernel on behalf of the program fills a slot as well */
 TEST_F(fault_alloc, by_system_calls)
 {
 	struct exmap *ex = &self->ex;
@@ -87,7 +87,7 @@ TEST_F(fault_alloc, exhausted)
 		EXPECT_FALSE(present(page_at(ex, i)));
 	}
 	EXPECT_EQ(-1, madvise(page_at(ex, 1), PG, MADV_POPULATE_READ));
-	/* Others have their pages, whoever freed them */
+	/* A touch finds a page that was freed through any interface */
 	for (i = 0; i < BUFFER; i++) {
 		ASSERT_EQ(1, ex_free(ex, i % IFACES, i * 3, 1));
 		ASSERT_EQ(0, try_write_byte(page_at(ex, PAGES - 1 - i % 100), i));
@@ -96,7 +96,7 @@ TEST_F(fault_alloc, exhausted)
 	}
 }
 
-/* A program that makes room in its handler goes on where it was */
+/* If the handler evicts a page and returns, the access is repeated and succeeds */
 
 static struct exmap *evict_ex;
 static int evicted;
@@ -135,7 +135,7 @@ TEST_F(fault_alloc, needs_setup)
 	int fd = exmap_open(_metadata);
 	char *region = ex_map_region(fd, 10);
 
-	/* Before setup, there is nothing that could come */
+	/* There is no pool before the setup, so a touch fails */
 	EXPECT_EQ(SIGSEGV, try_read_byte(region));
 	setup.flags |= EXMAP_SETUP_DEFERRED;
 	EXPECT_EQ(-EINVAL, ex_ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
@@ -155,7 +155,7 @@ TEST_F(fault_alloc, needs_setup)
 	close(fd);
 }
 
-/* Another process may look, but the pool does not grow for it */
+/* Another process can read resident pages, but its accesses do not fill slots */
 TEST_F(fault_alloc, from_outside)
 {
 	struct exmap *ex = &self->ex;
@@ -184,7 +184,10 @@ TEST_F(fault_alloc, from_outside)
 	EXPECT_EQ(0, ex_free(ex, 0, 9, 1));
 }
 
-/* Threads that touch the same slots, and free them, and never have another's page */
+/*
+ * Threads touch and free shared slots. The stamps in each thread's own slots show that
+ * no page is ever in two slots.
+ */
 static void *touch_and_free(void *arg)
 {
 	struct worker *w = arg;
@@ -216,7 +219,7 @@ TEST_F_TIMEOUT(fault_alloc, touched_by_many, SLOW)
 	struct worker w[IFACES];
 	int i, resident = 0;
 
-	/* The vectors of an interface are for one thread at a time */
+	/* One thread per interface, because threads must not share vectors */
 	run_workers(_metadata, w, IFACES, touch_and_free, ex, NULL);
 	ASSERT_EQ(0, mincore(ex->region, PAGES * PG, core));
 	for (i = 0; i < PAGES; i++)

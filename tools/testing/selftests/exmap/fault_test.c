@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Touching an address without a page: SIGSEGV with the address, every time,
- * also on a CPU that had the page in its TLB when it was freed.
+ * Every access to an empty slot must raise SIGSEGV with the address of the access,
+ * even on a CPU that had the page in its TLB when it was freed.
  */
 #include "common.h"
 
@@ -148,19 +148,18 @@ TEST_F(fault, kills_without_a_handler)
 
 struct stale {
 	struct exmap *ex;
-	int pages[SAMPLES];	/* that the readers look at */
+	int pages[SAMPLES];	/* slots that the readers access */
 	int count;
-	bool asleep;		/* in between, instead of reading on */
+	bool asleep;		/* readers sleep during the FREE instead of reading */
 	int wakeup[2];
 	int rounds;
 
-	/* Round numbers; what the readers do between them is counted below */
-	int mapped;
-	int freed;
+	int mapped;		/* last round whose pages are mapped */
+	int freed;		/* last round whose pages have been freed */
 
-	int loaded;
-	int checked;
-	int failed;
+	int loaded;		/* readers that have read all pages of the round */
+	int checked;		/* readers that have seen all pages fault */
+	int failed;		/* flag: all threads must stop */
 };
 
 static int load(int *number)
@@ -206,7 +205,7 @@ static bool reader_round(struct worker *w, struct stale *s, int round)
 		return false;
 	while (load(&s->freed) != round) {
 		page = s->pages[i++ % s->count];
-		/* Still there or not any more, but nobody else's */
+		/* The page may be gone by now, but no other page may appear here */
 		if (!try_read(page_at(s->ex, page), &value) &&
 		    BROKE(w, value != stamp_of(page), value))
 			return false;
@@ -243,9 +242,9 @@ FIXTURE(stale) {
 };
 
 FIXTURE_VARIANT(stale) {
-	int vectors;	/* in the FREE call */
-	int len;	/* pages in each */
-	int gap;	/* between them */
+	int vectors;	/* per FREE call */
+	int len;	/* pages per vector */
+	int gap;	/* slots between two vectors */
 	bool asleep;
 	int rounds;
 };
@@ -259,7 +258,7 @@ FIXTURE_VARIANT_ADD(stale, one_page) {
 FIXTURE_VARIANT_ADD(stale, scattered_pages) {
 	.vectors = 64,
 	.len = 1,
-	.gap = 600,	/* each in a page table of its own */
+	.gap = 600,	/* so that each page has its own page table */
 	.rounds = 25,
 };
 
@@ -311,7 +310,7 @@ TEST_F_TIMEOUT(stale, freed_under_readers, SLOW)
 	stride = variant->len + variant->gap;
 	elsewhere = variant->vectors * stride;
 
-	/* First and last page of every vector, or of some */
+	/* Sample the first and last page of the vectors, SAMPLES pages at most */
 	for (i = 0; s.count < SAMPLES && i < variant->vectors; i++) {
 		s.pages[s.count++] = i * stride;
 		if (variant->len > 1 && s.count < SAMPLES)
@@ -332,7 +331,7 @@ TEST_F_TIMEOUT(stale, freed_under_readers, SLOW)
 		store(&s.mapped, round);
 		while (load(&s.loaded) != readers && !load(&s.failed))
 			sched_yield();
-		/* Let the sleepers' CPUs go idle */
+		/* Let the CPUs of the sleeping readers go idle */
 		if (variant->asleep)
 			usleep(2000);
 
@@ -348,7 +347,7 @@ TEST_F_TIMEOUT(stale, freed_under_readers, SLOW)
 		for (i = 0; i < s.count; i++)
 			EXPECT_EQ(SIGSEGV, try_read_byte(page_at(ex, s.pages[i])));
 
-		/* The same pages under other addresses, with other data */
+		/* Put the same pages into other slots and overwrite them */
 		EXPECT_EQ(total, ex_fill(ex, 1, elsewhere));
 		for (i = 0; i < total; i++)
 			stamp_page(page_at(ex, elsewhere + i), ~0ULL);
@@ -357,7 +356,7 @@ TEST_F_TIMEOUT(stale, freed_under_readers, SLOW)
 		EXPECT_EQ(total, ex_drain(ex, 0, elsewhere, total));
 	}
 	store(&s.failed, 1);
-	/* Nobody may be left asleep if a round was cut short */
+	/* Wake readers that are still asleep because a round was cut short */
 	close(s.wakeup[1]);
 	join_workers(_metadata, w, readers);
 	EXPECT_EQ(s.rounds + 1, round);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A transfer is in flight when another operation meets its slot: every kind of
- * transfer with every kind of operation. The disk takes its time, so that a test knows
- * for certain what was in flight: a transfer cannot end before the disk answers, and an
- * operation that has returned by then has not waited for it.
+ * Operations on a slot that is in flight, in all combinations of a transfer and another
+ * operation. The disk is slow, so that a test knows for certain what was in flight: a
+ * transfer cannot end before the disk answers, and an operation that returns earlier has
+ * not waited for it.
  */
 #include "common.h"
 
@@ -15,27 +15,27 @@
 #define FILE_PAGES	64
 #define BUFFER		8
 #define PAGES		64
-#define OWN		9000	/* the page of words that programs put into a slot of their own */
+#define OWN		9000	/* page number in content that is not from the file */
 #define TRIES		10
-#define NSEC		120000000	/* that the disk takes for a request */
+#define NSEC		120000000	/* time that the disk takes for a request */
 
-/* A driver in which an operation waits for itself must not hold up all tests */
+/* Timeout of a test in seconds, in case an operation waits for itself */
 #define STUCK		60
 
 #define BUSY		EXMAP_SLOT_BUSY
 #define RESIDENT	EXMAP_SLOT_RESIDENT
 #define DIRTY		EXMAP_SLOT_DIRTY
 
-/* What is in flight, and what the slot is then */
+/* The transfer that is in flight */
 enum state {
-	READING,		/* a READ into a slot that is empty */
-	REPLACING,		/* a READ into the page of the slot */
-	WRITING,		/* a WRITE of the page of the slot */
-	FREED,			/* a WRITE of the page that the slot had until it was freed */
+	READING,		/* a READ into an empty slot */
+	REPLACING,		/* a READ into the page of a resident slot */
+	WRITING,		/* a WRITE of the page of a resident slot */
+	FREED,			/* a WRITE whose page was freed since */
 	STATES,
 };
 
-/* How a transfer is begun */
+/* How an operation is requested */
 enum way {
 	VECTORS,		/* EXMAP_IOCTL_VECTORS */
 	FILE_CALL,		/* pread(), pwrite() */
@@ -57,22 +57,22 @@ struct flight {
 	struct nullb disk;
 	struct exmap ex;
 	int fd;
-	long nsec;		/* that the disk takes for a request */
+	long nsec;		/* time that the disk takes for a request */
 	enum state state;
 	struct operation first;
 	struct ring ring;
 	struct command command;
 	struct worker worker;
 	bool in_flight;
-	bool over;		/* what the worker does */
-	int pages;		/* of the first operation, or -errno */
-	long version;		/* the page of words that the WRITE has */
-	bool change;		/* the page once the WRITE has begun */
+	bool over;		/* the worker has completed the first operation */
+	int pages;		/* result of the first operation: pages or -errno */
+	long version;		/* page number in the content that the WRITE has */
+	bool change;		/* change the page once the WRITE has begun */
 
 	/* The other operation */
 	struct ring other_ring;
 	struct command other_command;
-	__s64 earliest;		/* time at which the first operation may be over */
+	__s64 earliest;		/* the first operation cannot end before this time */
 	__s64 called, submitted, returned;
 };
 
@@ -89,7 +89,7 @@ static bool is_write(int opcode)
 	return opcode == EXMAP_OP_WRITE;
 }
 
-/* NULL, or why there can be no flights */
+/* Create a slow disk and an exmap on it. Returns NULL, or why that is not possible. */
 static const char *flight_open(struct __test_metadata *_metadata, struct flight *f,
 			       long nsec, __u64 setup_flags)
 {
@@ -103,7 +103,7 @@ static const char *flight_open(struct __test_metadata *_metadata, struct flight 
 		return "no null_blk through configfs";
 	f->fd = open(f->disk.path, O_RDWR | O_DIRECT | O_CLOEXEC);
 	ASSERT_LE(0, f->fd);
-	/* What a WRITE replaces is pages of zeroes, which the disk has anyway */
+	/* Tests of WRITE need no data on the disk: they overwrite its zeroes */
 	if (f->state <= REPLACING)
 		ASSERT_EQ(0, fill_file(f->fd, FILE_PAGES));
 	setup.fd = f->fd;
@@ -111,19 +111,19 @@ static const char *flight_open(struct __test_metadata *_metadata, struct flight 
 	return NULL;
 }
 
-/* True if there is a ring now */
+/* Open a ring unless it is open. Returns false if there is no io_uring. */
 static bool flight_open_ring(struct ring *ring)
 {
 	return ring->fd >= 0 || !ring_open(ring, 8);
 }
 
-/* The number of pages from what a read or write call says */
+/* Convert the return value of a read or write call to a number of pages or -errno */
 static int in_pages(ssize_t ret)
 {
 	return ret < 0 ? ret : ret / (int)PG;
 }
 
-/* An operation by a call that returns when it is over: how many pages, or -errno */
+/* Carry out an operation with a system call. Returns the number of pages, or -errno. */
 static int call(struct flight *f, int iface, const struct operation *op)
 {
 	struct exmap *ex = &f->ex;
@@ -150,7 +150,7 @@ static int query(struct flight *f)
 	return call(f, 0, &op);
 }
 
-/* Submit an operation to a ring: whether that went well */
+/* Submit an operation to a ring. Returns whether that succeeded. */
 static bool submit(struct flight *f, int iface, const struct operation *op, struct ring *ring,
 		   struct command *c)
 {
@@ -165,7 +165,7 @@ static bool submit(struct flight *f, int iface, const struct operation *op, stru
 	return ring_submit(ring) == 1;
 }
 
-/* What came of it: how many pages, or -errno */
+/* Wait for an operation that was submitted. Returns the number of pages, or -errno. */
 static int complete(const struct operation *op, struct ring *ring, struct command *c)
 {
 	int ret = ring_wait(ring);
@@ -185,7 +185,7 @@ static void *fly(void *arg)
 	return NULL;
 }
 
-/* Begin the first operation; returns when the disk has its request */
+/* Begin the first operation, and wait until its request has reached the disk */
 static void depart(struct __test_metadata *_metadata, struct flight *f)
 {
 	struct exmap *ex = &f->ex;
@@ -207,7 +207,7 @@ static void depart(struct __test_metadata *_metadata, struct flight *f)
 			usleep(1000);
 	} else {
 		ASSERT_TRUE(submit(f, 0, &f->first, &f->ring, &f->command));
-		/* A worker of io_uring may have to do it */
+		/* A worker thread of io_uring may have to make the request */
 		while (!nullb_inflight(&f->disk) && !ring_has_cqe(&f->ring))
 			usleep(1000);
 	}
@@ -234,7 +234,7 @@ static void flight_close(struct __test_metadata *_metadata, struct flight *f)
 	struct exmap *ex = &f->ex;
 
 	land(_metadata, f);
-	/* Whatever has met, the pool has all of its pages */
+	/* Whatever the test did, no page may be missing from the pool */
 	EXPECT_LE(0, ex_drain(ex, 0, 0, PAGES));
 	EXPECT_EQ(BUFFER, fill_in_time(ex, 1, 0, BUFFER));
 	ring_close(&f->ring);
@@ -244,7 +244,7 @@ static void flight_close(struct __test_metadata *_metadata, struct flight *f)
 	nullb_destroy(&f->disk);
 }
 
-/* The most requests that the disk has at once */
+/* A thread that finds the maximum number of requests that the disk has at once */
 struct watch {
 	pthread_t thread;
 	struct nullb *disk;
@@ -266,17 +266,18 @@ static void *watch(void *arg)
 	return NULL;
 }
 
-/* What an operation does that meets a transfer */
+/* What an operation does while a transfer of its slot is in flight */
 enum pace {
-	RETURNS,		/* before the transfer is over */
-	WAITS,			/* until it is over */
-	PROCEEDS,		/* with a transfer of its own beside it */
-	EITHER,
+	RETURNS,		/* returns before the transfer is complete */
+	WAITS,			/* waits until the transfer is complete */
+	PROCEEDS,		/* makes a transfer of its own at the same time */
+	EITHER,			/* any of these is correct */
 };
 
 /*
- * Let an operation meet the first one, and see that it does as @pace says. Returns
- * the number of its pages, or -errno. With RETURNS, the first one may still be in flight.
+ * Begin the first operation, then carry out another operation on the same slot, and check
+ * that the latter behaves as @pace says. Returns the number of pages of the latter, or
+ * -errno. The first operation may still be in flight on return.
  */
 static int meet(struct __test_metadata *_metadata, struct flight *f, const struct operation *op,
 		enum pace pace)
@@ -288,7 +289,7 @@ static int meet(struct __test_metadata *_metadata, struct flight *f, const struc
 
 	if (op->way >= COMMAND)
 		ASSERT_TRUE(flight_open_ring(&f->other_ring));
-	/* An operation that is called too late, on a slow machine, proves nothing */
+	/* Try again if a slow machine made the call so late that it proves nothing */
 	for (tries = 0; ; ) {
 		depart(_metadata, f);
 		if (pace == PROCEEDS)
@@ -320,7 +321,7 @@ static int meet(struct __test_metadata *_metadata, struct flight *f, const struc
 			     pace == PROCEEDS ? "it makes no request of its own" :
 			     op->way >= COMMAND ? "its submission waits" :
 			     "it is never called in time");
-	/* If it makes a transfer of its own afterwards, the disk takes its time twice */
+	/* An operation that waits and then makes a transfer takes the disk's time twice */
 	over = f->earliest + (ret > 0 ? f->nsec : 0);
 	if (pace == WAITS)
 		EXPECT_LE(over, f->returned)
@@ -328,7 +329,7 @@ static int meet(struct __test_metadata *_metadata, struct flight *f, const struc
 	return ret;
 }
 
-/* Whether the slot has that page of words, or the disk at its place */
+/* Check whether the slot, or the disk at its offset, has the content of page @NUMBER */
 #define HAS(NUMBER)	\
 	(present(page_at(&f->ex, SLOT)) && page_is(page_at(&f->ex, SLOT), NUMBER))
 #define DISK_HAS(NUMBER)	file_has(f->fd, SLOT, NUMBER)
@@ -422,20 +423,20 @@ TEST_F_TIMEOUT(flight, read, STUCK)
 
 	land(_metadata, f);
 	if (f->state == READING && f->first.way != FILE_CALL) {
-		/* The first READ that is complete maps its page, the other one drops it */
+		/* The READ that completes first maps its page; the other drops its own */
 		EXPECT_LE(0, pages);
 		EXPECT_LE(0, f->pages);
 		EXPECT_EQ(1, pages + f->pages);
 	} else {
 		EXPECT_EQ(1, f->pages);
-		/* To pread() it makes no difference which of two READs maps its page */
+		/* The result of pread() does not depend on which READ maps its page */
 		if (f->state != READING || pages != 1)
 			EXPECT_EQ(f->state == FREED, pages);
 	}
 	EXPECT_TRUE(HAS(f->state <= REPLACING ? SLOT : f->version));
 }
 
-/* A READ that replaces what resident pages have, begun as @how says */
+/* A READ in place, requested in the way @how */
 static void replace(struct __test_metadata *_metadata, struct flight *f, enum way how)
 {
 	static const enum pace pace[STATES] = { PROCEEDS, PROCEEDS, WAITS, WAITS };
@@ -447,7 +448,7 @@ static void replace(struct __test_metadata *_metadata, struct flight *f, enum wa
 	static alignas(4096) char content[PG];
 	int pages;
 
-	/* Without the change, a page that was not read at all would look the same */
+	/* Change the page, or it would look the same if it were not read at all */
 	f->change = f->state == WRITING;
 	pages = meet(_metadata, f, &op, pace[f->state]);
 	land(_metadata, f);
@@ -455,7 +456,7 @@ static void replace(struct __test_metadata *_metadata, struct flight *f, enum wa
 	EXPECT_EQ(0, memcmp(page_at(&f->ex, SLOT), content, PG));
 	if (f->state != WRITING)
 		EXPECT_TRUE(HAS(f->state == FREED ? f->version : SLOT));
-	/* Which of two READs mapped its page is the only thing that is not certain */
+	/* It is not certain which of two READs into an empty slot maps its page */
 	if (f->state == READING) {
 		EXPECT_TRUE(pages == 0 || pages == 1);
 		EXPECT_TRUE(f->pages == 0 || f->pages == 1);
@@ -497,11 +498,11 @@ TEST_F_TIMEOUT(flight, alloc, STUCK)
 	const bool empty = f->state == READING || f->state == FREED;
 
 	EXPECT_EQ(empty, meet(_metadata, f, &op, RETURNS));
-	/* The page is the program's from now on */
+	/* The slot now has the page of the ALLOC, which the transfer must not change */
 	if (empty)
 		make_page((__u64 *)page_at(&f->ex, SLOT), OWN);
 	land(_metadata, f);
-	/* A READ whose page is not wanted changes no slot; to pread() all was read */
+	/* A READ that drops its page changes no slot, but pread() reports it as read */
 	EXPECT_EQ(f->state != READING || f->first.way == FILE_CALL, f->pages);
 	EXPECT_TRUE(HAS(empty ? OWN : f->state == WRITING ? f->version : SLOT));
 	if (empty)
@@ -523,7 +524,7 @@ TEST_F_TIMEOUT(flight, free, STUCK)
 	if (f->state >= WRITING) {
 		bits = query(f);
 		mapped = ex_fill(ex, 1, SLOT + 1);
-		/* The page cannot be used again while the disk may still read it */
+		/* The page must not be reused while the disk may still read from it */
 		parked = now() < f->earliest;
 		if (parked)
 			EXPECT_EQ(BUSY, bits);
@@ -545,19 +546,19 @@ TEST_F_TIMEOUT(flight, free, STUCK)
 	}
 }
 
-/* A WRITE, begun as @how says */
+/* A WRITE, requested in the way @how */
 static void rewrite(struct __test_metadata *_metadata, struct flight *f, enum way how, int flags)
 {
 	static const enum pace pace[STATES] = { RETURNS, WAITS, WAITS, WAITS };
 	const struct operation op = { .way = how, .opcode = EXMAP_OP_WRITE, .flags = flags };
 	int pages;
 
-	/* The WRITE in flight has the old content, the other one must not leave it at that */
+	/* The WRITE in flight has the old content; the other must write the new one */
 	f->change = f->state == WRITING;
 	pages = meet(_metadata, f, &op, pace[f->state]);
 	land(_metadata, f);
 	EXPECT_EQ(1, f->pages);
-	/* What was read just now may count as unchanged */
+	/* With EXMAP_VEC_DIRTY, a page that was just read may count as unchanged */
 	if (f->state != REPLACING || !(flags & EXMAP_VEC_DIRTY) || pages)
 		EXPECT_EQ(f->state == READING || f->state == FREED ? -EFAULT : 1, pages);
 	EXPECT_TRUE(DISK_HAS(f->state <= REPLACING ? SLOT : f->version + f->change));
@@ -596,7 +597,7 @@ TEST_F_TIMEOUT(flight, uring_pwrite, STUCK)
 	rewrite(_metadata, &self->f, RING_FILE_CALL, 0);
 }
 
-/* When WRITE with EXMAP_VEC_DIRTY has returned, all changes are on the disk */
+/* When a WRITE with EXMAP_VEC_DIRTY has returned, all earlier changes are on the disk */
 TEST_F_TIMEOUT(flight, checkpoint, STUCK)
 {
 	static const enum pace pace[STATES] = { RETURNS, WAITS, WAITS, WAITS };
@@ -611,7 +612,7 @@ TEST_F_TIMEOUT(flight, checkpoint, STUCK)
 		EXPECT_EQ(-EFAULT, pages);
 	if (f->state == REPLACING)
 		EXPECT_TRUE(pages == 0 || pages == 1);
-	/* A WRITE without EXMAP_VEC_DIRTY leaves pages as dirty as they are */
+	/* A WRITE without EXMAP_VEC_DIRTY does not make a page clean */
 	if (f->state == WRITING)
 		EXPECT_EQ(!(f->first.flags & EXMAP_VEC_DIRTY), pages);
 	if (f->state == WRITING)
@@ -629,11 +630,11 @@ TEST_F_TIMEOUT(flight, preadv2_nowait, STUCK)
 	struct flight *f = &self->f;
 	int ret = meet(_metadata, f, &op, f->state <= REPLACING ? EITHER : RETURNS);
 
-	/* Beside a READ it makes a request of its own, if the disk can do that at once */
+	/* While a READ is in flight, it makes its own request if that does not block */
 	if (f->state > REPLACING || ret != 1)
 		EXPECT_EQ(-EAGAIN, ret);
 	land(_metadata, f);
-	/* The page of the READ that began first may be the one that is dropped */
+	/* If both READs succeeded, the page of the first one may have been dropped */
 	if (f->state != READING || ret != 1 || f->pages)
 		EXPECT_EQ(1, f->pages);
 	EXPECT_EQ(f->state != FREED, present(page_at(&f->ex, SLOT)));
@@ -700,7 +701,7 @@ TEST_F_TIMEOUT(again, newest_content_is_last, STUCK)
 	make_page((__u64 *)page_at(&f->ex, SLOT), OWN);
 	called = now();
 	EXPECT_EQ(1, call(f, 1, &op));
-	/* It waits for the WRITE in flight, and the disk takes its time once more */
+	/* The WRITE waits for the first one, and then takes the disk's time once more */
 	if (called < f->earliest)
 		EXPECT_LE(f->earliest + f->nsec, now());
 	land(_metadata, f);
@@ -709,7 +710,10 @@ TEST_F_TIMEOUT(again, newest_content_is_last, STUCK)
 	EXPECT_TRUE(HAS(OWN));
 }
 
-/* A process waits for a transfer that another process with the same memory has begun */
+/*
+ * A process that waits for a transfer can be killed. It shares its memory with the
+ * process that has begun the transfer.
+ */
 FIXTURE(killed) {
 	struct flight f;
 	bool started;
@@ -780,7 +784,7 @@ static int suffer(void *arg)
 
 	__atomic_store_n(&v->started, true, __ATOMIC_SEQ_CST);
 	call(v->f, 1, &v->op);
-	/* exit() would clean up what belongs to the parent, as the memory is shared */
+	/* exit() would run the parent's exit handlers, as the memory is shared */
 	_exit(0);
 }
 
@@ -812,7 +816,7 @@ TEST_F_TIMEOUT(killed, while_waiting, STUCK)
 			ASSERT_EQ(pid, waitpid(pid, &status, 0));
 		}
 		ended = now();
-		/* Once more if the machine was too slow, but not often */
+		/* Try again if the machine was too slow, up to three times */
 		if (!waited || ended < f->earliest || ++tries == 3)
 			break;
 		land(_metadata, f);
@@ -830,14 +834,14 @@ TEST_F_TIMEOUT(killed, while_waiting, STUCK)
 	EXPECT_TRUE(DISK_HAS(f->state >= WRITING ? f->version : SLOT));
 	if (f->state == REPLACING)
 		EXPECT_TRUE(HAS(SLOT));
-	/* And nothing of the process that was killed stays in the way */
+	/* The process that was killed leaves nothing behind that affects the slot */
 	EXPECT_EQ(f->state != FREED, ex_free(&f->ex, 1, SLOT, 1));
 	EXPECT_EQ(0, query(f));
 }
 
 /*
- * A frozen file system holds up a WRITE, so that the disk has the old content as long as
- * a test wants. A READ of the slot must not bring that back.
+ * A frozen file system blocks a WRITE, so that the disk keeps the old content for as long
+ * as the test needs. A READ of the slot must not bring the old content back.
  */
 FIXTURE(frozen) {
 	struct exmap ex;
@@ -851,8 +855,8 @@ FIXTURE(frozen) {
 
 FIXTURE_VARIANT(frozen) {
 	bool direct;
-	enum way way;		/* of the WRITE */
-	enum way read;
+	enum way way;		/* how the WRITE is requested */
+	enum way read;		/* how the READ is requested */
 };
 
 FIXTURE_VARIANT_ADD(frozen, buffered) {};
@@ -921,7 +925,7 @@ static void *call_frozen(void *arg)
 	return NULL;
 }
 
-/* Wait until the slot is in flight, for a second at most */
+/* Wait until the slot is in flight, or for a second */
 static void wait_for_busy(struct exmap *ex)
 {
 	struct exmap_vec vec = { .page = SLOT, .len = 1 };
@@ -934,7 +938,7 @@ static void wait_for_busy(struct exmap *ex)
 	}
 }
 
-/* Wait until a transfer of the slot has begun */
+/* Wait for a second at most until the slot is in flight. Returns whether it is. */
 static bool slot_is_busy(struct exmap *ex)
 {
 	const struct exmap_vec vec = { .page = SLOT, .len = 1 };
@@ -969,13 +973,13 @@ TEST_F_TIMEOUT(frozen, old_content_is_not_read, STUCK)
 		command_add(&self->c, EXMAP_OP_WRITE, SLOT, 1, 0);
 		prep_command(ring_sqe(&self->ring), ex->fd, &self->c);
 		EXPECT_EQ(1, ring_submit(&self->ring));
-		/* A write to a cached file begins when a worker comes */
+		/* A write to a buffered file begins when a worker thread runs it */
 		EXPECT_TRUE(slot_is_busy(ex));
 	} else {
 		start_workers(_metadata, &w[0], 1, call_frozen, ex, &write);
 		EXPECT_TRUE(thread_blocks(&write.tid));
 	}
-	/* A worker of io_uring may have to begin it */
+	/* A worker thread of io_uring may have to begin the WRITE */
 	wait_for_busy(ex);
 	EXPECT_EQ(1, ex_free(ex, 1, SLOT, 1));
 	EXPECT_TRUE(freeze_lasts(&self->freeze))
@@ -999,7 +1003,7 @@ TEST_F_TIMEOUT(frozen, old_content_is_not_read, STUCK)
 	EXPECT_TRUE(file_has(self->fd, SLOT, NEW(SLOT)));
 }
 
-/* A call has the same slot more than once. It must not wait for itself. */
+/* A call that contains the same slot more than once must not wait for itself */
 #define TWICE_BUFFER	1400
 #define MANY		600	/* pages, more than are transferred at once */
 
@@ -1050,7 +1054,7 @@ FIXTURE_TEARDOWN(twice)
 	nullb_destroy(&self->disk);
 }
 
-/* Carry out the vectors of self->c: how many of them failed, or -errno */
+/* Carry out the vectors of @c. Returns the number of vectors that failed, or -errno. */
 static int run_command(struct exmap *ex, struct ring *ring, struct command *c)
 {
 	if (ring->fd < 0)
@@ -1059,7 +1063,7 @@ static int run_command(struct exmap *ex, struct ring *ring, struct command *c)
 	return ring_run(ring);
 }
 
-/* Every vector of self->c succeeded, with @N pages */
+/* Check that every vector of self->c has succeeded, with @N pages */
 #define EXPECT_PAGES(N) do {							\
 		unsigned int _i;						\
 										\
@@ -1148,7 +1152,7 @@ TEST_F_TIMEOUT(twice, write_free_alloc_write, STUCK)
 	ASSERT_EQ(1, ex_alloc(ex, 0, SLOT, 1));
 	renew(ex, SLOT);
 	command_add(&self->c, EXMAP_OP_WRITE, SLOT, 1, 0);
-	/* With deferred flushes, an interface gives a slot its page back */
+	/* With deferred flushes, ALLOC through the same interface returns the old page */
 	command_add(&self->c, EXMAP_OP_FREE, SLOT, 1, 0);
 	command_add(&self->c, EXMAP_OP_ALLOC, SLOT, 1, EXMAP_VEC_ZERO);
 	command_add(&self->c, EXMAP_OP_WRITE, SLOT, 1, 0);
@@ -1192,7 +1196,7 @@ TEST_F_TIMEOUT(twice, preadv_and_pwritev, STUCK)
 
 	EXPECT_EQ((ssize_t)(4 * PG), ex_preadv(ex->fd, 0, EXMAP_OP_READ, iov, 3));
 	EXPECT_TRUE(page_is(page_at(ex, SLOT), SLOT));
-	/* Once more, in place */
+	/* Read again: the pages are resident, so that they are filled in place */
 	memset(page_at(ex, SLOT), 0xee, PG);
 	EXPECT_EQ((ssize_t)(4 * PG), ex_preadv(ex->fd, 0, EXMAP_OP_READ, iov, 3));
 	EXPECT_TRUE(page_is(page_at(ex, SLOT), SLOT));
@@ -1203,8 +1207,8 @@ TEST_F_TIMEOUT(twice, preadv_and_pwritev, STUCK)
 }
 
 /*
- * Several threads make calls for the same slots, in any order and in every way. Two
- * calls must not wait for each other.
+ * Several threads make calls for the same slots, in random order and in all ways. No two
+ * calls may wait for each other.
  */
 #define CROSS_SLOTS	6
 #define CROSS_THREADS	4
@@ -1262,7 +1266,7 @@ static void *cross(void *arg)
 	struct command c;
 	int i, j, op, ret;
 
-	/* One of the threads uses io_uring, if there is one */
+	/* One of the threads uses io_uring, if it is available */
 	if (w->index == 1)
 		ring_open(&ring, 8);
 	for (i = 0; i < scaled(150) && !w->what; i++) {
@@ -1305,7 +1309,7 @@ TEST_F_TIMEOUT(crossing, all_end, SLOW)
 	int i;
 
 	run_workers(_metadata, w, CROSS_THREADS, cross, &self->ex, NULL);
-	/* No WRITE has met a page that a READ had filled in part */
+	/* No WRITE may have written a page that a READ had filled only in part */
 	for (i = 0; i < CROSS_SLOTS; i++) {
 		ASSERT_EQ((ssize_t)PG, pread(self->fd, content, PG, i * PG));
 		EXPECT_TRUE(page_is(content, i) || all_zero(content, PG))

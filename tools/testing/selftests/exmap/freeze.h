@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* A frozen file system: writes to it wait until it is thawed */
+/* Freeze a file system: writes to it wait until it is thawed */
 #ifndef EXMAP_TEST_FREEZE_H
 #define EXMAP_TEST_FREEZE_H
 
@@ -8,15 +8,15 @@
 #define FREEZE_SECONDS	4
 
 struct freeze {
-	int fd;			/* the directory */
-	pid_t guard;		/* 0 if there is none */
-	bool *over;		/* shared with the guard, who sets it before the thaw */
+	int fd;			/* a directory of the file system */
+	pid_t guard;		/* process that thaws the file system, or 0 */
+	bool *over;		/* in shared memory; set by the guard before the thaw */
 };
 
 /*
- * Freeze the file system that the tests are given, for FREEZE_SECONDS at most: a
- * guard process thaws it even if the test dies or blocks. Returns NULL, or why the
- * file system cannot be frozen.
+ * Freeze the file system of EXMAP_TEST_DIR for at most FREEZE_SECONDS: a guard
+ * process thaws it even if the test dies or blocks. Returns NULL, or the reason why
+ * the file system cannot be frozen.
  */
 static inline const char *freeze_begin(struct freeze *freeze)
 {
@@ -28,7 +28,7 @@ static inline const char *freeze_begin(struct freeze *freeze)
 	freeze->over = mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (freeze->over == MAP_FAILED)
 		return "no memory";
-	/* All programs would stop at their next write if it were the root */
+	/* Freezing the root file system would stop every program at its next write */
 	if (!dir || stat(dir, &at) || stat("/", &root) || at.st_dev == root.st_dev)
 		return "EXMAP_TEST_DIR is not on a file system of its own";
 	freeze->fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -36,7 +36,10 @@ static inline const char *freeze_begin(struct freeze *freeze)
 		return "EXMAP_TEST_DIR cannot be opened";
 	freeze->guard = fork();
 	if (!freeze->guard) {
-		/* The harness kills the process group of a test that takes too long */
+		/*
+		 * After a timeout, the harness kills the process group of the test:
+		 * leave it
+		 */
 		setsid();
 		close(STDIN_FILENO);
 		close(STDOUT_FILENO);
@@ -58,13 +61,13 @@ static inline const char *freeze_begin(struct freeze *freeze)
 	return "it cannot be frozen";
 }
 
-/* Whether the file system has been frozen all the time since freeze_begin() */
+/* Whether the file system has been frozen ever since freeze_begin() */
 static inline bool freeze_lasts(struct freeze *freeze)
 {
 	return freeze->guard && !__atomic_load_n(freeze->over, __ATOMIC_SEQ_CST);
 }
 
-/* Thaw it, if freeze_begin() was called and the guard has not done it */
+/* Thaw the file system, if it is frozen, and end the guard */
 static inline void freeze_end(struct freeze *freeze)
 {
 	if (freeze->guard) {
@@ -77,7 +80,10 @@ static inline void freeze_end(struct freeze *freeze)
 	freeze->fd = -1;
 }
 
-/* Wait until a thread of this process sleeps without being interruptible */
+/*
+ * Wait until thread *@tid of this process is in uninterruptible sleep. Returns false
+ * if that takes too long.
+ */
 static inline bool thread_blocks(const int *tid)
 {
 	char path[64], text[256], *state;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A pool that is full, the normal state of a buffer manager: what a call costs that
- * finds no page depends neither on the size of the pool nor on the number of
- * interfaces, nor on threads that swap pages meanwhile; and the last free page is found
- * wherever it is.
+ * A pool that is full, which is the normal state of a buffer manager. The cost of a call
+ * that finds no free page does not depend on the size of the pool, on the number of
+ * interfaces, or on other threads that exchange pages at the same time. A call finds the
+ * last free page wherever it is.
  */
 #include "common.h"
 
-#define NO_LIMIT	0x10000000000ULL	/* only a shortage of pages flushes */
+#define NO_LIMIT	0x10000000000ULL	/* quarantine that never fills up */
 
 static void create(struct __test_metadata *_metadata, struct exmap *ex, __u64 flags,
 		   int backing, int ifaces, int buffer, int pages)
@@ -20,7 +20,7 @@ static void create(struct __test_metadata *_metadata, struct exmap *ex, __u64 fl
 	exmap_create2(_metadata, ex, setup, ifaces, buffer, pages);
 }
 
-/* What a failing call costs */
+/* The cost of a call that fails */
 
 static __s64 now(clockid_t clock)
 {
@@ -51,7 +51,7 @@ static int fail(struct exmap *ex, int kind, long slot)
 }
 
 struct cost {
-	__s64 least, median;	/* nanoseconds of CPU time */
+	__s64 least, median;	/* CPU time in nanoseconds */
 };
 
 static int compare(const void *a, const void *b)
@@ -61,7 +61,7 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* The least and the median of many calls hardly depend on what else the machine does */
+/* Measure many calls: their minimum and median hardly depend on other load */
 static struct cost measure(struct __test_metadata *_metadata, struct exmap *ex, enum kind kind)
 {
 	const long slot = ex->pages - 1;
@@ -106,8 +106,8 @@ FIXTURE_TEARDOWN(cost)
 }
 
 /*
- * All kinds of failing calls on a pool that is full. All interfaces have been used.
- * Only the first of them is mapped: EXMAP_IOCTL_VECTORS needs no mapping.
+ * Measure all kinds of failing calls on a full pool of which all interfaces have been
+ * used. Only the first interface is mapped, since EXMAP_IOCTL_VECTORS needs no mapping.
  */
 static void measure_all(struct __test_metadata *_metadata, int backing, __u64 flags,
 			int buffer, int ifaces, struct cost *cost)
@@ -170,18 +170,21 @@ TEST_F_TIMEOUT(cost, number_of_interfaces, SLOW)
 	compare_costs(_metadata, few, many);
 }
 
-/* While another thread swaps pages */
+/* The cost of a failing call while another thread exchanges pages */
 
 #define RESIDENT	65536
 #define SWAPPED		16
-#define LONGEST		200000000LL	/* nanoseconds; a search without end takes seconds */
+#define LONGEST		200000000LL	/* ns; an endless search would take seconds */
 
 struct swap {
 	bool stop;
 	long swaps;
 };
 
-/* FREE and ALLOC in one call, of the two halves of the last slots in turns */
+/*
+ * Exchange pages: each call frees SWAPPED slots and fills the SWAPPED slots next to them,
+ * and the next call does the reverse
+ */
 static void *swap_pages(void *arg)
 {
 	struct exmap_result results[2 * SWAPPED];
@@ -202,7 +205,7 @@ static void *swap_pages(void *arg)
 		ret = ex_vectors(ex, 1, vecs, results, 2 * SWAPPED);
 		if (BROKE(w, ret < 0, ret))
 			break;
-		/* The other thread may have taken a page in between */
+		/* ALLOC may fail, because the main thread may have taken a freed page */
 		for (i = 0; i < SWAPPED; i++) {
 			if (BROKE(w, results[i].res, results[i].res))
 				return NULL;
@@ -216,7 +219,7 @@ static void *swap_pages(void *arg)
 	return NULL;
 }
 
-/* The longest of many ALLOCs; ends early with the first that takes too long */
+/* Return the longest time of many ALLOCs. Stops at the first one that takes too long. */
 static __s64 longest_alloc(struct __test_metadata *_metadata, struct exmap *ex, int *successes)
 {
 	const long slot = RESIDENT + 1024;
@@ -234,7 +237,7 @@ static __s64 longest_alloc(struct __test_metadata *_metadata, struct exmap *ex, 
 		if (ret != 1)
 			continue;
 		++*successes;
-		/* Back to where it came from */
+		/* Return the page to the interface that it was taken from */
 		EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_FREE, slot, 1, 0));
 	}
 	return longest;
@@ -253,7 +256,7 @@ TEST_F_TIMEOUT(cost, while_pages_are_swapped, SLOW)
 	start_workers(_metadata, &swapper, 1, swap_pages, &ex, &swap);
 	while (!__atomic_load_n(&swap.swaps, __ATOMIC_RELAXED))
 		usleep(1000);
-	/* A machine that stands still for a moment does not do so each time */
+	/* Try again in case the machine was stalled: that does not happen each time */
 	for (try = 0; try < 5 && longest >= LONGEST; try++)
 		longest = longest_alloc(_metadata, &ex, &successes);
 	EXPECT_GT(LONGEST, longest)
@@ -264,12 +267,12 @@ TEST_F_TIMEOUT(cost, while_pages_are_swapped, SLOW)
 	exmap_destroy(&ex);
 }
 
-/* The last free page */
+/* Finding the last free page */
 
 #define BUFFER	2048
 #define IFACES	16
 #define PAGES	(3 * BUFFER)
-#define OTHER	(2 * BUFFER)	/* an empty slot */
+#define OTHER	(2 * BUFFER)	/* the first of many empty slots */
 
 FIXTURE(find) {
 	struct exmap ex;
@@ -303,7 +306,7 @@ FIXTURE_TEARDOWN(find)
 	exmap_destroy(ex);
 }
 
-/* In another interface; with deferred flushes, in quarantine there */
+/* The last free page is at another interface, with deferred flushes in quarantine there */
 TEST_F_TIMEOUT(find, at_another_interface, SLOW)
 {
 	struct exmap *ex = &self->ex;
@@ -319,7 +322,7 @@ TEST_F_TIMEOUT(find, at_another_interface, SLOW)
 	}
 }
 
-/* Some at each interface but one: one call through that one gets them all */
+/* All interfaces but one have free pages; one call through that interface gets them all */
 TEST_F(find, at_all_other_interfaces)
 {
 	static const int counts[] = { 1, 3, 60, 100 };
@@ -337,14 +340,14 @@ TEST_F(find, at_all_other_interfaces)
 			}
 			EXPECT_EQ(total, ex_alloc(ex, to, OTHER, total));
 			EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, OTHER + total, 1));
-			/* Into the place of those */
+			/* Move the pages back to the slots that were freed */
 			ASSERT_EQ(total, ex_drain(ex, to, OTHER, total));
 			EXPECT_EQ(total, ex_alloc(ex, (to + 1) % IFACES, first, total));
 		}
 	}
 }
 
-/* All pages, freed through one interface and wanted by another */
+/* All pages are freed through one interface, and allocated through another */
 TEST_F(find, all_of_them)
 {
 	struct exmap *ex = &self->ex;
@@ -358,7 +361,7 @@ TEST_F(find, all_of_them)
 	}
 }
 
-/* RESIZE: a call that was just refused succeeds at once when the pool is larger */
+/* After RESIZE has made the pool larger, an ALLOC that was refused before succeeds */
 TEST_F(find, after_resize)
 {
 	struct exmap *ex = &self->ex;
@@ -375,7 +378,7 @@ TEST_F(find, after_resize)
 	}
 }
 
-/* Pages that a READ had taken before it failed */
+/* Pages that a READ took before it failed can be allocated through another interface */
 TEST_F(find, after_failed_read)
 {
 	struct exmap other;
@@ -395,8 +398,8 @@ TEST_F(find, after_failed_read)
 }
 
 /*
- * A pipe holds a page that was freed: it is parked, and free when the pipe has let
- * go of it.
+ * A page is freed while a pipe holds a reference to it. It is parked, and can be
+ * allocated once the pipe has dropped its reference.
  */
 TEST_F(find, parked)
 {
@@ -419,7 +422,7 @@ TEST_F(find, parked)
 	close(fds[1]);
 }
 
-/* How many calls an ALLOC takes that needs patience; 0: more than @most */
+/* Repeat an ALLOC until it succeeds. Returns the number of tries, or 0 after @most. */
 static int tries_to_alloc(struct exmap *ex, int iface, long slot, int most)
 {
 	int tries;
@@ -432,7 +435,7 @@ static int tries_to_alloc(struct exmap *ex, int iface, long slot, int most)
 
 #define PARKED	200
 
-/* One of many parked pages is let go of, wherever it is among them */
+/* One of many parked pages becomes free, at various positions among them */
 TEST_F(find, one_of_many_parked)
 {
 	static const int gaps[] = { 0, 1, 57, 100, 150, 198, 199 };
@@ -457,7 +460,7 @@ TEST_F(find, one_of_many_parked)
 		tries = tries_to_alloc(ex, k, OTHER, PARKED);
 		EXPECT_LT(0, tries);
 		EXPECT_EQ(0, tries_to_alloc(ex, k, OTHER + 1, 10));
-		/* All of them come back */
+		/* After the pipes are closed, all pages can be allocated again */
 		close(held[0]);
 		close(held[1]);
 		close(fds[0]);
@@ -471,7 +474,10 @@ TEST_F(find, one_of_many_parked)
 	}
 }
 
-/* The driver does not see MADV_DONTNEED: ALLOC looks for such pages, a few at a time */
+/*
+ * The driver is not told about MADV_DONTNEED. Each ALLOC that lacks pages checks a few
+ * pages for whether they were unmapped.
+ */
 TEST_F(find, after_dontneed)
 {
 	static const int victims[] = { 0, 1, 777, BUFFER - 1 };
@@ -480,7 +486,7 @@ TEST_F(find, after_dontneed)
 
 	for (i = 0; i < (int)ARRAY_SIZE(victims); i++) {
 		ASSERT_EQ(0, madvise(page_at(ex, victims[i]), PG, MADV_DONTNEED));
-		/* Fewer calls than there are pages */
+		/* The search takes far fewer calls than there are pages */
 		tries = tries_to_alloc(ex, i, OTHER + i, BUFFER / 4);
 		EXPECT_LT(0, tries)
 			TH_LOG("victim %d", victims[i]);
@@ -505,8 +511,8 @@ TEST_F(find, all_after_dontneed)
 }
 
 /*
- * Threads that together use no more pages than there are: no ALLOC fails, though each
- * has to find pages that were freed through another interface a moment ago.
+ * Several threads together never use more pages than the pool has. No ALLOC fails, even
+ * though each must find pages that were just freed through another interface.
  */
 
 #define THREADS	4
@@ -528,7 +534,7 @@ static void *free_and_alloc(void *arg)
 			if (BROKE(w, !stamp_intact(page_at(ex, first + turn * EACH + k),
 						   first + turn * EACH + k), k))
 				return NULL;
-		/* FREE through an interface of its own, ALLOC through one that all share */
+		/* FREE through the thread's own interface, ALLOC through a shared one */
 		ret = ex_vec_one(ex, w->index, EXMAP_OP_FREE, first + turn * EACH, nr, 0);
 		if (BROKE(w, ret != nr, ret))
 			break;
@@ -552,7 +558,7 @@ static void never_refused(struct __test_metadata *_metadata, __u64 flags, int mo
 	create(_metadata, &ex, flags, -1, 2 * THREADS, THREADS * EACH + more, 4096);
 	for (i = 0; i < THREADS; i++)
 		ASSERT_EQ(EACH, ex_alloc(&ex, i, i * 2 * EACH, EACH));
-	/* Besides many that stay */
+	/* Fill the rest of the pool with pages that stay */
 	ASSERT_EQ(more, ex_fill(&ex, 0, THREADS * 2 * EACH));
 	run_workers(_metadata, w, THREADS, free_and_alloc, &ex, NULL);
 	EXPECT_EQ(THREADS * EACH, count_present(&ex, 0, THREADS * 2 * EACH));

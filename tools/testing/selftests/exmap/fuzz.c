@@ -1,32 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A fuzzer that knows what must come of each call
+ * A fuzzer that knows the right outcome of every call
  *
- * Worlds, which are processes with an exmap each, run side by side; the threads
- * of a world make random calls, with arguments near the edges of what is allowed.
- * What they do is a function of the seed and the number of the world alone.
+ * Several worlds run side by side. A world is a process with an exmap of its own,
+ * whose threads make random calls with arguments near the edges of what is allowed.
+ * All random choices derive from the seed and the number of the world.
  *
- * A region is made of three areas. Every thread *owns* some slots, which nobody
- * else touches: of these it knows at any time which have a page and what is in it
- * and in the file. The second area is for all, but pages come into it only by
- * READ, or zeroed: whatever is found there is zero or belongs to that very slot.
- * In the third area anything may be found that this exmap has ever had, and
- * nothing else. To tell, a page holds a *stamp* a few times over, which says
- * whose it is, or zeroes.
+ * A region has three areas. In the first, every thread *owns* some slots, which no
+ * other thread touches: the thread knows at any time which of them have a page, and
+ * what that page and the backing file contain. The second area is shared, but pages
+ * enter it only by READ, or zeroed: a page there contains zeroes or data of that
+ * very slot. In the third area, a page may contain anything that this exmap has ever
+ * held, and nothing else. To check this, a page contains either zeroes or a *stamp*,
+ * repeated a few times, which names the exmap and the slot.
  *
- * In some worlds, where the kernel can inject that and we are root, allocations of
- * some calls fail. These may say so then, but whatever they leave must be right.
+ * In some worlds, allocations fail during some calls, if the kernel supports fault
+ * injection and the fuzzer runs as root. Such a call may report the failure, but the
+ * state it leaves behind must be right.
  *
- * Some worlds live in a memory cgroup of their own, whose limits move all the time. In
- * most rounds the world can live with that. In *squeezed* rounds memory.max is about
- * what is in use, or less, so that the calls of the exmap are refused memory; nothing
- * else that is charged to the cgroup is done then, because the OOM killer may end the
- * world for that. For a call of the exmap, it must not.
+ * Some worlds live in a memory cgroup of their own, whose limits change all the
+ * time. In most rounds, the world has enough memory nevertheless. In *squeezed*
+ * rounds, memory.max is about as large as the current usage, or smaller, so that
+ * calls of the exmap are refused memory. Threads make no other calls that charge the
+ * cgroup then, because the OOM killer may end the world for such a charge. For a
+ * call of the exmap, it must not.
  *
- * At times the threads meet, and every page of the pool has to be accounted for;
- * or the region is unmapped, or the process ends, with calls under way.
+ * At times, all threads rest, and every page of the pool must be accounted for. At
+ * other times, the region is unmapped or the process ends while calls are under way.
  */
-/* The harness's main() is not needed */
+/* The test runner of kselftest_harness.h is not used here */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "cgroup.h"
@@ -49,42 +51,45 @@
 #define MAX_ERRNO	134
 #define MAX_VECS	EXMAP_USER_INTERFACE_PAGES
 #define MAX_SLOTS	16384
-#define HELD		8		/* pages of a thread in its pipe */
-#define SCRATCH		8		/* pages of the file it does direct I/O on */
-#define RING_CALLS	6		/* in flight at once */
+#define HELD		8		/* most pages of a thread in its pipe */
+#define SCRATCH		8		/* pages of a thread's file for direct I/O */
+#define RING_CALLS	6		/* most io_uring calls of a thread in flight */
 #define RING_VECS	16
-#define LIMIT		256		/* pages that may be locked without a privilege */
-#define MINE		0x5a		/* first byte of pages of another exmap */
+#define LIMIT		256		/* RLIMIT_MEMLOCK, in pages */
+#define MINE		0x5a		/* first byte of pages of run_another() */
 #define ENOUGH		100000		/* steps in which every call must succeed once */
-#define STUCK		300		/* seconds without a step */
-#define STACK		(512UL << 10)	/* of a thread in a world that is squeezed */
+#define STUCK		300		/* timeout for a step, in seconds */
+#define STACK		(512UL << 10)	/* stack size of threads in a squeezed world */
 #define TABLE		512L		/* slots that a page table covers */
-#define SETTLE		4		/* seconds after which memory.stat is complete */
-#define SETTLED		30		/* seconds after which it must be right */
+#define SETTLE		4		/* seconds until memory.stat is read */
+#define SETTLED		30		/* seconds until memory.stat must be right */
 
-/* Content that can be anything of this exmap; no stamp looks like that */
+/* Anything that this exmap may have held; never equal to a stamp */
 #define ANY		(~0ULL)
 
 enum state { EMPTY, FULL, MAYBE };
 
-/* What a thread knows of a slot that it owns */
+/*
+ * What a thread knows about a slot that it owns. If the slot is neither dirty nor
+ * clean, a WRITE with EXMAP_VEC_DIRTY may write it or skip it.
+ */
 struct slot {
-	__u64 content;		/* of its page; of the last one, if there is none */
-	__u64 file;		/* what the backing file has for it */
-	unsigned int life;	/* counts the pages it has had */
-	unsigned int mark;	/* the last call that transfers it */
+	__u64 content;		/* of its page, or of its last page if it is empty */
+	__u64 file;		/* content of its page in the backing file */
+	unsigned int life;	/* changes with every new page */
+	unsigned int mark;	/* 2 * last call that uses it, + 1 if exclusively */
 	enum state state;
-	bool dirty;		/* must be written with EXMAP_VEC_DIRTY */
-	bool clean;		/* must not be; neither is possible, too */
-	bool lingers;		/* its last page may still be reached */
-	bool stuck;		/* a write of it may stay in flight */
+	bool dirty;		/* EXMAP_VEC_DIRTY must write it */
+	bool clean;		/* EXMAP_VEC_DIRTY must skip it */
+	bool lingers;		/* its last page may still be reachable through a TLB */
+	bool stuck;		/* a canceled write may keep it in flight */
 };
 
 /* A page in a pipe */
 struct held {
-	long index;		/* of the slot it was in */
+	long index;		/* index in thread.slots of the slot it came from */
 	unsigned int life;
-	__u64 content;		/* when it left that */
+	__u64 content;		/* content when it left the slot */
 	bool left;
 };
 
@@ -107,15 +112,15 @@ struct thread {
 	__u64 disturbed;	/* world.disturbance when the step began */
 	const struct kind *kind;
 	struct slot *slots;
-	long first;		/* of the slots it owns */
+	long first;		/* first slot that it owns */
 	long own;
-	unsigned int call;	/* for slot.mark */
-	bool only_anybody;	/* no vectors but for the third area */
-	bool all_apart;		/* no slot twice in all of a call */
-	bool many;		/* other calls are carried out beside it */
+	unsigned int call;	/* number of the call, for slot.mark */
+	bool only_anybody;	/* all vectors are for the third area */
+	bool all_apart;		/* no slot appears twice in a call */
+	bool many;		/* several calls of this thread run at once */
 	enum { FED, ONE_FAILS, SOME_FAIL } allocations;
-	bool starved;		/* there was one that failed in this step, or may have */
-	/* The call under way, for reports too */
+	bool starved;		/* an allocation of this step failed, or may have */
+	/* The call under way; reports show it, too */
 	int iface;
 	int opcode;
 	int nr;
@@ -124,16 +129,16 @@ struct thread {
 	struct exmap_vec vecs[MAX_VECS];
 	struct exmap_result results[MAX_VECS];
 	struct iovec iov[MAX_VECS + 1];
-	int vec;		/* the one that is being checked, or -1 */
-	long maybes;		/* slots that were filled, it is not known which */
-	bool counted;		/* the errors of vectors, by check_vec() */
-	bool vague;		/* and others were taken from these */
+	int vec;		/* index of the vector being checked, or -1 */
+	long maybes;		/* filled slots among those in state MAYBE */
+	bool counted;		/* check_vec() has counted the errors */
+	bool vague;		/* maybes is not exact */
 	int pipe[2];
 	struct held held[HELD];
 	int nr_held;
 	int scratch;
 	__u64 scratch_content[SCRATCH];
-	__u64 *copy;		/* of a page */
+	__u64 *copy;		/* content of a page */
 #ifdef HAVE_LIBURING
 	struct io_uring ring;
 	bool has_ring;
@@ -144,59 +149,59 @@ struct thread {
 struct kind {
 	const char *name;
 	int weight;
-	long (*run)(struct thread *t);	/* 0 or more, or the -errno to be counted */
-	int errnos[10];			/* that may come of it */
-	bool refused;			/* never does anything */
-	bool thrifty;			/* nothing but the exmap itself allocates memory */
+	long (*run)(struct thread *t);	/* returns >= 0, or the -errno to count */
+	int errnos[10];			/* errors that it may return */
+	bool refused;			/* the kernel must refuse it */
+	bool thrifty;			/* only the exmap allocates memory for it */
 };
 
 enum ending { CLEAN, EXIT, KILLED };
 
-/* How a world is made */
+/* Configuration of a world */
 struct config {
 	int threads;
 	int rounds;
-	int steps;		/* of a thread in a round */
+	int steps;		/* per thread and round */
 	int ifaces;
-	long buffer, slots, own, reread;	/* pages */
-	long file_pages;	/* from the first slot on */
-	long file_cut;		/* bytes that the last of them lacks */
+	long buffer, slots, own, reread;	/* in pages */
+	long file_pages;	/* slots that the file covers, from the first on */
+	long file_cut;		/* bytes missing from the last page of the file */
 	__u64 offset;
 	__u64 quarantine;
 	int backing;		/* enum backing, or -1 */
-	int write_error;	/* EBADF or EPERM where the backing file cannot be written */
+	int write_error;	/* EBADF or EPERM if the file cannot be written, or 0 */
 	bool deferred;
 	bool faults;		/* EXMAP_SETUP_PAGEFAULT_ALLOC */
-	bool resizes;		/* the pool is smaller at times, whatever others do */
-	bool quota;		/* there is a page for every slot */
-	bool zaps;		/* MADV_DONTNEED empties slots, which the pool sees later */
-	bool starves;		/* allocations fail at times */
-	bool cgroup;		/* it lives in a memory cgroup of its own */
-	bool squeezes;		/* with less memory there than it needs, in some rounds */
-	long floor;		/* bytes that are enough in all others */
+	bool resizes;		/* the pool may shrink while other threads use it */
+	bool quota;		/* the pool has a page for every slot */
+	bool zaps;		/* MADV_DONTNEED empties slots; the pool notices later */
+	bool starves;		/* some allocations fail */
+	bool cgroup;		/* the world lives in a memory cgroup of its own */
+	bool squeezes;		/* some rounds are squeezed */
+	long floor;		/* lowest memory.max in rounds that are not squeezed */
 	enum ending ending;
-	__u64 end_step;		/* with EXIT and KILLED, of all threads */
+	__u64 end_step;		/* EXIT or KILLED after so many steps of all threads */
 };
 
-/* The world that this process is */
+/* The world that this process runs */
 static struct config config;
 static struct {
 	int number;
-	int place;		/* in shm.live */
-	__u64 tag;		/* in all stamps; another with every exmap */
+	int place;		/* index in shm.live */
+	__u64 tag;		/* in all stamps; differs for every exmap */
 	int incarnation;
 	int round;
-	__u64 disturbance;	/* odd while the region is not what it should be */
-	bool gone;		/* the region is, for good */
-	bool squeezed;		/* this round is */
-	int ends;		/* the thread that takes it away in this round, or -1 */
-	__u64 ends_at;		/* at this step */
-	long stuck;		/* pages at most that writes hold which stay in flight */
+	__u64 disturbance;	/* sequence count, odd while the region is disturbed */
+	bool gone;		/* the region has been taken away */
+	bool squeezed;		/* this round is squeezed */
+	int ends;		/* thread that takes the region away this round, or -1 */
+	__u64 ends_at;		/* step at which thread @ends does so */
+	long stuck;		/* upper bound of the pages held by canceled writes */
 	pthread_mutex_t disturb;
 	pthread_barrier_t barrier;
 	int fd;
-	int file;		/* the backing file, for ourselves */
-	int file_fd;		/* for the exmap */
+	int file;		/* the backing file, for accesses by the fuzzer */
+	int file_fd;		/* the backing file, for the exmap */
 	char *region;
 	struct exmap_user_interface *vectors[MAX_THREADS + 1];
 	struct thread *workers[MAX_THREADS];
@@ -208,22 +213,22 @@ struct count {
 };
 
 static struct shm {
-	int stop;		/* no more rounds */
-	int failed;		/* 1: being written, 2: see text */
+	int stop;		/* start no more steps and worlds */
+	int failed;		/* 1: text is being written, 2: text is complete */
 	char text[16384];
-	__u64 checks;		/* pages looked at */
+	__u64 checks;		/* pages checked */
 	__u64 worlds;
 	__u64 endings[3];
 	__u64 exmaps;
 	__u64 starved;		/* calls with an allocation that failed, or may have */
-	__u64 cgroups;		/* worlds in one */
-	__u64 squeezed;		/* rounds */
+	__u64 cgroups;		/* worlds in a memory cgroup */
+	__u64 squeezed;		/* squeezed rounds */
 	struct count counts[MAX_KINDS];
 	__u64 races[MAX_KINDS][MAX_KINDS];
 	struct {
 		__u64 steps;
-		int current[MAX_THREADS];	/* kind + 1 of the call under way */
-		int wants_squeeze, is_squeezed;	/* set by the world, and by its parent */
+		int current[MAX_THREADS];	/* kind + 1 of the call under way, or 0 */
+		int wants_squeeze, is_squeezed;	/* set by the world; by its parent */
 	} live[MAX_PROCESSES];
 } *shm;
 
@@ -235,11 +240,11 @@ static struct {
 	char *only;
 } options = { .seed = 1, .threads = 4, .processes = 2, .world = -1 };
 
-static bool can_starve;	/* the kernel can let allocations fail */
+static bool can_starve;	/* fault injection is available */
 
 /*
- * Where the memory cgroups of the worlds are, and a further one, which has no limits:
- * for the files of worlds that are squeezed.
+ * Parent of the memory cgroups of all worlds, and of a further one without limits,
+ * to which the files of squeezed worlds are charged
  */
 static struct cgroup cg;
 static bool has_cgroup;
@@ -268,7 +273,7 @@ static long below(__u64 *state, long limit)
 	return limit > 1 ? next(state) % limit : 0;
 }
 
-/* What everything in a world comes from */
+/* Seed of all random choices in a world */
 static __u64 seed_of(int number)
 {
 	return mix(mix(options.seed) + number);
@@ -336,7 +341,7 @@ static void __printf(2, 3) bad(struct thread *t, const char *format, ...)
 	int none = 0, at = 0, size = sizeof(shm->text);
 	va_list args;
 
-	/* Nothing is known of a region that is being taken away */
+	/* Nothing is known about a region that is being taken away */
 	if (is_gone())
 		return;
 	if (!__atomic_compare_exchange_n(&shm->failed, &none, 1, false, __ATOMIC_SEQ_CST,
@@ -365,7 +370,7 @@ static void __printf(2, 3) bad(struct thread *t, const char *format, ...)
 			bad(T, __VA_ARGS__);	\
 	} while (0)
 
-/* Calls: who makes which, and which succeed while others are under way */
+/* Calls: record which are under way, and which succeed beside each other */
 
 static int kind_nr(const struct kind *kind)
 {
@@ -402,7 +407,7 @@ static long end_call(struct thread *t, long ret)
 	return ret;
 }
 
-/* A system call with errno: its result, or -errno */
+/* Make a system call that sets errno. Returns its result, or -errno. */
 #define CALL(T, EXPRESSION) ({				\
 	struct thread *caller = (T);			\
 							\
@@ -411,8 +416,9 @@ static long end_call(struct thread *t, long ret)
 })
 
 /*
- * From here on, at times, an allocation of the kernel for this thread fails, or half of
- * those of pages do: not where there may be new threads, which are born with that.
+ * At times, let one of the next allocations of this thread fail, or half of its page
+ * allocations. @pages must be false if the call may create threads, which would
+ * inherit the latter.
  */
 static void starve(struct thread *t, bool pages)
 {
@@ -428,7 +434,7 @@ static void starve(struct thread *t, bool pages)
 		inject_nth(nth);
 }
 
-/* No longer */
+/* End what starve() began, and note whether an allocation has failed */
 static void feed(struct thread *t)
 {
 	bool failed = false;
@@ -451,7 +457,7 @@ static void feed(struct thread *t)
 		__atomic_fetch_add(&shm->starved, 1, __ATOMIC_RELAXED);
 }
 
-/* A call in which allocations may fail */
+/* CALL() with allocations that may fail */
 #define HUNGRY_CALL(T, EXPRESSION) ({			\
 	struct thread *eater = (T);			\
 	long answer;					\
@@ -462,22 +468,22 @@ static void feed(struct thread *t)
 	answer;						\
 })
 
-/* May an allocation have failed, on purpose or because of the memory cgroup? */
+/* Whether an allocation may have failed, by injection or for lack of memory */
 static bool may_lack_memory(struct thread *t)
 {
 	return t->starved || world.squeezed;
 }
 
-/* Does it come of an allocation that has failed? */
+/* Whether @ret may result from a failed allocation */
 static bool lacks_memory(struct thread *t, long ret)
 {
 	return may_lack_memory(t) && ret == -ENOMEM;
 }
 
 /*
- * The same of something with files. File systems have their own ideas of what to say;
- * what they could not write to a disk, they may remember and tell later. io_uring
- * cancels what it finds no worker for.
+ * Whether @ret of a call that uses files may result from a failed allocation. File
+ * systems choose the error themselves, and may report later that they could not
+ * write to a disk. io_uring cancels a request if it finds no worker for it.
  */
 static bool file_lacks_memory(struct thread *t, long ret)
 {
@@ -507,7 +513,7 @@ static __u64 stamp_of(long slot, __u64 version)
 	return world.tag << 44 | (__u64)slot << 24 | (version & 0xffffff);
 }
 
-/* The words that a page is stamped at: one in every sector, and the last */
+/* Whether word @i has the stamp: the first of every sector, and the last of the page */
 static bool is_stamp_word(int i)
 {
 	return !(i % 64) || i == WORDS - 1;
@@ -529,7 +535,10 @@ static bool may_be_excused(struct thread *t)
 	return now != t->disturbed || now % 2;
 }
 
-/* Wait until nobody disturbs; then it is as before if there was no disturbance since */
+/*
+ * Wait until no thread disturbs the region. As long as is_still() is true for the
+ * returned value, the region has not been disturbed since.
+ */
 static __u64 calm(void)
 {
 	__u64 now;
@@ -544,7 +553,7 @@ static bool is_still(__u64 calm)
 	return calm == __atomic_load_n(&world.disturbance, __ATOMIC_SEQ_CST);
 }
 
-/* Copy a page to t->copy: 0, or the signal that came of it */
+/* Copy a page to t->copy. Returns 0, or the signal that the access raised. */
 static int copy_page(struct thread *t, long slot)
 {
 	const __u64 *from = (const __u64 *)at(slot);
@@ -561,7 +570,7 @@ static int copy_page(struct thread *t, long slot)
 	return 0;
 }
 
-/* Stamp the page of a slot: 0, or the signal that came of it */
+/* Stamp the page of a slot. Returns 0, or the signal that the access raised. */
 static int stamp_slot(long slot, __u64 stamp)
 {
 	if (sigsetjmp(fault_jump, 0))
@@ -575,8 +584,8 @@ static int stamp_slot(long slot, __u64 stamp)
 }
 
 /*
- * Look at words of a page: @want, or with ANY whatever this exmap may have
- * anywhere, or, if @home is not -1, in that slot.
+ * Check the words of a page. Every stamp must be @want. If that is ANY, it may be
+ * any stamp of this exmap or, if @home is not -1, any stamp of slot @home, or zero.
  */
 static void check_words(struct thread *t, const __u64 *words, long slot, __u64 want,
 			long home)
@@ -604,7 +613,7 @@ static void check_words(struct thread *t, const __u64 *words, long slot, __u64 w
 	}
 }
 
-/* Does the kernel find a page there? Through the page table, not the TLB. */
+/* Whether the page table has a page for the slot, regardless of any TLB */
 static bool is_resident(long slot)
 {
 	unsigned char there = 0;
@@ -618,7 +627,7 @@ static long count_resident(struct thread *t)
 	static unsigned char there[MAX_SLOTS];
 	long i, count = 0;
 
-	/* Only where there is one thread, or the others wait */
+	/* The array is static: no other thread may be at work */
 	EXPECT(t, !mincore(world.region, config.slots * PG, there), "mincore() failed");
 	for (i = 0; i < config.slots; i++)
 		count += there[i] & 1;
@@ -656,7 +665,7 @@ static void slot_emptied(struct thread *t, struct slot *s, bool lingers)
 
 		if (!held->left && held->index == s - t->slots && held->life == s->life) {
 			held->left = true;
-			/* Who can still reach it, or gets it back, may write to it */
+			/* A page that lingers may still be written to */
 			held->content = lingers ? ANY : s->content;
 		}
 	}
@@ -683,8 +692,9 @@ static void own_stamp(struct thread *t, struct slot *s)
 }
 
 /*
- * Where pages come at a touch, a slot may have got one, with anything in it; also
- * where the touch has failed then, because the region is being disturbed.
+ * With page fault allocation, note that a touch may have brought a page, with any
+ * content. The slot may have got one even if the touch failed because the region was
+ * being disturbed.
  */
 static void own_touched(struct thread *t, struct slot *s, bool there)
 {
@@ -695,8 +705,8 @@ static void own_touched(struct thread *t, struct slot *s, bool there)
 static bool may_lack_pages(struct thread *t);
 
 /*
- * Can a slot be touched without the kernel allocating a page table for that, before it
- * asks the driver? For that memory, the OOM killer is called.
+ * Whether a slot can be touched without the kernel allocating a page table before it
+ * calls the driver. If that allocation fails, the OOM killer is invoked.
  */
 static bool has_page_table(struct thread *t, long nr)
 {
@@ -708,7 +718,7 @@ static bool has_page_table(struct thread *t, long nr)
 	return false;
 }
 
-/* Compare a slot that the thread owns with what it knows */
+/* Compare a slot that the thread owns with what the thread knows about it */
 static void own_check(struct thread *t, struct slot *s)
 {
 	const long nr = slot_nr(t, s);
@@ -741,7 +751,7 @@ static void own_check(struct thread *t, struct slot *s)
 	}
 }
 
-/* Which of its slots have a page? Through the page table, not the TLB. */
+/* Check which slots of the thread have a page, in the page table rather than the TLB */
 static int own_check_resident(struct thread *t)
 {
 	static __thread unsigned char there[MAX_SLOTS];
@@ -755,7 +765,7 @@ static int own_check_resident(struct thread *t)
 	return ret;
 }
 
-/* A page that ALLOC brought: look who had it, and mostly put a stamp on it */
+/* Check a page that ALLOC brought into a slot, and in most cases stamp it */
 static void own_fresh(struct thread *t, struct slot *s)
 {
 	own_check(t, s);
@@ -763,14 +773,17 @@ static void own_fresh(struct thread *t, struct slot *s)
 		own_stamp(t, s);
 }
 
-/* Look at a slot of the other areas, if there is a page */
+/* Check a slot of the shared areas, if it has a page */
 static void shared_check(struct thread *t, long slot)
 {
 	bool home = slot < config.own * config.threads + config.reread && !config.faults;
 
 	if (slot < config.own * config.threads)
 		return;
-	/* Others may take the last page out of its table at any time, and that away */
+	/*
+	 * Only an own page in the same page table keeps the kernel from freeing the
+	 * table
+	 */
 	if (world.squeezed && !has_page_table(t, slot))
 		return;
 	if (copy_page(t, slot) || is_gone())
@@ -802,7 +815,11 @@ static long random_len(struct thread *t, long most)
 	}
 }
 
-/* How much of a range that it owns a thread may use: no slot of it is transferred twice */
+/*
+ * Return how many slots of a range that the thread owns the call may use. A slot
+ * must not be used twice in a call if one of the uses is exclusive (@apart), as all
+ * transfers are.
+ */
 static long reserve_own(struct thread *t, long slot, long len, bool apart)
 {
 	long i;
@@ -810,7 +827,7 @@ static long reserve_own(struct thread *t, long slot, long len, bool apart)
 	for (i = 0; i < len; i++) {
 		struct slot *s = own_slot(t, slot + i);
 
-		/* The lowest bit says that it is transferred */
+		/* Bit 0 of the mark says that the use is exclusive */
 		if (s->mark / 2 == t->call && (apart || s->mark % 2))
 			break;
 		s->mark = t->call * 2 + apart;
@@ -818,7 +835,10 @@ static long reserve_own(struct thread *t, long slot, long len, bool apart)
 	return i;
 }
 
-/* A range for an opcode, of @most slots, and where that leads to errors, at times such */
+/*
+ * Choose a range of up to @most slots that suits the opcode of @v. Some ranges lie
+ * outside the region, wholly or in part.
+ */
 static void random_range(struct thread *t, struct exmap_vec *v, long most)
 {
 	const long shared = config.own * config.threads, anybody = shared + config.reread;
@@ -846,7 +866,7 @@ static void random_range(struct thread *t, struct exmap_vec *v, long most)
 	} else {
 		first = anybody + below(&t->random, config.slots - anybody);
 		pages = random_len(t, min_of(most, config.slots - first));
-		/* Lest nothing is ever free */
+		/* Free large ranges at times, or the pool would stay empty */
 		if (v->opcode == EXMAP_OP_FREE && one_in(&t->random, 2))
 			pages = min_of(most, config.slots - first);
 	}
@@ -854,7 +874,7 @@ static void random_range(struct thread *t, struct exmap_vec *v, long most)
 	v->len = pages;
 }
 
-/* What a vector must say without doing anything; 1 if it has work to do */
+/* Return the result of a vector that must not do anything, or 1 if it has work to do */
 static int error_before(const struct exmap_vec *v)
 {
 	static const int flags[] = {
@@ -876,7 +896,7 @@ static int error_before(const struct exmap_vec *v)
 	return 1;
 }
 
-/* Can there have been no page? */
+/* Whether the call may have found no free page */
 static bool may_lack_pages(struct thread *t)
 {
 	int i;
@@ -888,7 +908,7 @@ static bool may_lack_pages(struct thread *t)
 		return false;
 	if (config.threads > 1 || t->many || config.resizes)
 		return true;
-	/* One thread: then all pages are in the region, or in its pipe */
+	/* With one thread, every used page is in the region or in the pipe */
 	for (i = 0; i < t->nr; i++)
 		if (t->vecs[i].opcode != EXMAP_OP_ALLOC ||
 		    t->vecs[i].flags & EXMAP_VEC_ALL_OR_NOTHING)
@@ -944,7 +964,7 @@ static void own_free(struct thread *t, const struct exmap_vec *v, const struct e
 		slot_emptied(t, s, config.deferred);
 	}
 	t->vague |= maybe;
-	/* It needs no memory */
+	/* FREE needs no memory, so it must not fail */
 	EXPECT(t, !r->res && r->pages >= full && r->pages <= full + maybe,
 	       "FREE of %lld: expected %ld pages, or %ld more", v->page, full, maybe);
 }
@@ -964,7 +984,7 @@ static void own_read(struct thread *t, const struct exmap_vec *v, const struct e
 	else
 		EXPECT(t, (r->res == -ENOMEM && may_lack_pages(t)) || file_lacks_memory(t, r->res),
 		       "READ of %lld", v->page);
-	/* Which pages were counted is not known then */
+	/* If READ with REPLACE fails, it is not known which pages it has counted */
 	t->vague |= r->res && replace;
 	t->maybes += r->res ? r->pages : 0;
 	for (i = 0; i < v->len; i++) {
@@ -1003,7 +1023,10 @@ static void own_write(struct thread *t, const struct exmap_vec *v, const struct 
 		return;
 	}
 	if (r->res == want ? want && config.starves : file_lacks_memory(t, r->res)) {
-		/* Which pages were written before that is not known, nor how often it failed */
+		/*
+		 * It is not known which pages were written before, nor if other
+		 * writes failed
+		 */
 		for (i = 0; i < v->len; i++) {
 			struct slot *s = own_slot(t, v->page + i);
 
@@ -1026,7 +1049,7 @@ static void own_write(struct thread *t, const struct exmap_vec *v, const struct 
 	}
 }
 
-/* A vector for the areas that are not the thread's own */
+/* Whether @res is a possible result of a vector for slots of a shared area */
 static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
 {
 	if (transfers(opcode) && file_lacks_memory(t, res))
@@ -1046,11 +1069,17 @@ static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
 	case EPERM:
 		return opcode == EXMAP_OP_WRITE && res == -config.write_error;
 	case EINTR:
-		/* Task work of the thread's own ring interrupts a wait for a slot in flight */
+		/*
+		 * Task work of the thread's own ring may interrupt its wait for a
+		 * busy slot
+		 */
 		return transfers(opcode);
 	case ENOSPC:
 	case EIO:
-		/* EIO: io_uring, for what is behind the end of a device that it crosses */
+		/*
+		 * Beyond the end of the device. EIO: io_uring, if a write crosses
+		 * the end.
+		 */
 		return opcode == EXMAP_OP_WRITE && backing_is_block(config.backing);
 	default:
 		return false;
@@ -1058,13 +1087,15 @@ static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
 }
 
 /*
- * EINTR is for those who are about to be killed. What io_uring's workers answer may
- * be there a moment before that.
+ * In a world that does not end by itself, EINTR may mean that the thread is about to be
+ * killed, and that the call was given up. The result of an io_uring worker can arrive a
+ * moment before that: wait, but not for ever, as task work of the thread itself interrupts
+ * a call as well.
  */
 static void wait_for_end(long ret)
 {
-	while (ret == -EINTR && config.ending != CLEAN)
-		pause();
+	if (ret == -EINTR && config.ending != CLEAN)
+		sleep(5);
 }
 
 static void check_vec(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
@@ -1093,7 +1124,7 @@ static void check_vec(struct thread *t, const struct exmap_vec *v, const struct 
 	}
 }
 
-/* Find out what is in the slots that a call has left open, and look at new pages */
+/* Find out which slots in state MAYBE got a page, and check new pages */
 static void settle(struct thread *t)
 {
 	long filled = 0, looked = 0, i, j;
@@ -1117,7 +1148,7 @@ static void settle(struct thread *t)
 				continue;
 			s->state = is_resident(v->page + j) ? FULL : EMPTY;
 			filled += s->state == FULL;
-			/* There may be an old one behind it that is not known now */
+			/* An old page with unknown content may still be reachable */
 			if (s->state == EMPTY) {
 				s->lingers = config.deferred;
 				s->content = ANY;
@@ -1139,7 +1170,10 @@ static void settle(struct thread *t)
 				own_fresh(t, s);
 			else
 				own_check(t, s);
-			/* Whose old page may have come here by mistake */
+			/*
+			 * The neighbor's lingering page must not have been reused
+			 * here
+			 */
 			other = own_slot(t, (v->page + j) ^ 1);
 			if (other && other->lingers && !t->many)
 				own_check(t, other);
@@ -1148,9 +1182,9 @@ static void settle(struct thread *t)
 }
 
 /*
- * io_uring has canceled a call for which it had no worker. Any part of it may be done, and
- * the writes that were left stay in flight, until somebody waits for them; their pages are
- * held until the end of the region.
+ * io_uring has canceled a call because it had no worker for it. Any part of the call
+ * may have been carried out. Its remaining writes stay in flight until another call
+ * waits for them; count their pages as held until the end of the region.
  */
 static void own_canceled(struct thread *t)
 {
@@ -1173,7 +1207,7 @@ static void own_canceled(struct thread *t)
 				s->file = ANY;
 				s->stuck = true;
 			} else {
-				/* It may have the page that it had, or another one */
+				/* The slot may have its old page, a new one, or none */
 				slot_emptied(t, s, true);
 				s->lingers = config.deferred;
 				s->content = ANY;
@@ -1186,7 +1220,7 @@ static void own_canceled(struct thread *t)
 	}
 }
 
-/* The results of t->vecs. Returns what shall be counted. */
+/* Check the results of t->vecs. Returns the result to be counted. */
 static long check_vecs(struct thread *t, long ret)
 {
 	long failed = 0, changed = 0, i, err = 0;
@@ -1234,7 +1268,7 @@ static void start_vecs(struct thread *t)
 	memset(t->arg, 0, sizeof(t->arg));
 }
 
-/* An interface that can be used for vectors in memory of one's own: any */
+/* Choose an interface for a call with its vectors in user memory: any will do */
 static int any_iface(struct thread *t)
 {
 	return one_in(&t->random, 4) ? below(&t->random, config.ifaces) : t->index;
@@ -1250,7 +1284,10 @@ static long run_action(struct thread *t, int opcode)
 	int i;
 
 	start_vecs(t);
-	/* On the common interface others write to the vectors, and carry out ours */
+	/*
+	 * On the common interface, threads overwrite and carry out each other's
+	 * vectors
+	 */
 	t->only_anybody = config.threads > 1 && one_in(&t->random, 8);
 	t->iface = t->only_anybody ? config.threads : t->index;
 	t->opcode = opcode;
@@ -1270,7 +1307,10 @@ static long run_action(struct thread *t, int opcode)
 	params.iov_len = t->nr;
 	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_ACTION, &params));
 	if (ret == -ENOMEM) {
-		/* For shared slots only this can be said: it was not full of pages */
+		/*
+		 * If the call fails as a whole, pages were short and no vector has
+		 * changed
+		 */
 		EXPECT(t, may_lack_pages(t), "there are enough pages");
 		EXPECT(t, opcode != EXMAP_OP_FREE, "FREE needs no memory");
 		for (i = 0; i < t->nr && !t->only_anybody; i++)
@@ -1324,7 +1364,7 @@ static void random_vec(struct thread *t, struct exmap_vec *v)
 	v->flags = flags[v->opcode][below(&t->random, 3)] |
 		   flags[v->opcode][below(&t->random, 3)];
 	random_range(t, v, one_in(&t->random, 16) ? 65535 : 512);
-	/* What does not exist */
+	/* Rarely, set a field to a value that does not exist */
 	switch (below(&t->random, 200)) {
 	case 0:
 		v->opcode = 4 + below(&t->random, 252);
@@ -1370,7 +1410,7 @@ static long run_vectors(struct thread *t)
 
 /* read() and its relatives */
 
-/* Have all slots of a range that the thread owns, from the @from-th on, a page? */
+/* Whether all slots of a range that the thread owns have a page, from index @from on */
 static bool is_full(struct thread *t, const struct exmap_vec *v, long from)
 {
 	while (from < v->len && own_slot(t, v->page + from)->state == FULL)
@@ -1378,7 +1418,11 @@ static bool is_full(struct thread *t, const struct exmap_vec *v, long from)
 	return from == v->len;
 }
 
-/* The slots up to the @done-th are done, those behind it as they were */
+/*
+ * Check the result of a read or write call. All slots before position @ret must be
+ * done, and there must be a reason to stop at the next one. What later slots contain
+ * may be unknown.
+ */
 static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 {
 	long done = ret > 0 ? ret / (long)PG : 0, nr = 0, i, j;
@@ -1405,7 +1449,10 @@ static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 					  (!err || err == ENOMEM);
 
 				ok |= nowait && (!err || err == EAGAIN);
-				/* One error a segment, and no order among its slots */
+				/*
+				 * A segment reports one error, and its slots have no
+				 * order
+				 */
 				ok |= opcode == EXMAP_OP_WRITE && (!there || (err && !all)) &&
 				      (!err || err == EFAULT);
 				ok |= opcode == EXMAP_OP_WRITE && config.write_error &&
@@ -1451,7 +1498,7 @@ static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 	settle(t);
 }
 
-/* Segments for a call of that kind, most of them at one place or another of our own */
+/* Choose segments for a read or write call, many of them in slots of the thread */
 static void random_segments(struct thread *t, int opcode, int most)
 {
 	int i;
@@ -1462,10 +1509,10 @@ static void random_segments(struct thread *t, int opcode, int most)
 	t->nr = min_of(random_nr(t, most), most);
 	for (i = 0; i < t->nr; i++) {
 		t->vecs[i] = (struct exmap_vec) { .opcode = opcode };
-		/* Pages that were not cleared must not get into the second area */
+		/* random_range() lets no uncleared pages into the second area */
 		random_range(t, &t->vecs[i], 64);
 		t->results[i] = (struct exmap_result) {};
-		/* An address is all there is to say it with */
+		/* A page far beyond the region cannot be expressed as an address */
 		if (t->vecs[i].page > (__u64)config.slots)
 			t->vecs[i].page = config.slots;
 		t->iov[i].iov_base = at(t->vecs[i].page);
@@ -1521,7 +1568,7 @@ static long run_pwritev_dsync(struct thread *t)
 	return run_rw(t, EXMAP_OP_WRITE, one_in(&t->random, 2) ? RWF_DSYNC : RWF_SYNC);
 }
 
-/* One segment, through the calls that have no array */
+/* One segment, through pread() or pwrite() */
 static long run_pread_pwrite(struct thread *t)
 {
 	static const int opcodes[] = { EXMAP_OP_READ, EXMAP_OP_ALLOC, EXMAP_OP_WRITE };
@@ -1543,7 +1590,7 @@ static long run_pread_pwrite(struct thread *t)
 	return ret;
 }
 
-/* Pointers that are no good for reading */
+/* Return a pointer that cannot be read from */
 static void *bad_pointer(struct thread *t)
 {
 	static void * const pointers[] = {
@@ -1554,7 +1601,7 @@ static void *bad_pointer(struct thread *t)
 	return pointers[below(&t->random, ARRAY_SIZE(pointers))];
 }
 
-/* io_uring: some calls at once, which may be carried out in any order */
+/* io_uring: several calls at once, which may be carried out in any order */
 
 #ifdef HAVE_LIBURING
 static bool start_ring(struct thread *t)
@@ -1567,13 +1614,16 @@ static bool start_ring(struct thread *t)
 	if (t->index % 3 == 1)
 		params.flags = IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SINGLE_ISSUER;
 	t->has_ring = !io_uring_queue_init_params(16, &t->ring, &params);
-	/* Whoever waits must not keep a worker from what it waits for */
+	/* With one worker, a call must not block what it waits for */
 	if (t->has_ring && t->index % 4 == 2)
 		io_uring_register_iowq_max_workers(&t->ring, workers);
 	return t->has_ring;
 }
 
-/* Submit @nr requests and wait for all; their results go where their user data points */
+/*
+ * Submit @nr requests and wait for all of them. Each result is stored where the user
+ * data of its request points.
+ */
 static long ring_wait(struct thread *t, int nr)
 {
 	struct io_uring_cqe *cqe;
@@ -1583,7 +1633,7 @@ static long ring_wait(struct thread *t, int nr)
 		ret = io_uring_submit_and_wait(&t->ring, nr);
 		if (ret < 0 && ret != -EINTR && t->allocations == FED)
 			return ret;
-		/* Once more without that, for all that is not submitted yet */
+		/* Submit the rest again, now without failing allocations */
 		if (ret < nr)
 			feed(t);
 	} while (ret < 0 || io_uring_sq_ready(&t->ring));
@@ -1657,7 +1707,7 @@ static long run_uring_cmd(struct thread *t)
 	return first;
 }
 
-/* One that is no command, or is not as long as it says */
+/* Submit a command that the exmap must refuse */
 static long run_bad_uring(struct thread *t)
 {
 	struct exmap_vectors params = { .size = sizeof(params) };
@@ -1688,7 +1738,7 @@ static long run_bad_uring(struct thread *t)
 		cmd.iov.iov_base = bad_pointer(t);
 		want = -EFAULT;
 		break;
-	/* Fields that mean nothing to a command of the exmap */
+	/* Fields that exmap commands do not use */
 	case 4:
 		sqe->addr = 1 + below(&t->random, 1L << 40);
 		break;
@@ -1724,7 +1774,7 @@ static long run_uring_rw(struct thread *t)
 		return -EOPNOTSUPP;
 	random_segments(t, opcodes[below(&t->random, 3)], 16);
 	nr = t->nr;
-	/* With more segments than the driver does without a worker */
+	/* Use more segments than the driver handles without a worker */
 	while (many && nr < MAX_VECS + 1)
 		t->iov[nr++] = (struct iovec) { .iov_base = at(0) };
 	sqe = io_uring_get_sqe(&t->ring);
@@ -1739,7 +1789,7 @@ static long run_uring_rw(struct thread *t)
 	EXPECT(t, !ret, "io_uring failed");
 	t->ret = res;
 	EXPECT(t, res != -EAGAIN || file_lacks_memory(t, res) || is_gone(), "a worker can wait");
-	/* The worker is called only if nothing at all could be done without waiting */
+	/* A worker takes over only if nothing could be done without waiting */
 	if (!is_gone())
 		check_prefix(t, res, t->opcode, true);
 	return res;
@@ -1803,7 +1853,7 @@ static long run_nothing(struct thread *t)
 	return ret;
 }
 
-/* A clone of the clone of a clone, and go on with that */
+/* Clone the exmap and use the clone from now on, which makes clones of clones */
 static long run_clone(struct thread *t)
 {
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
@@ -1874,7 +1924,7 @@ static long run_setup(struct thread *t)
 		setup2.buffer_size = 0;
 		break;
 	case 10:
-		/* Something that only a kernel of the future knows */
+		/* A field that only a future kernel knows */
 		setup2.size = sizeof(larger);
 		larger.setup2 = setup2;
 		larger.more = 1;
@@ -1916,7 +1966,7 @@ static long run_mmap_again(struct thread *t)
 	if (ret <= 0)
 		return ret;
 	addr = (void *)ret;
-	/* Not what others have in theirs */
+	/* Its content is not checked, because other threads write to it */
 	EXPECT(t, !try_read_byte(addr), "the vectors of an interface cannot be read");
 	munmap(addr, PG);
 	return 0;
@@ -1994,7 +2044,7 @@ static long run_bad_vectors(struct thread *t)
 		params.results = (unsigned long)bad_pointer(t);
 		want = -EFAULT;
 		break;
-	case 6:		/* read only */
+	case 6:		/* read-only memory */
 		params.results = (unsigned long)kinds;
 		want = -EFAULT;
 		break;
@@ -2002,7 +2052,7 @@ static long run_bad_vectors(struct thread *t)
 		arg = bad_pointer(t);
 		want = -EFAULT;
 		break;
-	case 8:		/* it takes the memory of its own results away */
+	case 8:		/* FREE takes away the memory of its results */
 		if (config.deferred || config.faults || s->state != FULL)
 			return -EFAULT;
 		params.results = (unsigned long)at(slot_nr(t, s));
@@ -2011,9 +2061,12 @@ static long run_bad_vectors(struct thread *t)
 	}
 	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, arg));
 	if (t->arg[0] == 8 && !is_gone()) {
-		/* A look whether the results can be written there has written to it */
+		/* The kernel has checked that it can write the results, by writing */
 		s->content = ANY;
-		/* Not carried out if it looked while the region was write protected */
+		/*
+		 * FREE is not carried out if the region was write-protected during
+		 * the check
+		 */
 		EXPECT(t, !is_resident(slot_nr(t, s)) || may_be_excused(t), "FREE of results");
 		if (!is_resident(slot_nr(t, s)))
 			slot_emptied(t, s, false);
@@ -2050,7 +2103,7 @@ static long run_bad_rw(struct thread *t)
 		break;
 	case 4:
 		addr = bad_pointer(t);
-		/* Those of the kernel are refused before the driver is asked */
+		/* Kernel addresses are refused before the driver is called */
 		want = (unsigned long)addr % PG ? -EINVAL : -ERANGE;
 		if ((unsigned long)addr > 0x7fffffffffff - PG)
 			want = -EFAULT;
@@ -2171,7 +2224,7 @@ static long run_bad_query(struct thread *t)
 	return ret;
 }
 
-/* A thread that may not lock as much memory as it likes, or may again */
+/* Drop the calling thread's right to exceed RLIMIT_MEMLOCK, or take it back */
 static bool set_limited(bool limited)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -2188,7 +2241,7 @@ static bool set_limited(bool limited)
 	return !syscall(SYS_capset, &header, data);
 }
 
-/* A call that needs a region, or, unless it is set up, that at least */
+/* Make a call that needs a region or, unless the exmap is @set_up, a setup at least */
 static long call_early(struct thread *t, int fd, void *addr, bool set_up)
 {
 	struct exmap_action_params action = { .opcode = EXMAP_OP_ALLOC, .iov_len = 1 };
@@ -2216,7 +2269,7 @@ static long call_early(struct thread *t, int fd, void *addr, bool set_up)
 	}
 }
 
-/* Setups that fail. They leave nothing behind. */
+/* Try a setup that must fail, and that must leave nothing behind */
 static void set_up_wrongly(struct thread *t, int fd, struct exmap_setup2 setup)
 {
 	int want = EINVAL, other = -1;
@@ -2266,8 +2319,9 @@ static char *map_another(struct thread *t, long slots, int fd)
 }
 
 /*
- * From its beginning to its end, in any order, another exmap: what fails before, what
- * may be locked, that there is nothing of anybody else in it, what fails after.
+ * Take another exmap through its life, with setup and mmap() in either order: calls
+ * that come too early, the limit on locked memory, fresh pages without foreign
+ * content, and calls that come too late.
  */
 static long run_another(struct thread *t)
 {
@@ -2305,7 +2359,7 @@ static long run_another(struct thread *t)
 	EXPECT(t, mmap(NULL, PG, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_EXMAP + PG) == MAP_FAILED &&
 	       errno == EINVAL, "a region at an offset");
 
-	/* The region first, or later, or gone before the setup */
+	/* Map the region before the setup, or later; or end it before the setup */
 	if (first) {
 		region = map_another(t, slots, fd);
 		if (region == MAP_FAILED) {
@@ -2346,7 +2400,7 @@ static long run_another(struct thread *t)
 		}
 	}
 
-	/* Of the system, not of another exmap, let alone of another process */
+	/* Fresh pages must not have content of another exmap or process */
 	for (i = below(&t->random, 16); i; i--) {
 		const long slot = below(&t->random, slots);
 
@@ -2371,7 +2425,7 @@ static long run_another(struct thread *t)
 		munmap(region, slots * PG);
 		break;
 	case 1:
-		/* Another one in its place */
+		/* Map another region in its place */
 		close(fd);
 		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 		over = mmap(region, slots * PG, PROT_READ, MAP_SHARED | MAP_FIXED, fd,
@@ -2393,9 +2447,9 @@ out:
 	return ret;
 }
 
-/* What the memory management makes of the region */
+/* Calls of memory management that concern the region */
 
-/* All that can be had back is, also what is in the pools */
+/* Run the shrinkers, which also take free pages out of the pools */
 static long run_shrink(struct thread *t)
 {
 	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
@@ -2424,7 +2478,7 @@ static long run_madvise_dontneed(struct thread *t)
 	t->arg[0] = v.page;
 	t->arg[1] = v.len;
 	ret = CALL(t, madvise(at(v.page), v.len * PG, advice));
-	/* MADV_DONTNEED is not for memory that is locked, as it may be for a moment */
+	/* MADV_DONTNEED refuses locked memory */
 	EXPECT(t, !ret || ret == -EINVAL, "madvise");
 	for (i = 0; !ret && i < v.len && own_slot(t, v.page); i++) {
 		struct slot *s = own_slot(t, v.page + i);
@@ -2457,7 +2511,7 @@ static long run_madvise(struct thread *t)
 	return ret;
 }
 
-/* Resident slots are there for all; where one is empty, it fails */
+/* Populate a slot: fails if it is empty, unless a touch allocates a page */
 static long run_populate(struct thread *t)
 {
 	const int advice = one_in(&t->random, 2) ? 22 /* POPULATE_READ */ : 23 /* _WRITE */;
@@ -2481,7 +2535,7 @@ static long run_mincore(struct thread *t)
 	return CALL(t, own_check_resident(t));
 }
 
-/* Of all slots, in two vectors with an empty one between them, or of our own */
+/* Query all slots, in two vectors and an empty one, or only those of the thread */
 static long run_query(struct thread *t)
 {
 	static __thread __u8 slots[MAX_SLOTS];
@@ -2512,7 +2566,7 @@ static long run_query(struct thread *t)
 		       (!full || !slot->clean || !(is & EXMAP_SLOT_DIRTY)),
 		       "slot %ld: it is %#x", t->first + i, is);
 	}
-	/* Transfers of any thread may be under way there */
+	/* Any thread may have transfers under way in the shared areas */
 	for (i = config.own * config.threads; !ret && all && i < config.slots; i++)
 		EXPECT(t, slots[i] & EXMAP_SLOT_RESIDENT ? slots[i] < 16 :
 		       !slots[i] || (slots[i] == EXMAP_SLOT_BUSY && config.backing >= 0),
@@ -2520,7 +2574,10 @@ static long run_query(struct thread *t)
 	return ret;
 }
 
-/* Smaller, where nobody else counts on pages meanwhile, and back again */
+/*
+ * Resize the pool and restore its size. With other threads, shrink it only if the
+ * world allows for that.
+ */
 static long run_resize(struct thread *t)
 {
 	const long size = config.threads > 1 && !config.resizes ? config.buffer :
@@ -2535,7 +2592,7 @@ static long run_resize(struct thread *t)
 	return ret;
 }
 
-/* Change the protection of all of it, let others run into that, change it back */
+/* Change the protection of the whole region for a moment, while other threads use it */
 static long run_mprotect(struct thread *t)
 {
 	static const int prots[] = { PROT_READ, PROT_NONE, PROT_READ | PROT_WRITE, PROT_WRITE };
@@ -2561,7 +2618,7 @@ static long run_mprotect(struct thread *t)
 	return ret;
 }
 
-/* What must not be done to a part of the region */
+/* Try to change a part of the region, or to resize or move it, which must fail */
 static long run_parts(struct thread *t)
 {
 	const long first = 1 + below(&t->random, config.slots - 2);
@@ -2604,7 +2661,7 @@ static long run_parts(struct thread *t)
 		EXPECT(t, ret == -EFAULT, "a larger region");
 		return ret;
 	}
-	/* Nothing to do for what all of the region has at the moment */
+	/* run_mprotect() may have given the region this protection already */
 	if (t->arg[0] == 1 && !ret && may_be_excused(t))
 		return -EINVAL;
 	EXPECT(t, ret == -EINVAL || (t->arg[0] == 3 && ret == -EFAULT), "a part of the region");
@@ -2613,7 +2670,7 @@ static long run_parts(struct thread *t)
 
 static long run_mlock(struct thread *t)
 {
-	/* Pages at a touch would come into slots of others */
+	/* With page fault allocation, this would fill slots of other threads */
 	const bool all = !config.faults && one_in(&t->random, 2);
 	char *addr = all ? world.region : at(t->first);
 	const size_t size = all ? config.slots * PG : PG;
@@ -2622,7 +2679,7 @@ static long run_mlock(struct thread *t)
 	start_vecs(t);
 	t->arg[0] = all;
 	ret = CALL(t, mlock(addr, size));
-	/* Nothing is locked in such a VMA, but it is touched */
+	/* mlock() does not lock such a VMA, but touches its pages */
 	if (!all && !is_gone())
 		own_touched(t, t->slots, !ret);
 	if (all)
@@ -2630,7 +2687,7 @@ static long run_mlock(struct thread *t)
 	return ret;
 }
 
-/* The process as its own debugger: what the page tables have, whatever a TLB says */
+/* Access the process's memory like a debugger: by page table, regardless of the TLB */
 static long run_process_vm(struct thread *t)
 {
 	struct slot *s = &t->slots[below(&t->random, t->own)];
@@ -2668,7 +2725,7 @@ static long run_process_vm(struct thread *t)
 	return ret;
 }
 
-/* Pages in a pipe: they stay as they are when they are freed, until it is drained */
+/* Put a page into a pipe, where it must keep its content even if it is freed */
 static long run_vmsplice(struct thread *t)
 {
 	struct slot *s = &t->slots[below(&t->random, t->own)];
@@ -2718,7 +2775,7 @@ static long run_drain(struct thread *t)
 	return ret;
 }
 
-/* Direct I/O from and to another file */
+/* Direct I/O between a slot and another file */
 static long run_direct(struct thread *t)
 {
 	struct slot *s = &t->slots[below(&t->random, t->own)];
@@ -2755,7 +2812,7 @@ static long run_direct(struct thread *t)
 	return ret;
 }
 
-/* Loads and stores */
+/* Load from and store to slots */
 static long run_touch(struct thread *t)
 {
 	const long shared = config.own * config.threads;
@@ -2771,12 +2828,15 @@ static long run_touch(struct thread *t)
 		if (s->state == FULL) {
 			own_stamp(t, s);
 		} else {
-			/* In vain, or into a page that is nobody's */
+			/*
+			 * This fails, brings a page, or writes to a page that
+			 * lingers
+			 */
 			sig = stamp_slot(slot_nr(t, s), stamp_of(slot_nr(t, s), ++t->version));
 			own_touched(t, s, !sig);
 			EXPECT(t, sig || s->lingers || s->state == FULL,
 			       "slot %ld is empty and can be written to", slot_nr(t, s));
-			/* Not all of it, maybe */
+			/* The page may have been stamped in part */
 			s->content = ANY;
 		}
 		stamp_slot(slot, stamp_of(slot, ++t->version));
@@ -2787,7 +2847,7 @@ static long run_touch(struct thread *t)
 	return 0;
 }
 
-/* A child has no region, and no right to the exmap */
+/* A child process has no region, and must not use the exmap */
 static long run_fork(struct thread *t)
 {
 	struct exmap_action_params params = { .opcode = EXMAP_OP_ALLOC, .iov_len = 1 };
@@ -2804,9 +2864,10 @@ static long run_fork(struct thread *t)
 
 	start_vecs(t);
 	/*
-	 * After that, memory is copied when it is written to. A kernel that has none
-	 * for that while it writes to a thread's rseq area ends the process, and one
-	 * that has none in the cgroup calls the OOM killer.
+	 * After fork(), memory is copied when it is written to. If an injected
+	 * failure prevents that when the kernel writes to a thread's rseq area, it
+	 * ends the process. If the cgroup has no memory left for the copy, the OOM
+	 * killer is invoked.
 	 */
 	if (config.starves || config.squeezes)
 		return -EAGAIN;
@@ -2835,7 +2896,10 @@ static long run_fork(struct thread *t)
 			_exit(5);
 		if (try_read_byte(at(t->first)) != SIGSEGV)
 			_exit(6);
-		/* It may look into its parent's memory, but gets no pages for that */
+		/*
+		 * The child may read its parent's memory, but that must not allocate
+		 * pages
+		 */
 		if (process_vm_readv(getppid(), &here, 1, &there, 1, 0) < 0 &&
 		    errno != EFAULT && errno != ESRCH && errno != EPERM /* Yama */)
 			_exit(7);
@@ -2850,7 +2914,7 @@ static long run_fork(struct thread *t)
 	return 0;
 }
 
-/* The end of the region, with calls of other threads under way */
+/* End the region while calls of other threads are under way */
 static long run_take_away(struct thread *t)
 {
 	const size_t size = config.slots * PG;
@@ -2871,12 +2935,15 @@ static long run_take_away(struct thread *t)
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 		break;
 	case 2:
-		/* Fails, but by then the region has had to go */
+		/* This fails, but only after the region has been unmapped */
 		CALL(t, mmap(world.region, size, PROT_READ, MAP_SHARED | MAP_FIXED, t->fd,
 			     EXMAP_OFF_INTERFACE(1UL << 20)));
 		return 0;
 	default:
-		/* The files first; the numbers stay in use, lest others get them */
+		/*
+		 * Close the files first. dup3() keeps their descriptors in use, so
+		 * that no open() of another thread gets them.
+		 */
 		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
 		for (i = 0; i < config.threads; i++)
 			CALL(t, dup3(fd, world.workers[i]->fd, O_CLOEXEC));
@@ -2943,7 +3010,7 @@ static const struct kind kinds[MAX_KINDS] = {
 	{ "touch", 60, run_touch },
 	{ "shrink", 1, run_shrink, { EACCES, EROFS, ENOENT } },
 	{ "fork", 2, run_fork, { EAGAIN, ENOMEM } },
-	/* Not by chance, but once in some rounds */
+	/* Never chosen at random, but made once in some rounds */
 	{ "take away", 0, run_take_away },
 };
 
@@ -3003,15 +3070,16 @@ static const struct kind *random_kind(struct thread *t)
 	}
 }
 
-/* The memory cgroup of a world */
+/* Path of the memory cgroup of a world */
 static void cgroup_of(int number, char *path, size_t size)
 {
 	snprintf(path, size, "%s/world-%d", cg.path, number);
 }
 
 /*
- * Enter the cgroup of this world or, where that is squeezed, another one, so that the
- * pages of its files are charged there and stay when memory is short.
+ * Enter the cgroup of this world. @for_files makes a squeezed world enter another
+ * cgroup, so that the pages of its files are charged there and stay when memory is
+ * short.
  */
 static void enter_cgroup(bool for_files)
 {
@@ -3028,7 +3096,7 @@ static void enter_cgroup(bool for_files)
 	EXPECT(NULL, !err, "entering %s: %s", path, strerror(-err));
 }
 
-/* Have the limits of the cgroup set for a round. All threads are at rest. */
+/* Have the parent set the limits of the cgroup. All threads must be at rest. */
 static void set_squeezed(bool squeezed)
 {
 	world.squeezed = squeezed;
@@ -3063,7 +3131,7 @@ static void *work(void *arg)
 			if (config.ending == EXIT &&
 			    __atomic_load_n(&shm->live[world.place].steps, __ATOMIC_RELAXED) >=
 			    config.end_step) {
-				/* With calls of the others under way */
+				/* Calls of the other threads are under way */
 				__atomic_fetch_add(&shm->endings[EXIT], 1, __ATOMIC_RELAXED);
 				_exit(0);
 			}
@@ -3123,15 +3191,15 @@ static void make_config(struct config *c, int number, __u64 most)
 	c->cgroup = has_cgroup && (options.cgroup || one_in(&random, 3));
 	c->squeezes = one_in(&random, 2) && c->cgroup && thrifty_weights;
 	if (c->squeezes) {
-		/* No page of the file is to be allocated later */
+		/* All pages of the file must exist before memory is short */
 		c->file_pages = c->slots;
 		c->file_cut = 0;
 	}
-	/* Files, page tables, the exmaps of run_another(), children, and what else there is */
+	/* For files, page tables, the exmaps of run_another(), children and the rest */
 	c->floor = (16L << 20) + (c->buffer + 2 * c->slots + c->threads * 4 * LIMIT) * PG;
 	c->ending = below(&random, 3);
 	all = (__u64)c->threads * c->rounds * c->steps;
-	/* Not more than is left to be done */
+	/* Plan no more steps than are left */
 	if (all > most) {
 		c->steps = most / (c->threads * c->rounds) ?: 1;
 		all = (__u64)c->threads * c->rounds * c->steps;
@@ -3143,7 +3211,7 @@ static void make_config(struct config *c, int number, __u64 most)
 	c->end_step = 1 + below(&random, all);
 }
 
-/* Pages that say where they are, up to where the file ends */
+/* Fill the backing file with the stamps of its slots, up to its end */
 static int fill_with_stamps(int fd)
 {
 	static alignas(4096) __u64 words[64][WORDS];
@@ -3157,7 +3225,10 @@ static int fill_with_stamps(int fd)
 			put_stamp(words[j], stamp_of(i + j, 1));
 		if (pwrite(fd, words, nr * PG, config.offset + i * PG) != (ssize_t)(nr * PG))
 			return -errno;
-		/* That may have gone past the page cache, which the exmap may use */
+		/*
+		 * The write may have bypassed the page cache. Fill the cache, as the
+		 * exmap may read from it.
+		 */
 		if (config.squeezes && pread(world.file_fd, words, nr * PG,
 					     config.offset + i * PG) != (ssize_t)(nr * PG))
 			return -errno;
@@ -3181,7 +3252,10 @@ static void make_file(void)
 	if (backing_is_block(config.backing))
 		config.offset = 0;
 	if (config.backing == BLOCK_BUFFERED || config.backing == BLOCK_DIRECT) {
-		/* All worlds have the same disk, and nothing ends there */
+		/*
+		 * All worlds share the disk, at different offsets. It has data for
+		 * all slots.
+		 */
 		config.file_pages = config.slots;
 		pages = config.slots;
 		config.offset = (__u64)world.place << 26;
@@ -3194,7 +3268,7 @@ static void make_file(void)
 		world.file_fd = reopen(world.file, flags);
 	if (world.file_fd >= 0)
 		return;
-	/* There is no such file here */
+	/* There is no file of this kind: use a memfd */
 	config.backing = MEMFD;
 	config.offset = 0;
 	pages = config.file_pages;
@@ -3203,7 +3277,7 @@ static void make_file(void)
 	EXPECT(NULL, world.file_fd >= 0, "no backing file: %s", strerror(errno));
 }
 
-/* False if the file cannot be that */
+/* Set the append-only flag of the file. Returns false if that is not supported. */
 static bool set_append_only(bool on)
 {
 	int flags;
@@ -3214,7 +3288,7 @@ static bool set_append_only(bool on)
 	return !ioctl(world.file, FS_IOC_SETFLAGS, &flags);
 }
 
-/* RssFile, in pages */
+/* RssFile of the process, in pages */
 static long file_rss(void)
 {
 	char text[4096], *line;
@@ -3255,7 +3329,7 @@ static void make_exmap(void)
 	struct exmap_ioctl_setup setup = {
 		.fd = world.file_fd, .max_interfaces = config.ifaces, .buffer_size = config.buffer,
 	};
-	/* Where nothing else is mapped by chance, when it is gone */
+	/* An address where nothing else is mapped by chance when the region is gone */
 	void *where = (void *)0x200000000000;
 	int err = 0, i, j;
 
@@ -3316,8 +3390,9 @@ static void make_exmap(void)
 }
 
 /*
- * RssFile counts what the pool has, free pages included, and nothing after the end of the
- * region. Reclaim of another process takes pages out of the pool first.
+ * Check that RssFile counts the pages of the pool, free pages included, and none
+ * after the end of the region. Reclaim by another process takes pages out of the
+ * pool before it updates RssFile: try for a while.
  */
 static void check_rss(bool has_region)
 {
@@ -3353,7 +3428,10 @@ static void destroy_exmap(void)
 	check_rss(false);
 }
 
-/* One opcode for all of the region: pages, or -errno with *pages before that */
+/*
+ * Carry out an opcode for all slots. Returns 0 or -errno, and the number of changed
+ * pages in *pages.
+ */
 static int all_slots(int opcode, long *pages)
 {
 	struct exmap_action_params params = {
@@ -3392,7 +3470,7 @@ static void free_all(long expected)
 	check_rss(true);
 }
 
-/* Nobody is at work: every page of the pool must be there */
+/* Check that every page of the pool is there. All threads must be at rest. */
 static void account(void)
 {
 	const long most = min_of(config.buffer, config.slots);
@@ -3407,8 +3485,9 @@ static void account(void)
 	       stats.alloc_count <= (__u64)config.buffer, "STATS: %lld of %ld pages",
 	       stats.alloc_count, config.buffer);
 	/*
-	 * A worker of the kernel may have to let go of pages that direct I/O has dirtied;
-	 * and a call that finds no page looks for a few that MADV_DONTNEED has taken out.
+	 * Try for a while: a kernel worker may still have to release pages that
+	 * direct I/O has dirtied, and a call that finds no page looks for only a few
+	 * of those that MADV_DONTNEED has taken out.
 	 */
 	for (tries = 0; tries < 2000 && pages < least; tries++) {
 		if (tries)
@@ -3447,7 +3526,7 @@ static void start_threads(void)
 		t->own = config.own;
 		t->first = config.own * i;
 		t->slots = calloc(t->own, sizeof(*t->slots));
-		/* Where there is no direct I/O, it is some other I/O */
+		/* Use buffered I/O where there is no direct I/O */
 		t->scratch = reopen(fd, O_RDWR | O_DIRECT);
 		if (t->scratch < 0)
 			t->scratch = reopen(fd, O_RDWR);
@@ -3478,14 +3557,14 @@ static int run_world(int number, int place)
 	for (i = 0; i < config.threads; i++)
 		EXPECT(NULL, !pthread_create(&world.workers[i]->thread, &attr, work,
 					     world.workers[i]), "no thread");
-	/* A page fault of the program would be refused memory as well */
+	/* In a squeezed round, the program's page faults would lack memory, too */
 	EXPECT(NULL, !config.squeezes || !mlockall(MCL_CURRENT), "mlockall: %s", strerror(errno));
 	make_exmap();
 	for (world.round = 0; world.round < config.rounds; world.round++) {
 		world.ends = one_in(&random, 3) ? below(&random, config.threads) : -1;
 		world.ends_at = below(&random, config.steps);
 		if (config.squeezes && one_in(&random, 2)) {
-			/* The end of a region takes memory for what the kernel knows of VMAs */
+			/* Unmapping a region needs memory for the kernel's VMA tree */
 			world.ends = -1;
 			set_squeezed(true);
 		}
@@ -3512,20 +3591,20 @@ static int run_world(int number, int place)
 	return 0;
 }
 
-/* All worlds */
+/* The parent process, which runs all worlds */
 
 static struct child {
 	pid_t pid;
 	int number;
 	struct config config;
 	bool killed;
-	bool is_high;		/* memory.high is lower than it should be for long */
+	bool is_high;		/* memory.high is low, for a short time only */
 	__u64 random;		/* for the limits of its cgroup */
-	__u64 seen;		/* steps, when it was last looked at */
+	__u64 seen;		/* steps when it was last found to make progress */
 	time_t since;
 } children[MAX_PROCESSES];
 
-/* Worlds that have ended, whose cgroup is still to be looked at */
+/* Worlds that have ended, and whose cgroup is still to be checked and removed */
 static struct child ended[MAX_ENDED];
 static int nr_ended;
 
@@ -3539,7 +3618,10 @@ static long cgroup_value(const struct child *c, const char *name, const char *ke
 	return key ? cgroup_read_key(path, name, key) : cgroup_read(path, name);
 }
 
-/* Set a limit. Nobody is made to give back what is beyond it, nor killed for that. */
+/*
+ * Set a limit, or reclaim memory. O_NONBLOCK: the kernel does not reclaim or kill
+ * because usage exceeds a new limit.
+ */
 static void set_limit(const struct child *c, const char *name, long bytes)
 {
 	char path[192], text[32];
@@ -3549,7 +3631,7 @@ static void set_limit(const struct child *c, const char *name, long bytes)
 	snprintf(path + strlen(path), sizeof(path) - strlen(path), "/%s", name);
 	snprintf(text, sizeof(text), "%ld", bytes);
 	fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-	/* memory.reclaim answers EAGAIN where it did not get as much */
+	/* memory.reclaim fails with EAGAIN if it has reclaimed less than requested */
 	if (fd < 0 || (write(fd, text, strlen(text)) < 0 && errno != EAGAIN))
 		ksft_exit_fail_msg("%s: %s\n", path, strerror(errno));
 	close(fd);
@@ -3567,7 +3649,7 @@ static void make_cgroup(struct child *c)
 	shm->cgroups++;
 }
 
-/* Move the limits of a world, or set them for its next round */
+/* Change the limits of a world at random, or set them for its next round */
 static void move_limits(struct child *c, int place)
 {
 	const bool squeeze = __atomic_load_n(&shm->live[place].wants_squeeze, __ATOMIC_SEQ_CST);
@@ -3575,7 +3657,10 @@ static void move_limits(struct child *c, int place)
 	const long floor = c->config.floor, now = cgroup_value(c, "memory.current", NULL);
 
 	if (c->is_high || (squeeze && !is)) {
-		/* Not for long: beyond it, threads are put to sleep */
+		/*
+		 * A low memory.high must not last: the kernel puts threads that
+		 * exceed it to sleep
+		 */
 		set_limit(c, "memory.high", 16 * floor);
 		c->is_high = false;
 	}
@@ -3644,8 +3729,9 @@ static void note(const struct child *c, int place, const char *what, int value)
 }
 
 /*
- * The cgroup of a world that has ended: no process may be left, and nothing mapped, once
- * the kernel has added up what the CPUs have counted. False if that is to be awaited.
+ * Check and remove the cgroup of a world that has ended. It must have no process,
+ * and no mapped page once the kernel has summed up its per-CPU counters. Returns
+ * false if the caller has to wait for that.
  */
 static bool bury(const struct child *c)
 {
@@ -3677,7 +3763,7 @@ static void bury_ended(void)
 			ended[i--] = ended[--nr_ended];
 }
 
-/* Look after a world. False if there is none any more. */
+/* Look after a world. Returns false if it has ended. */
 static bool attend(struct child *c, int place)
 {
 	const __u64 steps = __atomic_load_n(&shm->live[place].steps, __ATOMIC_RELAXED);
@@ -3752,7 +3838,7 @@ static void run_worlds(void)
 			alive++;
 			break;
 		}
-		/* Whoever waits for somebody who has failed */
+		/* After a failure, end all other worlds, which may be waiting */
 		for (place = 0; shm->failed == 2 && place < options.processes; place++)
 			if (children[place].pid) {
 				children[place].killed = true;
@@ -3820,8 +3906,8 @@ static bool is_wanted(const char *name)
 static const char usage[] =
 	"usage: fuzz [--steps N] [--seconds T] [--seed S (0: random)] [--threads N]\n"
 	"            [--processes N] [--world N (only that)] [--only call,call] [--verbose]\n"
-	"            [--kill N (so many worlds, each of them killed soon)]\n"
-	"            [--cgroup (all worlds in a memory cgroup, not a third of them)]\n"
+	"            [--kill N (run N worlds and kill each of them soon)]\n"
+	"            [--cgroup (all worlds in a memory cgroup, instead of a third)]\n"
 	"calls:";
 
 static void parse(int argc, char **argv)
@@ -3897,12 +3983,12 @@ static void parse(int argc, char **argv)
 		thrifty_weights += kinds[i].thrifty ? weights[i] : 0;
 	}
 	if (!all_weights) {
-		fprintf(stderr, "fuzz: no call is called '%s'\n", options.only);
+		fprintf(stderr, "fuzz: no call is named '%s'\n", options.only);
 		exit(2);
 	}
 }
 
-/* False, and said why, if there are to be no cgroups */
+/* Returns false, and prints why, if there will be no cgroups */
 static bool start_cgroups(void)
 {
 	const char *missing = cgroup_create(&cg);
@@ -3913,7 +3999,10 @@ static bool start_cgroups(void)
 		missing = "no memory cgroups in a cgroup";
 	if (!missing && mkdir(path, 0755))
 		missing = "no further cgroup";
-	/* Lest pages of the program are charged to a world, and mapped when that has ended */
+	/*
+	 * Lock the program's pages, or some would be charged to a world and stay
+	 * mapped after its end
+	 */
 	if (!missing && mlockall(MCL_CURRENT))
 		missing = "memory cannot be locked";
 	if (!missing)
@@ -3928,7 +4017,7 @@ static void end_cgroups(void)
 
 	snprintf(path, sizeof(path), "%s/files", cg.path);
 	if (rmdir(path) || cgroup_destroy(&cg))
-		printf("# a cgroup stays: %s\n", strerror(errno));
+		printf("# a cgroup cannot be removed: %s\n", strerror(errno));
 }
 
 int main(int argc, char **argv)
@@ -3965,7 +4054,7 @@ int main(int argc, char **argv)
 		printf("# %s", shm->text);
 	never = print_statistics();
 	ksft_test_result(!shm->failed, "every answer and every page as it must be\n");
-	/* Seldom ones need many steps */
+	/* Rare calls need many steps */
 	few = steps_done < ENOUGH || options.only || options.world >= 0 || shm->failed;
 	ksft_test_result(few || !never, "every call has done something%s\n",
 			 few ? ", or there was not time enough" : "");

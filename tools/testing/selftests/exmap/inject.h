@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Allocations of a thread that fail on purpose: the kernel's fault injection */
+/* Let allocations of a thread fail, with the kernel's fault injection */
 #ifndef EXMAP_TEST_INJECT_H
 #define EXMAP_TEST_INJECT_H
 
 #include "common.h"
 
-/* Write to a file below /sys/kernel/debug; 0 or -errno */
+/* Write to a file below /sys/kernel/debug. Returns 0 or -errno. */
 static inline int inject_set(const char *name, const char *value)
 {
 	char path[96];
@@ -21,10 +21,10 @@ static inline int inject_set(const char *name, const char *value)
 	return ret;
 }
 
-/* Of this thread: the allocation that fails, and whether those of pages may fail */
+/* fail-nth and make-it-fail of this thread, in /proc */
 static __thread int inject_nth_fd = -1, inject_pages_fd = -1;
 
-/* Once in each thread that wants allocations to fail */
+/* Must be called once by each thread that injects failures */
 static inline bool inject_open(void)
 {
 	inject_nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
@@ -32,7 +32,10 @@ static inline bool inject_open(void)
 	return inject_nth_fd >= 0 && inject_pages_fd >= 0;
 }
 
-/* Once, before. False if there is no fault injection, or no right to use it. */
+/*
+ * Prepare fault injection, before any inject_open(). Returns false if the kernel has
+ * none, or the caller may not use it.
+ */
 static inline bool inject_begin(void)
 {
 	return !inject_set("failslab/ignore-gfp-wait", "N") &&
@@ -60,13 +63,13 @@ static inline void inject_put(int fd, int value)
 		abort();
 }
 
-/* From now on: the allocation that fails, 0 for none */
+/* Let the @nth allocation from now on fail, or none if @nth is 0 */
 static inline void inject_nth(int nth)
 {
 	inject_put(inject_nth_fd, nth);
 }
 
-/* Has it failed? */
+/* Whether the allocation chosen by inject_nth() has failed */
 static inline bool inject_nth_failed(void)
 {
 	char text[16] = "";
@@ -76,7 +79,7 @@ static inline bool inject_nth_failed(void)
 	return !atoi(text);
 }
 
-/* From now on: whether allocations of pages may fail, as fail_page_alloc/ says */
+/* Set whether page allocations of this thread fail as fail_page_alloc/ says */
 static inline void inject_pages(bool on)
 {
 	inject_put(inject_pages_fd, on);

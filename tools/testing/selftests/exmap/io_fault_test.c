@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * READ and WRITE when things go wrong: bad sectors, files that become shorter,
- * disks that disappear, signals; what the failed vectors say, and that neither
- * pages get lost nor content gets where it does not belong.
+ * READ and WRITE under failures: bad sectors, truncated files, disks that disappear,
+ * requests that time out, and signals. Failed vectors must report the right error, no
+ * page may be lost, and no content may appear where it does not belong.
  */
 #include "common.h"
 
@@ -19,14 +19,14 @@ FIXTURE(bad) {
 
 FIXTURE_VARIANT(bad) {
 	bool buffered;
-	__u64 flags;		/* of SETUP2 */
+	__u64 flags;		/* of struct exmap_setup2 */
 };
 
 FIXTURE_VARIANT_ADD(bad, direct) {};
 FIXTURE_VARIANT_ADD(bad, direct_deferred) { .flags = EXMAP_SETUP_DEFERRED };
 FIXTURE_VARIANT_ADD(bad, buffered) { .buffered = true };
 
-/* The last sector of a page, so that there is something before it */
+/* Mark the last sector of a page bad, or good again; the sectors before it stay good */
 static int set_bad(struct nullb *disk, int page, bool bad)
 {
 	char range[64];
@@ -35,7 +35,7 @@ static int set_bad(struct nullb *disk, int page, bool bad)
 	return nullb_set(disk, "badblocks", range);
 }
 
-/* Memory of the system that has something in it, for whoever gets it next */
+/* Leave stale content in free memory, so that a page that is not cleared shows */
 static void soil_memory(void)
 {
 	size_t size = 16 << 20;
@@ -49,7 +49,7 @@ static void soil_memory(void)
 
 FIXTURE_SETUP(bad)
 {
-	/* What comes before the bad sector is transferred */
+	/* Let the disk transfer the sectors before a bad one */
 	static const char * const attributes[] = { "badblocks_partial_io", "1", NULL };
 	struct exmap_setup2 setup = { .flags = variant->flags };
 
@@ -63,7 +63,7 @@ FIXTURE_SETUP(bad)
 	self->backing = open(self->disk.path,
 			     O_RDWR | O_CLOEXEC | (variant->buffered ? 0 : O_DIRECT));
 	ASSERT_LE(0, self->backing);
-	/* Pages that are read ahead together need not all be good */
+	/* No readahead: a bad page could fail together with good ones */
 	if (variant->buffered)
 		posix_fadvise(self->backing, 0, 0, POSIX_FADV_RANDOM);
 	setup.fd = self->backing;
@@ -85,7 +85,7 @@ FIXTURE_TEARDOWN(bad)
 	nullb_destroy(&self->disk);
 }
 
-/* Neighbours in one call go to the disk together; errors are still their own */
+/* Adjacent pages go to the disk together, but an error affects only its own vector */
 TEST_F(bad, read_vectors)
 {
 	struct exmap *ex = &self->ex;
@@ -121,7 +121,7 @@ TEST_F(bad, read_vectors)
 		EXPECT_TRUE(i < 20 ? there : i < 22 ? !there : true);
 		EXPECT_TRUE(!there || page_is(page_at(ex, i), i));
 	}
-	/* It has been repaired */
+	/* A slot can be read once its sector has been repaired */
 	EXPECT_EQ(0, set_bad(&self->disk, 10, false));
 	EXPECT_EQ(1, ex_one(ex, 1, EXMAP_OP_READ, 10, 1));
 	EXPECT_TRUE(page_is(page_at(ex, 10), 10));
@@ -148,7 +148,7 @@ TEST_F(bad, pread_prefix)
 	EXPECT_FALSE(present(page_at(ex, 20)));
 }
 
-/* No failure turns into zeroes, nor into silence */
+/* EXMAP_VEC_ZERO must not mistake a read error for the end of the file */
 TEST_F(bad, not_taken_for_the_end)
 {
 	struct exmap *ex = &self->ex;
@@ -170,7 +170,7 @@ TEST_F(bad, in_place)
 	EXPECT_EQ(-EIO, ex_vec_one(ex, 0, EXMAP_OP_READ, 7, 8, EXMAP_VEC_REPLACE));
 	for (i = 7; i < 10; i++)
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
-	/* It stays, whatever is in it, and can be freed */
+	/* The pages stay mapped, with whatever content, and can be freed */
 	EXPECT_EQ(8, count_present(ex, 0, FILE_PAGES));
 	EXPECT_EQ(8, ex_free(ex, 1, 7, 8));
 }
@@ -183,11 +183,11 @@ TEST_F(bad, write)
 	int i, round;
 
 	if (variant->buffered)
-		SKIP(return, "errors come later");
+		SKIP(return, "buffered writes report errors later");
 	ASSERT_EQ(8, ex_alloc(ex, 0, 7, 8));
 	for (i = 7; i < 15; i++)
 		make_page((__u64 *)page_at(ex, i), NEW(i));
-	/* What could not be written is dirty again, as often as it is tried */
+	/* A page that could not be written is dirty again after each attempt */
 	for (round = 0; round < 3; round++) {
 		for (i = 0; i < 8; i++)
 			vecs[i] = ex_vec(EXMAP_OP_WRITE, 7 + i, 1, EXMAP_VEC_DIRTY);
@@ -209,14 +209,14 @@ TEST_F(bad, write)
 	EXPECT_EQ(0, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 7, 8, EXMAP_VEC_DIRTY));
 }
 
-/* Dirty is what the content of the slot is, not what became of its page */
+/* A page that was freed while dirty must be clean after the READ that reuses it */
 TEST_F(bad, dirty_page_freed)
 {
 	struct exmap *ex = &self->ex;
 	int i;
 
 	if (variant->buffered)
-		SKIP(return, "errors come later");
+		SKIP(return, "buffered writes report errors later");
 	ASSERT_EQ(1, ex_alloc(ex, 0, 10, 1));
 	make_page((__u64 *)page_at(ex, 10), NEW(10));
 	EXPECT_EQ(-EIO, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 10, 1, EXMAP_VEC_DIRTY));
@@ -227,7 +227,7 @@ TEST_F(bad, dirty_page_freed)
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
 }
 
-/* Pages that a read has begun to fill come back as pages of zeroes */
+/* A page that a failed READ has partly filled is cleared before it is used again */
 TEST_F(bad, nothing_leaks_from_failed_reads)
 {
 	struct exmap *ex = &self->ex;
@@ -264,7 +264,7 @@ TEST_F_TIMEOUT(bad, disk_disappears, SLOW)
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
 }
 
-/* Requests that get no answer, until the kernel has waited long enough */
+/* The disk does not answer requests, and the kernel lets them time out */
 TEST_F_TIMEOUT(bad, requests_time_out, SLOW)
 {
 	const int err = variant->buffered ? -EIO : -ETIMEDOUT;
@@ -278,7 +278,7 @@ TEST_F_TIMEOUT(bad, requests_time_out, SLOW)
 	EXPECT_EQ(err, ex_pread(ex->fd, 1, EXMAP_OP_READ, page_at(ex, 2), 2 * PG));
 	EXPECT_EQ(0, count_present(ex, 0, 10));
 	EXPECT_GT(0, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 31, 1, EXMAP_VEC_DSYNC));
-	/* Not written, so dirty; and once there are answers, all is well */
+	/* The page is still dirty, and is written when the disk answers again */
 	ASSERT_EQ(0, nullb_time_out(&self->disk, "0", "30000"));
 	if (!variant->buffered) {
 		EXPECT_TRUE(file_has(self->fd, 31, 31));
@@ -290,7 +290,7 @@ TEST_F_TIMEOUT(bad, requests_time_out, SLOW)
 	EXPECT_TRUE(page_is(page_at(ex, 3), 3));
 }
 
-/* The same for the end of a file, and for what could not be read at once */
+/* READs at the end of a file or with RWF_NOWAIT must not expose stale memory */
 
 TEST(nothing_leaks_from_short_reads)
 {
@@ -329,17 +329,17 @@ TEST(nothing_leaks_from_short_reads)
 	}
 }
 
-/* Load, in threads, while something else happens. They look at what they get. */
+/* Threads that read and write pages and check their content while failures happen */
 
 struct load {
 	int stop;
-	bool may_fail;		/* with an error, and read zeroes */
+	bool may_fail;		/* calls may fail, and pages may hold zeroes */
 	int calls;
 	int signals;
 };
 
 #define LOADERS		4
-#define SLOTS		10	/* of each */
+#define SLOTS		10	/* per thread */
 
 static bool word_fits(const void *addr, long page, bool may_fail)
 {
@@ -394,7 +394,7 @@ static void *load(void *arg)
 			if (present(page_at(ex, i)) &&
 			    BROKE(w, !word_fits(page_at(ex, i), i, load->may_fail), i))
 				return NULL;
-		/* Back to where it came from; a file that has shrunk does not grow */
+		/* Write pages back, but do not make a truncated file grow */
 		if (!load->may_fail) {
 			ret = ex_vec_one(ex, w->index, EXMAP_OP_WRITE, first + 4, 3, 0);
 			if (BROKE(w, ret != 3, ret))
@@ -412,7 +412,7 @@ static void wait_for_calls(struct load *load, int more)
 {
 	int until = __atomic_load_n(&load->calls, __ATOMIC_SEQ_CST) + more, i;
 
-	/* They may all have stopped */
+	/* Give up after 30 seconds: all threads may have stopped */
 	for (i = 0; i < 30000; i++) {
 		if (__atomic_load_n(&load->calls, __ATOMIC_SEQ_CST) >= until)
 			return;
@@ -530,7 +530,7 @@ static void count_signal(int sig)
 	__atomic_add_fetch(&signals, 1, __ATOMIC_SEQ_CST);
 }
 
-/* Calls wait for what they have begun: nobody gets EINTR, or half of it */
+/* A signal does not interrupt transfers: no call fails with EINTR or returns early */
 TEST_F_TIMEOUT(trouble, signals_under_load, SLOW)
 {
 	struct sigaction action = { .sa_handler = count_signal };
@@ -600,7 +600,7 @@ TEST_F_TIMEOUT(trouble, killed_under_load, SLOW)
 		kill(pid, SIGKILL);
 		EXPECT_EQ(128 + SIGKILL, wait_child(pid));
 	}
-	/* The disk is as it was */
+	/* The content of the disk is unchanged */
 	for (i = 0; i < 64; i++)
 		EXPECT_TRUE(file_has(fd, i, i));
 	close(fd);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * READ and WRITE: in the vectors of an interface, in calls with an opcode in
- * each vector, and as preadv() and pwritev() of the exmap; all opcodes, flags
- * and errors, on every kind of backing file.
+ * READ and WRITE through the vectors of an interface, through EXMAP_IOCTL_VECTORS,
+ * and as preadv() and pwritev() on the exmap, with all flags and errors and on every
+ * kind of backing file.
  */
 #include "common.h"
 
@@ -10,18 +10,18 @@
 
 #define FILE_PAGES	1024
 #define BUFFER		600
-#define CLEAN_AREA	100	/* pages that no test writes to */
+#define CLEAN_AREA	100	/* pages before those of manage_buffer() */
 
 FIXTURE(io) {
 	struct exmap ex;
-	int fd;			/* the file, opened for something else */
+	int fd;			/* of the file, to prepare and check it */
 	int backing;
 	long end;		/* first page that is not in the file */
 };
 
 FIXTURE_VARIANT(io) {
 	enum backing backing;
-	__u64 flags;		/* of SETUP2 */
+	__u64 flags;		/* of struct exmap_setup2 */
 };
 
 FIXTURE_VARIANT_ADD(io, memfd) { .backing = MEMFD };
@@ -51,7 +51,7 @@ FIXTURE_SETUP(io)
 	self->backing = make_backing(_metadata, variant->backing, FILE_PAGES, &self->fd,
 				     &self->end);
 	if (self->backing < 0)
-		SKIP(return, "no such file here");
+		SKIP(return, "no backing file of this kind");
 	setup.fd = self->backing;
 	exmap_create2(_metadata, &self->ex, setup, 4, BUFFER, self->end + 64);
 }
@@ -60,7 +60,7 @@ FIXTURE_TEARDOWN(io)
 {
 	struct exmap *ex = &self->ex;
 
-	/* Nothing read, written, failed or raced has cost the pool a page */
+	/* No test may lose a page: the whole pool must be available again */
 	EXPECT_LE(0, ex_drain(ex, 0, 0, FILE_PAGES));
 	EXPECT_LE(0, ex_drain(ex, 0, self->end - 64, 128));
 	EXPECT_EQ(BUFFER, ex_fill(ex, 1, 0));
@@ -69,7 +69,7 @@ FIXTURE_TEARDOWN(io)
 	close(self->backing);
 }
 
-/* Every page of the pool has something in it */
+/* Leave stale content in every page of the pool */
 static void soil(struct __test_metadata *_metadata, struct exmap *ex)
 {
 	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
@@ -77,7 +77,7 @@ static void soil(struct __test_metadata *_metadata, struct exmap *ex)
 	ASSERT_EQ(BUFFER, ex_drain(ex, 0, 0, BUFFER));
 }
 
-/* Vectors of an interface */
+/* Vectors of an interface (EXMAP_IOCTL_ACTION) */
 
 TEST_F(io, action_read)
 {
@@ -86,7 +86,7 @@ TEST_F(io, action_read)
 	int i, j;
 
 	soil(_metadata, ex);
-	/* Resident pages are left alone, and not counted */
+	/* READ must neither overwrite nor count resident pages */
 	for (i = 0; i < 20; i++) {
 		ASSERT_EQ(1, ex_alloc(ex, 0, i * 30 + 1, 1));
 		stamp_page(page_at(ex, i * 30 + 1), i);
@@ -104,7 +104,7 @@ TEST_F(io, action_read)
 		}
 		EXPECT_FALSE(j % 30 != 1 && present(page_at(ex, j)));
 	}
-	/* Once more: all is there */
+	/* A second READ finds all slots resident */
 	EXPECT_EQ(0, ex_one(ex, 1, EXMAP_OP_READ, 0, 3 - 1 - 1));
 	EXPECT_EQ(0, ex_one(ex, 2, EXMAP_OP_READ, 42, 4));
 }
@@ -124,12 +124,12 @@ TEST_F(io, action_write)
 	for (i = 0; i < 200; i++) {
 		EXPECT_EQ(i / 4 % 4, iov[i / 4].pages);
 		EXPECT_EQ(0, iov[i / 4].res);
-		/* It stays mapped, as it is */
+		/* WRITE leaves the page mapped and unchanged */
 		EXPECT_TRUE(page_is(page_at(ex, 200 + i), NEW(200 + i)));
 		EXPECT_TRUE(file_has(self->fd, 200 + i,
 				     i % 4 < i / 4 % 4 ? NEW(200 + i) : 200 + i));
 	}
-	/* Comes back as it was written */
+	/* A READ after FREE returns what was written */
 	ASSERT_EQ(200, ex_free(ex, 0, 200, 200));
 	ASSERT_EQ(200, ex_one(ex, 0, EXMAP_OP_READ, 200, 200));
 	for (i = 0; i < 200; i++)
@@ -147,8 +147,8 @@ TEST_F(io, action_errors)
 	ASSERT_EQ(3, ex_alloc(ex, 1, 10, 3));
 	for (i = 10; i < 13; i++)
 		renew(ex, i);
-	set_vec(ex, 0, 0, 9, 2);		/* the first slot has no page */
-	set_vec(ex, 0, 1, 10, 5);		/* the fourth has none */
+	set_vec(ex, 0, 0, 9, 2);		/* the first slot is empty */
+	set_vec(ex, 0, 1, 10, 5);		/* the fourth slot is empty */
 	set_vec(ex, 0, 2, ex->pages, 1);
 	set_vec(ex, 0, 3, ex->pages - 1, 2);
 	set_vec(ex, 0, 4, ex->pages, 0);
@@ -206,7 +206,7 @@ TEST_F(io, action_read_from_an_empty_pool)
 	EXPECT_TRUE(page_is(page_at(ex, 701), 701));
 	EXPECT_EQ(2, count_present(ex, 600, 300));
 
-	/* Nothing done: the vectors are still the program's */
+	/* A call that fails without having changed anything leaves its vectors alone */
 	set_vec(ex, 1, 0, 5, 1);
 	set_vec(ex, 1, 1, 700, 5);
 	EXPECT_EQ(-ENOMEM, ex_action(ex->fd, 1, EXMAP_OP_READ, 2));
@@ -216,7 +216,7 @@ TEST_F(io, action_read_from_an_empty_pool)
 	EXPECT_EQ(5, (int)iov[1].len);
 }
 
-/* More than goes in one round, of pages that are not neighbours, and resident */
+/* More pages than one round of transfers takes, with gaps and resident pages */
 
 TEST_F(io, read_in_many_rounds)
 {
@@ -230,7 +230,10 @@ TEST_F(io, read_in_many_rounds)
 		ASSERT_EQ(1, ex_alloc(ex, 0, i, 1));
 		stamp_page(page_at(ex, i), i);
 	}
-	/* As long as the call lasts, a slot that two vectors want takes two pages */
+	/*
+	 * The vectors overlap in 30 slots. Each of these takes two pages of the pool
+	 * until the call is over.
+	 */
 	vecs[0] = ex_vec(EXMAP_OP_READ, 0, 530, 0);
 	vecs[1] = ex_vec(EXMAP_OP_READ, 500, 40, 0);
 	ASSERT_EQ(0, ex_vectors(ex, 1, vecs, r, 2));
@@ -281,7 +284,7 @@ TEST_F(io, many_scattered_vectors)
 
 	for (round = 0; round < 2; round++) {
 		for (i = 0; i < 590; i++) {
-			/* A permutation of some pages */
+			/* Distinct pages in scattered order */
 			int page = i * 7 % 1021;
 
 			vecs[i] = ex_vec(EXMAP_OP_READ, page, 1, 0);
@@ -319,12 +322,12 @@ TEST_F(io, read_replaces)
 	EXPECT_EQ(50, ex_vec_one(ex, 1, EXMAP_OP_READ, 100, 50, EXMAP_VEC_REPLACE));
 	for (i = 100; i < 150; i++)
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
-	/* In place: it does not take a page of the pool */
+	/* Empty the pool: reading in place must not need a page from it */
 	EXPECT_EQ(BUFFER - 50, ex_alloc(ex, 0, 150, BUFFER - 50));
 	memset(page_at(ex, 101), 0xee, PG);
 	EXPECT_EQ(50, ex_vec_one(ex, 1, EXMAP_OP_READ, 100, 50, EXMAP_VEC_REPLACE));
 	EXPECT_TRUE(page_is(page_at(ex, 101), 101));
-	/* It is over, and so is EBUSY */
+	/* Once the READ is complete, FREE no longer fails with EBUSY */
 	EXPECT_EQ(50, ex_free(ex, 2, 100, 50));
 }
 
@@ -343,7 +346,7 @@ TEST_F(io, read_past_the_end)
 	EXPECT_TRUE(all_zero(page_at(ex, end), 20 * PG));
 	EXPECT_EQ(30, ex_drain(ex, 0, end - 10, 30));
 
-	/* In place as well */
+	/* Pages read in place past the end are cleared only with EXMAP_VEC_ZERO */
 	ASSERT_EQ(2, ex_alloc(ex, 0, end, 2));
 	memset(page_at(ex, end), 0xee, 2 * PG);
 	EXPECT_EQ(-ENODATA, ex_vec_one(ex, 0, EXMAP_OP_READ, end, 2, EXMAP_VEC_REPLACE));
@@ -352,7 +355,7 @@ TEST_F(io, read_past_the_end)
 				EXMAP_VEC_REPLACE | EXMAP_VEC_ZERO));
 	EXPECT_TRUE(all_zero(page_at(ex, end), 2 * PG));
 
-	/* Neighbours, of which only some want zeroes */
+	/* Adjacent vectors, only some of them with EXMAP_VEC_ZERO */
 	EXPECT_EQ(2, ex_drain(ex, 0, end, 2));
 	vecs[0] = ex_vec(EXMAP_OP_READ, end - 1, 1, EXMAP_VEC_ZERO);
 	vecs[1] = ex_vec(EXMAP_OP_READ, end, 1, 0);
@@ -407,7 +410,7 @@ TEST_F(io, files_grow_by_writes)
 	ASSERT_EQ(60, ex_alloc(ex, 0, 90, 60));
 	for (i = 90; i < 150; i++)
 		renew(ex, i);
-	/* Whole pages, also where the file ends, and beyond */
+	/* WRITE stores whole pages, also at the end of the file and beyond it */
 	EXPECT_EQ(5, ex_one(ex, 0, EXMAP_OP_WRITE, 100, 5));
 	ASSERT_EQ(0, fstat(self->fd, &stat));
 	EXPECT_EQ(105 * PG, (unsigned long)stat.st_size);
@@ -444,7 +447,7 @@ TEST_F(io, flags_that_are_not_for_it)
 					expected = opcode == EXMAP_OP_WRITE ||
 						   flag == EXMAP_VEC_REPLACE;
 			EXPECT_EQ(expected, ex_vec_one(ex, 0, opcode, 5, 1, flag));
-			/* Refused even where there is nothing to do */
+			/* A bad flag is refused even in a vector of length 0 */
 			if (expected < 0)
 				EXPECT_EQ(expected, ex_vec_one(ex, 0, opcode, 5, 0, flag));
 		}
@@ -458,7 +461,7 @@ TEST_F(io, dirty)
 	struct exmap *ex = &self->ex;
 	int i;
 
-	/* What was read is clean, what was allocated is not */
+	/* A page is clean after READ and dirty after ALLOC */
 	ASSERT_EQ(20, ex_one(ex, 0, EXMAP_OP_READ, 0, 20));
 	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 20, EXMAP_VEC_DIRTY));
 	ASSERT_EQ(1, ex_alloc(ex, 0, 20, 1));
@@ -473,19 +476,19 @@ TEST_F(io, dirty)
 		EXPECT_EQ(1, ex_vec_one(ex, i % 4, EXMAP_OP_WRITE, 0, 21, flags[i % 2]));
 		EXPECT_TRUE(file_has(self->fd, page, 2000 + i));
 	}
-	/* Reads of the program do not make it dirty, nor does looking */
+	/* A system call that reads from a page does not make it dirty */
 	EXPECT_EQ(21, count_present(ex, 0, 21));
 	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
 
-	/* Without the flag all is written, and stays as dirty as it was */
+	/* Without EXMAP_VEC_DIRTY, all pages are written and dirty pages stay dirty */
 	renew(ex, 3);
 	EXPECT_EQ(21, ex_one(ex, 0, EXMAP_OP_WRITE, 0, 21));
 	EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
 
-	/* What system calls and devices put there counts */
+	/* A page is dirty after a system call or a device has written to it */
 	ASSERT_EQ((ssize_t)PG, pread(self->fd, page_at(ex, 7), PG, 300 * PG));
 	if (is_user_mode_linux())
-		SKIP(return, "whose copy_to_user() does not mark pages as dirty");
+		SKIP(return, "User-mode Linux: copy_to_user() does not dirty pages");
 	EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
 	EXPECT_TRUE(file_has(self->fd, 7, 300));
 	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
@@ -494,7 +497,7 @@ TEST_F(io, dirty)
 	EXPECT_EQ(0, ex_vec_one(ex, 1, EXMAP_OP_WRITE, 0, 21, EXMAP_VEC_DIRTY));
 }
 
-/* Dirty by another CPU at any moment: the last thing that it wrote is written */
+/* While other CPUs keep dirtying pages, no last value of theirs may be missed */
 #define DIRTIERS	3
 
 static void *keep_dirtying(void *arg)
@@ -536,7 +539,7 @@ TEST_F_TIMEOUT(io, dirty_by_others_meanwhile, SLOW)
 	}
 }
 
-/* Many things in one call */
+/* Several operations in one call */
 
 TEST_F(io, free_then_read_in_one_call)
 {
@@ -552,7 +555,7 @@ TEST_F(io, free_then_read_in_one_call)
 		int from = round % 2 ? 640 : 0, to = 640 - from;
 
 		for (i = 0; i < 64; i++) {
-			/* In turns, and all of one before all of the other */
+			/* Alternate FREE and READ, or put all FREEs first */
 			int f = round % 4 < 2 ? 2 * i : i, n = round % 4 < 2 ? f + 1 : i + 64;
 
 			vecs[f] = ex_vec(EXMAP_OP_FREE, from + i * 5, 1, 0);
@@ -579,10 +582,13 @@ TEST_F(io, all_opcodes_in_one_call)
 	renew(ex, 0);
 	renew(ex, 1);
 	renew(ex, 2);
-	/* What is written may be freed in the same call */
+	/* One call may write a page and free it */
 	vecs[0] = ex_vec(EXMAP_OP_WRITE, 0, 2, 0);
 	vecs[1] = ex_vec(EXMAP_OP_FREE, 0, 2, 0);
-	/* A page under WRITE comes back when that is over: take another */
+	/*
+	 * A page freed under WRITE returns to the pool when the WRITE is complete, so
+	 * the READs and the ALLOC need five other pages.
+	 */
 	vecs[2] = ex_vec(EXMAP_OP_FREE, 10, 5, 0);
 	vecs[3] = ex_vec(EXMAP_OP_READ, 700, 3, 0);
 	vecs[4] = ex_vec(EXMAP_OP_ALLOC, 800, 1, 0);
@@ -595,7 +601,7 @@ TEST_F(io, all_opcodes_in_one_call)
 	EXPECT_EQ(5, r[2].pages);
 	EXPECT_EQ(3, r[3].pages);
 	EXPECT_EQ(1, r[4].pages);
-	/* Everything that reads is in flight together */
+	/* The READ of slot 701 is still in flight when the FREE finds it */
 	EXPECT_EQ(-EBUSY, r[5].res);
 	EXPECT_EQ(0, r[5].pages);
 	EXPECT_EQ(1, r[6].pages);
@@ -624,7 +630,7 @@ TEST_F(io, same_slot_twice_in_one_call)
 	EXPECT_EQ(4, total);
 	for (i = 10; i < 14; i++)
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
-	/* In place, from two vectors */
+	/* Overlapping vectors read the same slots in place */
 	memset(page_at(ex, 10), 0xee, 4 * PG);
 	for (i = 0; i < 4; i++)
 		vecs[i].flags = EXMAP_VEC_REPLACE;
@@ -635,14 +641,14 @@ TEST_F(io, same_slot_twice_in_one_call)
 		EXPECT_EQ(3, r[i].pages);
 	EXPECT_EQ(4, ex_free(ex, 1, 10, 4));
 
-	/* A page that comes first stays, and nothing is read into it */
+	/* ALLOC fills the slot while the READ is in flight, and the READ is dropped */
 	vecs[0] = ex_vec(EXMAP_OP_READ, 20, 1, 0);
 	vecs[1] = ex_vec(EXMAP_OP_ALLOC, 20, 1, EXMAP_VEC_ZERO);
 	ASSERT_EQ(0, ex_vectors(ex, 0, vecs, r, 2));
 	EXPECT_EQ(0, r[0].pages);
 	EXPECT_EQ(1, r[1].pages);
 	EXPECT_TRUE(all_zero(page_at(ex, 20), PG));
-	/* Writes of one page, the same content */
+	/* Two vectors write the same page */
 	vecs[0] = ex_vec(EXMAP_OP_WRITE, 20, 1, 0);
 	vecs[1] = ex_vec(EXMAP_OP_WRITE, 20, 1, 0);
 	renew(ex, 20);
@@ -655,14 +661,14 @@ TEST_F(io, a_page_is_there_once)
 	struct exmap *ex = &self->ex;
 	int i, round;
 
-	/* The pool is exactly as large as what is read, through all interfaces */
+	/* Read exactly as many pages as the pool has, spread over all interfaces */
 	for (round = 0; round < 8; round++) {
 		for (i = 0; i < 4; i++)
 			ASSERT_EQ(150, ex_one(ex, (i + round) % 4, EXMAP_OP_READ, i * 150, 150));
 		EXPECT_EQ(-ENOMEM, ex_alloc(ex, round % 4, 1000, 1));
 		for (i = 0; i < 600; i++)
 			EXPECT_TRUE(page_is(page_at(ex, i), i));
-		/* Each has memory of its own */
+		/* No two slots share a page */
 		for (i = 0; i < 600; i++)
 			stamp_page(page_at(ex, i), i);
 		for (i = 0; i < 600; i++)
@@ -696,7 +702,7 @@ TEST_F(io, pwritev)
 	ASSERT_EQ((ssize_t)(7 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, RWF_DSYNC));
 	ASSERT_EQ((ssize_t)(7 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, RWF_SYNC));
 	EXPECT_TRUE(file_has(self->fd, 20, 9));
-	/* write() is pwrite() at position 0, which stays */
+	/* write() acts like pwrite() at position 0 and does not advance the position */
 	make_page((__u64 *)page_at(ex, 30), 19);
 	make_page((__u64 *)page_at(ex, 31), 20);
 	ASSERT_EQ((ssize_t)PG, write(ex->fd, page_at(ex, 30), PG));
@@ -704,7 +710,7 @@ TEST_F(io, pwritev)
 	EXPECT_TRUE(file_has(self->fd, 30, 19));
 	EXPECT_TRUE(file_has(self->fd, 31, 20));
 
-	/* A prefix, or why there is none */
+	/* The call ends at an empty slot, and fails only if that is the first one */
 	ASSERT_EQ(1, ex_free(ex, 0, 21, 1));
 	ASSERT_EQ(1, ex_free(ex, 0, 51, 1));
 	EXPECT_EQ((ssize_t)PG, ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, 0));
@@ -723,7 +729,7 @@ TEST_F(io, pwritev)
 	EXPECT_EQ(-ERANGE, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, iov, 0) ?: -ERANGE);
 	EXPECT_EQ(-ERANGE, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, ex->pages - 1),
 				     2 * PG));
-	/* A process that opened it for reading only must not write */
+	/* A descriptor that is open for reading only must not allow a WRITE */
 	EXPECT_EQ(-EINVAL, ex_pread(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0), PG));
 }
 
@@ -739,9 +745,10 @@ TEST_F(io, long_pwrite_and_pread)
 		  ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, ex->region, BUFFER * PG));
 	for (i = 0; i < BUFFER; i++)
 		EXPECT_TRUE(file_has(self->fd, i, NEW(i)));
-	/* A page that is missing at the end of a long one, and the pool too small */
+	/* The last slot of a long write is empty */
 	EXPECT_EQ((ssize_t)(BUFFER * PG),
 		  ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, ex->region, (BUFFER + 1) * PG));
+	/* The pool has no page for the last slot of a long read */
 	EXPECT_EQ(1, ex_free(ex, 0, 580, 1));
 	memset(ex->region, 0xee, 580 * PG);
 	EXPECT_EQ((ssize_t)(BUFFER * PG),
@@ -762,7 +769,7 @@ TEST_F(io, without_waiting)
 	for (i = 0; i < 20; i++) {
 		ret = ex_preadv2(ex->fd, 0, EXMAP_OP_READ, iov, 2, RWF_NOWAIT);
 		if (ret == -EAGAIN) {
-			/* What was not read is not there */
+			/* A READ that would have to wait maps nothing */
 			EXPECT_EQ(0, count_present(ex, 0, 1000));
 			usleep(1000);
 			continue;
@@ -777,7 +784,7 @@ TEST_F(io, without_waiting)
 		renew(ex, 300 + i);
 		renew(ex, 700 + i);
 	}
-	/* Not all files can write without waiting: then it has to say EAGAIN */
+	/* A file that cannot write without waiting makes the call fail with EAGAIN */
 	ret = ex_pwritev2(ex->fd, 0, EXMAP_OP_WRITE, iov, 2, RWF_NOWAIT);
 	EXPECT_TRUE(ret == -EAGAIN || (ret > 0 && ret <= (ssize_t)(4 * PG) && ret % PG == 0))
 		TH_LOG("pwritev2: %zd", ret);
@@ -786,7 +793,7 @@ TEST_F(io, without_waiting)
 				     NEW(i < 2 ? 300 + i : 698 + i)));
 }
 
-/* Threads that want the same */
+/* Threads that use the same pool, or the same slots */
 
 static void *read_the_same(void *arg)
 {
@@ -810,7 +817,7 @@ static void *read_the_same(void *arg)
 		if (pthread_barrier_wait(&start_line) == PTHREAD_BARRIER_SERIAL_THREAD) {
 			ret = ex_free(ex, w->index, 100, 50);
 			BROKE(w, ret != 30 - i % 3, ret);
-			/* Every page that is there was read by just one vector */
+			/* Each page counts for exactly one vector of one thread */
 			BROKE(w, *total != ret, *total);
 			*total = 0;
 		}
@@ -828,8 +835,8 @@ TEST_F_TIMEOUT(io, threads_read_the_same_slots, SLOW)
 }
 
 /*
- * A buffer manager of several threads, each with pages of its own, and a pool
- * that is too small: every page has the version in it that was written last.
+ * A buffer manager with several threads, each with its own pages, and few spare pages
+ * in the pool. Every page that is read must hold the version that was written last.
  */
 #define OWN_PAGES	60
 
@@ -844,7 +851,7 @@ static void *manage_buffer(void *arg)
 	struct exmap_result r[24];
 
 	for (round = 0; round < scaled(24); round++) {
-		/* Change some, write and evict some: in one call as often as not */
+		/* Change some pages, write them and evict half of them, in one call */
 		for (i = n = 0; i < OWN_PAGES && n < 22; i++) {
 			if (!resident[i] || random_below(&w->random, 3))
 				continue;
@@ -862,7 +869,7 @@ static void *manage_buffer(void *arg)
 			break;
 		for (i = 0; i < n; i++)
 			BROKE(w, r[i].pages != 1, vecs[i].opcode);
-		/* Scribble on whatever the pool gives */
+		/* Overwrite free pages, so that stale content is noticed */
 		if (ex_alloc(ex, w->index, 700 + w->index * 16, 8) > 0) {
 			for (i = 0; i < 8; i++)
 				if (present(page_at(ex, 700 + w->index * 16 + i)))
@@ -896,12 +903,12 @@ TEST_F_TIMEOUT(io, buffer_manager, SLOW)
 	struct worker w[4];
 	struct exmap *ex = &self->ex;
 
-	/* Pages under WRITE that were freed are missing for a moment: some more */
+	/* Leave some spare pages, because those freed under WRITE come back late */
 	ASSERT_EQ(250, ex_alloc(ex, 0, FILE_PAGES - 250, 250));
 	run_workers(_metadata, w, 4, manage_buffer, ex, NULL);
 }
 
-/* What does not depend on the kind of file */
+/* Tests that do not depend on the kind of backing file */
 
 TEST(no_backing_file)
 {
@@ -947,7 +954,7 @@ TEST(backing_file_for_reading_only)
 	EXPECT_EQ(-EBADF, ex_one(&ex, 0, EXMAP_OP_WRITE, 0, 8));
 	EXPECT_EQ(-EBADF, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, ex.region, PG));
 	EXPECT_EQ(-EBADF, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, ex.region, 8 * PG));
-	/* They stay as dirty as they are */
+	/* A WRITE that fails leaves the pages dirty */
 	EXPECT_EQ(-EBADF, ex_vec_one(&ex, 0, EXMAP_OP_WRITE, 0, 8, EXMAP_VEC_DIRTY));
 	EXPECT_EQ(-EBADF, ex_vec_one(&ex, 0, EXMAP_OP_WRITE, 0, 8, EXMAP_VEC_DIRTY));
 	for (i = 0; i < 8; i++) {
@@ -994,7 +1001,7 @@ TEST(setup2_offset)
 	EXPECT_TRUE(file_has(fd, 5, 5));
 	exmap_destroy(&ex);
 
-	/* The end of all files, and a region that goes beyond */
+	/* The region extends beyond the largest possible file offset */
 	setup.offset = (1ULL << 63) - 2 * PG;
 	exmap_create2(_metadata, &ex, setup, 1, 16, 64);
 	for (i = 0; i < 5; i++) {
@@ -1006,7 +1013,7 @@ TEST(setup2_offset)
 	close(fd);
 }
 
-/* Pages have their place in the file, whatever the file's flags say */
+/* O_APPEND has no effect: a page is written to its own place in the file */
 TEST(backing_file_for_appending)
 {
 	int fd = open_file(), backing;
@@ -1030,7 +1037,7 @@ TEST(backing_file_for_appending)
 	close(fd);
 }
 
-/* But what may only grow keeps what it has */
+/* A file with the append-only attribute cannot be written to */
 TEST(append_only_file)
 {
 	int fd = open_file(), backing, flags;
@@ -1042,10 +1049,10 @@ TEST(append_only_file)
 	backing = reopen(fd, O_RDWR | O_APPEND);
 	ASSERT_LE(0, backing);
 	if (ioctl(fd, FS_IOC_GETFLAGS, &flags))
-		SKIP(return, "no such flags here");
+		SKIP(return, "no file attributes on this file system");
 	flags |= FS_APPEND_FL;
 	if (ioctl(fd, FS_IOC_SETFLAGS, &flags))
-		SKIP(return, "it cannot be made append-only");
+		SKIP(return, "the file cannot be made append-only");
 	exmap_create(_metadata, &ex, backing, 1, 16, 64);
 	ASSERT_EQ(8, ex_one(&ex, 0, EXMAP_OP_READ, 0, 8));
 	renew(&ex, 3);
@@ -1059,7 +1066,7 @@ TEST(append_only_file)
 	close(fd);
 }
 
-/* A file that others must not change any more */
+/* A memfd that is sealed against writes can only be read */
 TEST(sealed_memfd)
 {
 	int fd = memfd_create("backing", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -1079,8 +1086,8 @@ TEST(sealed_memfd)
 }
 
 /*
- * A disk that takes its time. Whoever asks for something is found out by what is
- * in flight, not by waiting for some time.
+ * Transfers from and to a slow disk. To find out whether a call is under way, the tests
+ * do not sleep, but ask the disk whether it has requests in flight.
  */
 #define SLOW_PAGES	64
 
@@ -1139,7 +1146,7 @@ static void *call_slowly(void *arg)
 	return NULL;
 }
 
-/* Begin it in another thread; returns when the disk has got the requests */
+/* Start @call in a thread, and wait until the disk has requests or @call is over */
 static void begin_slowly(struct __test_metadata *_metadata, struct worker *w,
 			 struct slow_call *call, struct exmap *ex, struct nullb *disk)
 {
@@ -1166,7 +1173,7 @@ TEST_F_TIMEOUT(slow, free_under_read, SLOW)
 	int round, i, freed, busy = 0, res, present_now;
 
 	for (round = 0; round < 20 && !busy; round++) {
-		/* 8, 9 and 14 are there, and 20, which is filled in place */
+		/* Slots 8, 9, 14 and 20 are resident; slot 20 is read in place */
 		ASSERT_EQ(2, ex_alloc(ex, 1, 8, 2));
 		ASSERT_EQ(1, ex_alloc(ex, 1, 14, 1));
 		ASSERT_EQ(1, ex_alloc(ex, 1, 20, 1));
@@ -1189,7 +1196,7 @@ TEST_F_TIMEOUT(slow, free_under_read, SLOW)
 				EXPECT_EQ(0, ex->iface[1]->iov[i].pages);
 			}
 			EXPECT_EQ(0, ex->iface[1]->iov[4].res);
-			/* Nobody sees half of it */
+			/* A slot stays empty until its READ is complete */
 			EXPECT_EQ(0, present_now);
 		}
 		join_workers(_metadata, &w, 1);
@@ -1203,7 +1210,7 @@ TEST_F_TIMEOUT(slow, free_under_read, SLOW)
 			EXPECT_TRUE(page_is(page_at(ex, 20), 20));
 			EXPECT_TRUE(page_is(page_at(ex, 21), 21));
 		}
-		/* And now they can go */
+		/* Now that the READs are complete, the pages can be freed */
 		res = ex_free(ex, 1, 10, 4);
 		EXPECT_TRUE(res == 4 || !busy);
 		EXPECT_LE(0, ex_free(ex, 1, 8, 20));
@@ -1226,7 +1233,7 @@ TEST_F_TIMEOUT(slow, free_under_write, SLOW)
 			renew(ex, i);
 		call.over = false;
 		begin_slowly(_metadata, &w, &call, ex, &self->disk);
-		/* Unmapped at once, but not in the pool until it is written */
+		/* Pages under WRITE are unmapped at once, but cannot be reused yet */
 		EXPECT_EQ(8, ex_free(ex, 1, 8, 8));
 		if (variant->flags)
 			EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
@@ -1249,7 +1256,7 @@ TEST_F_TIMEOUT(slow, free_under_write, SLOW)
 	EXPECT_LT(0, met);
 }
 
-/* All requests of a call are at work at once */
+/* All transfers of a call are in flight at the same time */
 TEST_F_TIMEOUT(slow, in_flight_together, SLOW)
 {
 	struct exmap *ex = &self->ex;
@@ -1276,7 +1283,7 @@ TEST_F_TIMEOUT(slow, in_flight_together, SLOW)
 	EXPECT_EQ(24, most);
 }
 
-/* The region goes while its pages are read and written */
+/* The region is unmapped while its pages are being read and written */
 TEST_F_TIMEOUT(slow, munmap_meanwhile, SLOW)
 {
 	struct exmap_vec vecs[] = {

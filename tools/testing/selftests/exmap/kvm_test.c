@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The region as memory of a virtual machine. KVM maps its pages without holding
- * them, and relies on mmu notifiers to hear that one goes away or is to be clean.
+ * The region as memory of a virtual machine. KVM maps the pages without a reference to
+ * them, and relies on mmu notifiers to learn that a page is freed or cleaned.
  */
 #include "common.h"
 
 #include <linux/kvm.h>
 
-#define PAGES	16	/* what a segment of 64 KiB reaches */
+#define PAGES	16	/* size of a segment: 64 KiB */
 #define BUFFER	8
 
 #ifdef __x86_64__
@@ -16,7 +16,7 @@
 #define WINDOW	0x10000	/* guest physical address of the region */
 #define PORT	0x10
 
-/* Read the 16 bits at DS:BX, or write them, and say so */
+/* Loops that load AX from DS:BX, or store it there, and then write AX to PORT */
 static const unsigned char guest_code[2][6] = {
 	{ 0x8b, 0x07, 0xe7, PORT, 0xeb, 0xfa },
 	{ 0x89, 0x07, 0xe7, PORT, 0xeb, 0xfa },
@@ -110,8 +110,8 @@ FIXTURE_TEARDOWN(kvm)
 }
 
 /*
- * Let the guest read, or write @value, in the page @page where word_of() has the
- * number of the page. What is there then, or -errno.
+ * Let the guest read the 16 bits in which word_of() has the number of page @page, or
+ * write @value to them. Returns the value that the guest has read or written, or -errno.
  */
 static int guest(struct vm *vm, enum guest_call call, int page, int value)
 {
@@ -132,7 +132,10 @@ static int guest(struct vm *vm, enum guest_call call, int page, int value)
 	return *(__u16 *)((char *)vm->run + vm->run->io.data_offset);
 }
 
-/* One vector, many vectors of one page, and one of many pages take ways of their own */
+/*
+ * Each FREE takes a different path in the driver: a call with one page, a call with many
+ * vectors of one page, and a call with one vector of many pages.
+ */
 TEST_F(kvm, page_goes_away)
 {
 	struct exmap *ex = &self->ex;
@@ -152,18 +155,21 @@ TEST_F(kvm, page_goes_away)
 		} else {
 			EXPECT_EQ(4, ex_free(ex, 0, 0, 4));
 		}
-		/* Others have the pages now */
+		/* Put the freed pages into other slots */
 		ASSERT_EQ(BUFFER, ex_one(ex, 0, EXMAP_OP_READ, 8, BUFFER));
 		for (i = 0; i < 4; i++) {
 			EXPECT_EQ(-EFAULT, guest(&self->vm, GUEST_READ, i, 0))
-				TH_LOG("freed in way %d, the guest reads what is not its own", way);
+				TH_LOG("freed in way %d, but the guest can read it", way);
 			EXPECT_EQ(8 + i, guest(&self->vm, GUEST_READ, 8 + i, 0));
 		}
 		EXPECT_EQ(BUFFER, ex_free(ex, 0, 8, BUFFER));
 	}
 }
 
-/* What it reads is, too: KVM may map it for writing at once, and has no bits to tell */
+/*
+ * A page that the guest has written to is dirty. A page that it has only read may count as
+ * dirty as well: KVM may map it writable at once, and cannot always tell the difference.
+ */
 TEST_F(kvm, what_the_guest_writes_is_dirty)
 {
 	struct exmap *ex = &self->ex;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The memory of the system before and after many rounds of use is the same. */
+/* The system must not use more memory after many rounds of use than before. */
 #include "common.h"
 
 #include <linux/membarrier.h>
@@ -8,7 +8,7 @@
 #define BUFFER	64
 #define PAGES	256
 
-/* In KiB */
+/* Memory in use, in KiB */
 struct memory {
 	long unaccounted;	/* raw pages, vmalloc, kernel stacks */
 	long vmalloc;
@@ -44,7 +44,7 @@ static long read_text(const char *path, char *text, size_t size)
 	return ret < 0 ? -1 : (long)total;
 }
 
-/* Pages that wait on the CPUs' free lists, which MemFree does not count */
+/* Free memory on the per-CPU lists, which MemFree does not include, in KiB, or -1 */
 static long free_on_cpus(void)
 {
 	static char text[1 << 18];
@@ -65,7 +65,7 @@ static int sample(struct memory *m)
 	static char text[1 << 14];
 	long on_cpus;
 
-	/* The counters are kept by CPU, too: add them up */
+	/* Reading stat_refresh folds the per-CPU parts into the counters */
 	read_text("/proc/sys/vm/stat_refresh", text, sizeof(text));
 	on_cpus = free_on_cpus();
 	if (on_cpus < 0 || read_text("/proc/meminfo", text, sizeof(text)) < 0)
@@ -88,15 +88,15 @@ static int compare_samples(const void *a, const void *b)
 }
 
 /*
- * The median of some samples: free pages that move between a CPU's list and the
- * others while one adds up are counted twice, or not at all.
+ * Take the median of several samples. A single sample may count free pages twice, or
+ * not at all, when they move from or to a per-CPU list meanwhile.
  */
 static int measure(struct memory *m)
 {
 	struct memory samples[7];
 	int i;
 
-	/* What is freed by RCU or a worker gets time for it */
+	/* Wait for memory that is freed by RCU or by a worker */
 	for (i = 0; i < 2; i++) {
 		syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
 		usleep(100000);
@@ -111,7 +111,10 @@ static int measure(struct memory *m)
 	return 0;
 }
 
-/* KASAN keeps freed objects in a quarantine; kmemleak looks for leaks there */
+/*
+ * KASAN keeps freed objects in a quarantine, so the size of the slab says nothing. With
+ * KASAN, leaks of objects are left to kmemleak.
+ */
 static bool kernel_has_kasan(void)
 {
 	char line[256];
@@ -130,12 +133,12 @@ static bool kernel_has_kasan(void)
 static void compare(struct __test_metadata *_metadata, struct memory *before)
 {
 	bool kasan = kernel_has_kasan();
-	/* Half a page for each of a hundred exits; KASAN's shadow comes and goes */
+	/* KiB: half a page per exit in hundred_exits; KASAN's shadow memory varies more */
 	long pages = kasan ? 3000 : 200;
 	struct memory after;
 	int i;
 
-	/* The figures tremble; what is leaked is leaked every time one looks */
+	/* The figures fluctuate, but a leak shows in every measurement */
 	for (i = 0; i < 10; i++) {
 		ASSERT_EQ(0, measure(&after));
 		if (after.unaccounted - before->unaccounted <= pages &&
@@ -177,16 +180,16 @@ static void use(struct __test_metadata *_metadata, int backing, int round)
 	int i, fd;
 
 	switch (round % 8) {
-	case 0:		/* opened only */
+	case 0:		/* open only */
 		ex.fd = exmap_open(_metadata);
 		close(ex.fd);
 		return;
-	case 1:		/* set up only */
+	case 1:		/* SETUP only */
 		ex.fd = exmap_open(_metadata);
 		ASSERT_EQ(0, ex_setup(ex.fd, backing, 4, BUFFER));
 		close(ex.fd);
 		return;
-	case 2:		/* mapped only */
+	case 2:		/* mmap() only */
 		ex.fd = exmap_open(_metadata);
 		ex.region = ex_map_region(ex.fd, PAGES);
 		ASSERT_NE(MAP_FAILED, ex.region);
@@ -202,7 +205,7 @@ static void use(struct __test_metadata *_metadata, int backing, int round)
 	ASSERT_EQ((ssize_t)(4 * PG),
 		  ex_pread(ex.fd, 1, EXMAP_OP_READ, page_at(&ex, 100), 4 * PG));
 	ASSERT_EQ(0, madvise(page_at(&ex, 40), 8 * PG, MADV_DONTNEED));
-	/* Errors, too */
+	/* Calls that fail must not leak either */
 	ASSERT_EQ(-ENODATA, ex_pread(ex.fd, 2, EXMAP_OP_READ, page_at(&ex, PAGES - 1), PG));
 	ASSERT_EQ(-ERANGE, ex_pread(ex.fd, 2, EXMAP_OP_READ, page_at(&ex, PAGES), PG));
 	ASSERT_EQ(-EBUSY, ex_setup(ex.fd, backing, 4, BUFFER));
@@ -211,22 +214,22 @@ static void use(struct __test_metadata *_metadata, int backing, int round)
 	ASSERT_EQ(MAP_FAILED, mremap(ex.region, PAGES * PG, PG, 0));
 
 	switch (round % 8) {
-	case 3:		/* region first */
+	case 3:		/* region goes first */
 		munmap(ex.region, PAGES * PG);
 		break;
-	case 4:		/* file first */
+	case 4:		/* file goes first */
 		close(ex.fd);
 		ex.fd = -1;
 		break;
-	case 5:		/* interfaces first */
+	case 5:		/* interfaces go first */
 		for (i = 0; i < 4; i++)
 			munmap(ex.iface[i], PG);
 		break;
-	case 6:		/* replaced */
+	case 6:		/* region is replaced by another mapping */
 		ASSERT_EQ(ex.region, mmap(ex.region, PAGES * PG, PROT_NONE,
 					  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
 		break;
-	case 7:		/* through a clone */
+	case 7:		/* exmap is used through a clone */
 		fd = exmap_open(_metadata);
 		ASSERT_EQ(0, ex_clone(fd, ex.fd));
 		close(ex.fd);
@@ -241,7 +244,7 @@ TEST_F_TIMEOUT(leak, thousand_rounds, SLOW)
 {
 	int round;
 
-	/* What is allocated once and kept is no leak */
+	/* Warm up: memory that is allocated once and kept is not a leak */
 	for (round = 0; round < 100; round++)
 		use(_metadata, self->backing, round);
 	if (measure(&self->before))
@@ -286,7 +289,7 @@ TEST_F_TIMEOUT(leak, hundred_exits, SLOW)
 	compare(_metadata, &self->before);
 }
 
-/* The measure must be able to find a leak: 3 MiB that are still in use */
+/* Check that a leak would be noticed: measure() must see 3 MiB that are in use */
 TEST_F_TIMEOUT(leak, measure_sees_pages, SLOW)
 {
 	struct memory before, after;

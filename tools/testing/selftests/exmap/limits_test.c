@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A transfer is done on behalf of the caller, in whatever way it is asked for: limits,
- * credentials and signals of the calling process count. Submissions do not block, and
- * the backing file raises the usual events.
+ * A transfer is made on behalf of the caller, however it is requested: the limits, the
+ * credentials and the signals of the calling process apply. Submissions do not block,
+ * and accesses to the backing file raise the usual events.
  */
 #include "common.h"
 
@@ -17,7 +17,7 @@
 #define FILE_PAGES	64
 #define BUFFER		16
 
-/* A submission that blocks, or a process that cannot be killed, must not last long */
+/* Timeout in seconds, in case a submission blocks or a process cannot be killed */
 #define STUCK		60
 
 #ifndef RWF_ATOMIC
@@ -27,7 +27,7 @@
 #define RWF_DONTCACHE	0x80
 #endif
 
-/* How a transfer is asked for */
+/* How a transfer is requested */
 enum way {
 	VECTORS,		/* EXMAP_IOCTL_VECTORS */
 	ACTION,			/* EXMAP_IOCTL_ACTION */
@@ -40,7 +40,7 @@ enum way {
 struct means {
 	enum way way;
 	unsigned int sqe_flags;	/* IOSQE_* */
-	int personality;	/* of the request, 0: the caller's own */
+	int personality;	/* credentials of the request, 0: those of the caller */
 };
 
 struct outcome {
@@ -64,7 +64,7 @@ static struct outcome of_vector(int ret, int res, int pages)
 	};
 }
 
-/* One request of io_submit(), and its result */
+/* Make a request with io_submit(), and wait for its result */
 static ssize_t aio(int fd, int iface, int opcode, void *addr, size_t len, int rwf)
 {
 	aio_context_t context = 0;
@@ -91,7 +91,7 @@ static ssize_t aio(int fd, int iface, int opcode, void *addr, size_t len, int rw
 	return ret;
 }
 
-/* Queue a transfer of @len pages from @page on */
+/* Queue a transfer of @len pages, beginning with @page */
 static struct io_uring_sqe *queue(struct exmap *ex, struct ring *ring, struct command *c,
 				  struct means by, int opcode, long page, int len)
 {
@@ -117,7 +117,7 @@ static struct outcome ring_outcome(struct command *c, struct means by, int ret)
 	return of_vector(ret, c->results[0].res, c->results[0].pages);
 }
 
-/* READ or WRITE @len pages from @page on, and wait until that is over */
+/* READ or WRITE @len pages, beginning with @page, and wait for completion */
 static struct outcome transfer(struct exmap *ex, struct ring *ring, struct means by,
 			       int opcode, long page, int len)
 {
@@ -147,7 +147,7 @@ static struct outcome transfer(struct exmap *ex, struct ring *ring, struct means
 	}
 }
 
-/* Whether there is what that way needs; opens the ring if it needs one */
+/* Check whether the kernel supports @way, and open the ring if @way needs one */
 static bool way_is_there(enum way way, struct ring *ring)
 {
 	aio_context_t context = 0;
@@ -168,7 +168,10 @@ static bool by_bytes(enum way way)
 	return way == FILE_CALL || way == AIO || way == RING_FILE_CALL;
 }
 
-/* An exmap on a file of @pages pages of words, and what @way needs. NULL, or what is missing. */
+/*
+ * Create an exmap on a file that has @pages pages, and a ring if @way needs one. Returns
+ * NULL, or a text that says what is missing.
+ */
 static const char *create(struct __test_metadata *_metadata, struct exmap *ex, struct ring *ring,
 			  int *fd, int pages, enum way way, bool direct)
 {
@@ -197,7 +200,7 @@ static void destroy(struct __test_metadata *_metadata, struct exmap *ex, struct 
 	close(fd);
 }
 
-/* RLIMIT_FSIZE, and events of the backing file */
+/* RLIMIT_FSIZE and events of the backing file */
 
 FIXTURE(file) {
 	struct exmap ex;
@@ -260,13 +263,13 @@ TEST_F_TIMEOUT(file, size_limit, STUCK)
 	struct rlimit limit;
 	struct stat stat;
 
-	/* Without a handler for it, the signal would end the test */
+	/* The default action of SIGXFSZ would end the test */
 	signal(SIGXFSZ, SIG_IGN);
 	ASSERT_EQ(0, getrlimit(RLIMIT_FSIZE, &limit));
 	ASSERT_EQ(2, ex_alloc(ex, 0, 0, 2));
 	renew(ex, 0);
 	renew(ex, 1);
-	/* Only now and here, as the output of the test may be a file as well */
+	/* Set the limit for the two writes only, since test output may also go to a file */
 	limit_file_size(_metadata, PG);
 	both = transfer(ex, &self->ring, variant->by, EXMAP_OP_WRITE, 0, 2);
 	second = transfer(ex, &self->ring, variant->by, EXMAP_OP_WRITE, 1, 1);
@@ -279,14 +282,14 @@ TEST_F_TIMEOUT(file, size_limit, STUCK)
 	EXPECT_EQ(by_bytes(variant->by.way) ? 0 : -EFBIG, both.err);
 	EXPECT_EQ(0, second.pages);
 	EXPECT_EQ(-EFBIG, second.err);
-	/* Nothing of that stays when the limit is gone */
+	/* The failed WRITE has no effect once the limit is raised again */
 	second = transfer(ex, &self->ring, variant->by, EXMAP_OP_WRITE, 1, 1);
 	EXPECT_EQ(1, second.pages);
 	EXPECT_EQ(0, second.err);
 	EXPECT_TRUE(file_has(self->fd, 1, NEW(1)));
 }
 
-/* Whether inotify tells of @event; waits for it, but not for ever */
+/* Wait until inotify reports @event. Returns false if it does not do so in time. */
 static bool told(int fd, unsigned int event)
 {
 	struct inotify_event events[16];
@@ -325,7 +328,7 @@ TEST_F_TIMEOUT(file, inotify, STUCK)
 	close(notify);
 }
 
-/* Flags of a call that would mean something else, or nothing, are refused */
+/* RWF_* flags that exmap cannot honour are refused */
 
 FIXTURE(flags) {
 	struct exmap ex;
@@ -400,7 +403,7 @@ TEST_F(flags, refused)
 	}
 }
 
-/* A file system that is frozen */
+/* Transfers while the file system is frozen */
 
 FIXTURE(frozen) {
 	struct exmap ex;
@@ -463,7 +466,7 @@ TEST_F_TIMEOUT(frozen, write_does_not_block, STUCK)
 		EXPECT_EQ(1, ring_submit(&self->ring));
 		EXPECT_TRUE(freeze_lasts(&self->freeze))
 			TH_LOG("the submission blocks until the file system is thawed");
-		/* The ring goes on: a READ is not held up */
+		/* The WRITE does not hold up a READ in the same ring */
 		queue(ex, &self->ring, &read, by, EXMAP_OP_READ, 9, 1);
 		outcome = ring_outcome(&read, by, ring_run(&self->ring));
 		EXPECT_TRUE(freeze_lasts(&self->freeze));
@@ -480,7 +483,7 @@ TEST_F_TIMEOUT(frozen, write_does_not_block, STUCK)
 	EXPECT_TRUE(file_has(self->fd, 5, NEW(5)));
 }
 
-/* Files for which it matters which process writes to them */
+/* Writes to files whose behaviour depends on the process that writes */
 
 FIXTURE(caller) {
 	struct exmap ex;
@@ -519,7 +522,7 @@ FIXTURE_TEARDOWN(caller)
 	ring_close(&self->ring);
 }
 
-/* A page of text, padded with white space, in slot 0 */
+/* Fill slot 0 with a text that is padded with newlines */
 static void put_text(struct exmap *ex, const char *text)
 {
 	memset(page_at(ex, 0), '\n', PG);
@@ -528,7 +531,7 @@ static void put_text(struct exmap *ex, const char *text)
 
 #define SYSCTL	"/proc/sys/vm/stat_interval"
 
-/* Only root may write to a sysctl, even if root has opened the file */
+/* Only root may write to a sysctl, even through a file that root has opened */
 TEST_F_TIMEOUT(caller, credentials, STUCK)
 {
 	struct means by = variant->by;
@@ -557,7 +560,7 @@ TEST_F_TIMEOUT(caller, credentials, STUCK)
 	EXPECT_EQ(-EPERM, outcome.err);
 	EXPECT_STREQ(before, after);
 	if (by.way >= COMMAND) {
-		/* The credentials of the request count, not those of the thread */
+		/* The credentials of the request apply, not those of the thread */
 		ASSERT_LT(0, by.personality);
 		outcome = transfer(ex, &self->ring, by, EXMAP_OP_WRITE, 0, 1);
 		read_line(SYSCTL, after, sizeof(after));
@@ -565,7 +568,7 @@ TEST_F_TIMEOUT(caller, credentials, STUCK)
 		EXPECT_STREQ(before, after);
 		by.personality = 0;
 	}
-	/* What the sysctl says of all the white space does not matter */
+	/* Ignore the result: the sysctl may complain about the trailing newlines */
 	transfer(ex, &self->ring, by, EXMAP_OP_WRITE, 0, 1);
 	read_line(SYSCTL, after, sizeof(after));
 	EXPECT_STREQ(text, after);
@@ -573,7 +576,7 @@ TEST_F_TIMEOUT(caller, credentials, STUCK)
 	exmap_destroy(ex);
 }
 
-/* The cgroup of this process, from the root of the hierarchy on */
+/* Get the cgroup of this process, as a path from the root of the hierarchy */
 static void own_cgroup(char *path, size_t size)
 {
 	FILE *file = fopen("/proc/self/cgroup", "re");
@@ -589,7 +592,7 @@ static void own_cgroup(char *path, size_t size)
 		fclose(file);
 }
 
-/* A process that writes 0 to cgroup.procs is moved itself */
+/* Writing 0 to cgroup.procs moves the process that writes */
 TEST_F_TIMEOUT(caller, cgroup, STUCK)
 {
 	struct exmap *ex = &self->ex;
@@ -621,10 +624,10 @@ TEST_F_TIMEOUT(caller, cgroup, STUCK)
 	EXPECT_EQ(0, cgroup_destroy(&cg));
 }
 
-/* A call for so many pages that the disk needs seconds for it */
+/* A call for so many pages that the disk needs seconds to read them */
 
 #define LARGE		65535
-#define ROUND_NSEC	"70000000"	/* that the disk takes for 512 pages */
+#define ROUND_NSEC	"70000000"	/* time that the disk takes for 512 pages */
 
 FIXTURE(killed) {
 	struct nullb disk;
@@ -633,7 +636,7 @@ FIXTURE(killed) {
 
 FIXTURE_VARIANT(killed) {
 	enum way way;
-	bool resident;		/* READ in place, for which nothing is allocated */
+	bool resident;		/* the READ is in place, and allocates no pages */
 };
 
 FIXTURE_VARIANT_ADD(killed, read) { .way = VECTORS };
@@ -642,7 +645,7 @@ FIXTURE_VARIANT_ADD(killed, pread_in_place) { .way = FILE_CALL, .resident = true
 
 FIXTURE_SETUP(killed)
 {
-	/* Larger than usual; what was not written takes no memory */
+	/* A larger disk than usual; blocks that were never written take no memory */
 	static const char * const attributes[] = {
 		"size", "512", "completion_nsec", ROUND_NSEC, NULL,
 	};
@@ -660,8 +663,9 @@ FIXTURE_TEARDOWN(killed)
 }
 
 /*
- * Counted in what the disk reads, as a machine that is busy ends a process late. Of the
- * 128 rounds of the call, the process may begin a few before the signal reaches it.
+ * A process can be killed in the middle of a large READ. The test does not measure time,
+ * because a busy machine may end a process late. Instead, it counts what the disk reads
+ * after the signal, which may be a few of the 128 rounds of the call.
  */
 TEST_F_TIMEOUT(killed, in_a_large_read, STUCK)
 {

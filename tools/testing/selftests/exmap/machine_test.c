@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The machine changes under threads at work: memory goes offline, CPUs are
- * unplugged, the system is suspended. Calls wait or go on; no page is lost or altered.
+ * Memory goes offline or fails, CPUs are unplugged and the system is suspended while
+ * threads use an exmap. Calls may wait, but no page may be lost or altered.
  */
 #include "common.h"
 
@@ -36,7 +36,7 @@ FIXTURE_VARIANT_ADD(machine, deferred) {
 	.flags = EXMAP_SETUP_DEFERRED,
 };
 
-/* Pages come from the file, get another content, go back to the file, and are freed */
+/* Read pages from the file, check and change them, write them back and free them */
 static void *write_and_read(void *arg)
 {
 	struct worker *w = arg;
@@ -95,7 +95,7 @@ FIXTURE_TEARDOWN(machine)
 	close(self->backing);
 }
 
-/* All threads get on with their work; false if they do not in a minute */
+/* Wait until every thread has made progress; false if that takes more than a minute */
 static bool progress(struct work *work)
 {
 	long before[THREADS];
@@ -113,8 +113,9 @@ static bool progress(struct work *work)
 }
 
 /*
- * Blocks of memory are asked to leave. Those that hold pages of ours refuse: these
- * do not move, so they never are in memory that is meant to be removable.
+ * Try to take blocks of memory offline. A block that contains pages of the pool refuses,
+ * because these pages cannot be moved. They are never in ZONE_MOVABLE, so memory that
+ * is meant to be removable stays removable.
  */
 TEST_F_TIMEOUT(machine, memory_goes_offline, SLOW)
 {
@@ -130,7 +131,6 @@ TEST_F_TIMEOUT(machine, memory_goes_offline, SLOW)
 		if (strncmp(entry->d_name, "memory", 6))
 			continue;
 		snprintf(path, sizeof(path), MEMORY "/%s/state", entry->d_name);
-		/* Not all of it: the rest of the machine needs some */
 		if (++tried % 3)
 			continue;
 		if (write_text(path, "offline"))
@@ -167,7 +167,7 @@ TEST_F_TIMEOUT(machine, cpus_go_offline, SLOW)
 		SKIP(return, "no CPU that can go offline");
 }
 
-/* As far as all tasks frozen, and back again after a second */
+/* Suspend until all tasks are frozen, and resume after a second */
 TEST_F_TIMEOUT(machine, suspend, SLOW)
 {
 	int round;
@@ -180,6 +180,137 @@ TEST_F_TIMEOUT(machine, suspend, SLOW)
 		EXPECT_TRUE(progress(&self->work));
 	}
 	EXPECT_EQ(0, write_text("/sys/power/pm_test", "none"));
+}
+
+/*
+ * The hardware reports an error in a page, and memory_failure() marks the page as
+ * poisoned. The pool must give up such a page, whether it is mapped or free, and must not
+ * map it again. Each test costs the machine a few pages.
+ */
+
+#define POISONED	8
+
+FIXTURE(poison) {
+	struct exmap ex;
+	int pagemap, hard_offline;
+};
+
+FIXTURE_VARIANT(poison) {
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(poison, strict) {
+};
+
+FIXTURE_VARIANT_ADD(poison, deferred) {
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_SETUP(poison)
+{
+	struct exmap_setup2 setup = { .flags = variant->flags, .fd = -1 };
+
+	self->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	self->hard_offline = open(MEMORY "/hard_offline_page", O_WRONLY | O_CLOEXEC);
+	if (geteuid() || self->pagemap < 0 || self->hard_offline < 0)
+		SKIP(return, "not root, or no hard_offline_page");
+	exmap_create2(_metadata, &self->ex, setup, 1, 2 * POISONED, PAGES);
+}
+
+FIXTURE_TEARDOWN(poison)
+{
+	exmap_destroy(&self->ex);
+	close(self->pagemap);
+	close(self->hard_offline);
+}
+
+/* Return the address of the page frame of a resident slot, or 0 */
+static __u64 frame_of(int pagemap, void *addr)
+{
+	__u64 entry;
+
+	if (pread(pagemap, &entry, sizeof(entry), (unsigned long)addr / PG * sizeof(entry)) !=
+	    sizeof(entry) || !(entry & 1ULL << 63))
+		return 0;
+	return (entry & ((1ULL << 55) - 1)) * PG;
+}
+
+static bool poison(int hard_offline, __u64 frame)
+{
+	char text[32];
+	int len = snprintf(text, sizeof(text), "0x%llx", frame);
+
+	/* The page is held by the pool, and so the attempt to isolate it fails */
+	return frame && (pwrite(hard_offline, text, len, 0) == len || errno == EBUSY);
+}
+
+/* Count the slots from @first to @last that have one of @frames */
+static int count_frames(int pagemap, struct exmap *ex, int first, int last, const __u64 *frames)
+{
+	int i, k, n = 0;
+
+	for (i = first; i < last; i++)
+		for (k = 0; k < POISONED; k++)
+			n += frame_of(pagemap, page_at(ex, i)) == frames[k];
+	return n;
+}
+
+TEST_F(poison, while_mapped)
+{
+	struct exmap *ex = &self->ex;
+	__u64 frames[POISONED];
+	int i;
+
+	ASSERT_EQ(POISONED, ex_alloc(ex, 0, 0, POISONED));
+	for (i = 0; i < POISONED; i++) {
+		frames[i] = frame_of(self->pagemap, page_at(ex, i));
+		ASSERT_TRUE(poison(self->hard_offline, frames[i]))
+			TH_LOG("%s", strerror(errno));
+	}
+	EXPECT_EQ(POISONED, ex_free(ex, 0, 0, POISONED));
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
+	/* The pool gets other pages in their place */
+	EXPECT_EQ(2 * POISONED, ex_alloc(ex, 0, 0, 2 * POISONED));
+	EXPECT_EQ(0, count_frames(self->pagemap, ex, 0, 2 * POISONED, frames));
+	EXPECT_EQ(2 * POISONED, ex_free(ex, 0, 0, 2 * POISONED));
+}
+
+/* @way 1: one vector, 2: vectors of one page in one call, 3: a call each */
+static void while_free(struct __test_metadata *_metadata, struct exmap *ex, int pagemap,
+		       int hard_offline, int way)
+{
+	struct exmap_vec vecs[2 * POISONED];
+	struct exmap_result r[2 * POISONED];
+	__u64 frames[POISONED];
+	int i;
+
+	ASSERT_EQ(POISONED, ex_alloc(ex, 0, 0, POISONED));
+	for (i = 0; i < POISONED; i++)
+		frames[i] = frame_of(pagemap, page_at(ex, i));
+	ASSERT_EQ(POISONED, ex_free(ex, 0, 0, POISONED));
+	ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
+	for (i = 0; i < POISONED; i++)
+		ASSERT_TRUE(poison(hard_offline, frames[i]))
+			TH_LOG("%s", strerror(errno));
+	if (way == 1)
+		EXPECT_EQ(2 * POISONED, ex_alloc(ex, 0, 0, 2 * POISONED));
+	for (i = 0; way == 2 && i < 2 * POISONED; i++)
+		vecs[i] = ex_vec(EXMAP_OP_ALLOC, i, 1, 0);
+	if (way == 2)
+		EXPECT_EQ(0, ex_vectors(ex, 0, vecs, r, 2 * POISONED));
+	for (i = 0; way == 3 && i < 2 * POISONED; i++)
+		EXPECT_EQ(1, ex_alloc(ex, 0, i, 1));
+	EXPECT_EQ(2 * POISONED, count_present(ex, 0, 2 * POISONED));
+	EXPECT_EQ(0, count_frames(pagemap, ex, 0, 2 * POISONED, frames));
+	EXPECT_EQ(2 * POISONED, ex_free(ex, 0, 0, 2 * POISONED));
+}
+
+TEST_F(poison, while_free)
+{
+	int way;
+
+	for (way = 1; way <= 3; way++)
+		while_free(_metadata, &self->ex, self->pagemap, self->hard_offline, way);
 }
 
 TEST_HARNESS_MAIN

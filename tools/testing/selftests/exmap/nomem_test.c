@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Every single allocation of every call fails once: the call says so, or does
- * without, and nothing is lost. Needs fault injection (fail-nth, failslab and
- * fail_page_alloc), and to be root.
+ * Each memory allocation of each call is made to fail once. The call must either
+ * report the failure or do without the memory, and no page may be lost. Needs root
+ * and fault injection (fail-nth, failslab and fail_page_alloc).
  */
 #include "inject.h"
 
@@ -11,7 +11,7 @@
 #define FILE_PAGES	192
 #define SLOTS		15
 
-/* Slots that lie in page tables of their own */
+/* Slots that lie in different page tables */
 #define SPREAD(i)	((i) * 4001L % PAGES)
 
 static long get(const char *name)
@@ -29,7 +29,7 @@ static long get(const char *name)
 
 #define TIMES	1000000
 
-/* Let allocation number @nth fail; or let all of pages fail but the first @nth */
+/* Make allocation @nth fail or, with @rest, all page allocations after @nth pages */
 static void arm(int nth, bool rest)
 {
 	char text[16];
@@ -46,7 +46,7 @@ static void arm(int nth, bool rest)
 	inject_pages(true);
 }
 
-/* Disarm. Whether something has failed. */
+/* Undo arm(). Returns whether an allocation was made to fail. */
 static bool disarm(bool rest)
 {
 	bool failed;
@@ -65,14 +65,15 @@ FIXTURE(nomem) {
 };
 
 FIXTURE_VARIANT(nomem) {
-	/* What comes before, with nothing armed */
+	/* Called before fault injection is armed */
 	void (*prepare)(struct exmap *ex);
-	/* Then this; returns an error that it may have, or 0 */
+	/* Called with fault injection armed. Returns -errno, or 0 or more. */
 	int (*run)(struct exmap *ex);
-	/* Whether the answer may be that */
+	/* Whether run() may return @ret */
 	bool (*expected)(int ret);
 	enum backing backing;
 	__u64 flags;
+	/* Whether run() may take page faults */
 	bool touches;
 };
 
@@ -103,11 +104,11 @@ static void alloc_spread(struct exmap *ex)
 		abort();
 	for (i = 0; i < SLOTS; i++)
 		stamp_page(page_at(ex, SPREAD(i)), i);
-	/* And the shared page of the interface that is used next */
+	/* Touch the vectors of interface 1 while page faults still find memory */
 	ex->iface[1]->iov[0].value = 0;
 }
 
-/* One answer for a call and its vectors */
+/* Returns the error of the call, that of its first failed vector, or 0 */
 static int worst(struct exmap *ex, int iface, int ret)
 {
 	int i;
@@ -151,7 +152,10 @@ static int run_free(struct exmap *ex)
 	return run_action(ex, EXMAP_OP_FREE);
 }
 
-/* More pages than fit into one bundle, with vectors behind where that is noticed */
+/*
+ * Pages per vector, so that SLOTS vectors free more pages than a bundle holds, and a
+ * vector follows the one that fills the bundle.
+ */
 #define MANY		39
 
 static void prepare_free_many(struct exmap *ex)
@@ -165,7 +169,7 @@ static void prepare_free_many(struct exmap *ex)
 		abort();
 }
 
-/* All of them, and some of the pages at another place */
+/* Free the slots of prepare_free_many(), and fill others with some of the pages */
 static int run_free_many(struct exmap *ex)
 {
 	struct exmap_result results[SLOTS + 2];
@@ -239,8 +243,8 @@ static int run_pwritev(struct exmap *ex)
 }
 
 /*
- * A bit of everything, with more vectors than fit on the kernel's stack. What needs no
- * memory is done in any case.
+ * Mix FREE, ALLOC and READ, with more vectors than fit on the kernel's stack. FREE
+ * needs no memory and must always succeed.
  */
 static int run_vectors(struct exmap *ex)
 {
@@ -297,7 +301,7 @@ static int run_clone(struct exmap *ex)
 	return ret;
 }
 
-/* A fault that fails for want of memory is tried again, or is a SIGSEGV */
+/* A page fault that finds no memory is either retried or raises SIGSEGV */
 static int run_touch(struct exmap *ex)
 {
 	__u64 value;
@@ -310,7 +314,7 @@ static int run_touch_vectors(struct exmap *ex)
 	return ex->iface[1]->iov[3].res;
 }
 
-/* From the beginning to the end of another one */
+/* The whole life of another exmap, from open() to close() */
 static int run_life(struct exmap *unused)
 {
 	struct exmap ex = { .ifaces = 0 };
@@ -354,15 +358,15 @@ static bool only_ok(int ret)
 	return ret >= 0;
 }
 
-/* fork() has its own idea of what it answers */
+/* fork() may also fail with EAGAIN */
 static bool fork_error(int ret)
 {
 	return ret >= 0 || ret == -ENOMEM || ret == -EAGAIN;
 }
 
 /*
- * So have file systems, of what they cannot do for want of memory. null_blk may have
- * points of failure of its own, which are not allocations: no answer to a request.
+ * File systems report a lack of memory by various errors. The injection may also hit a
+ * point of failure in null_blk that is no allocation, but leaves a request unanswered.
  */
 static bool any_io_error(int ret)
 {
@@ -567,7 +571,7 @@ FIXTURE_TEARDOWN(nomem)
 	inject_close();
 }
 
-/* Pages of the file are as the file has them, or not there */
+/* Count pages that hold content of the file, but not that of their slot */
 static int wrong_pages(struct exmap *ex)
 {
 	int i, wrong = 0;
@@ -582,7 +586,7 @@ static int wrong_pages(struct exmap *ex)
 static void each(struct __test_metadata *_metadata,
 		 const struct _fixture_variant_nomem *variant, bool rest)
 {
-	/* A short run tries some of them, not always the same */
+	/* A scaled-down run tries every step-th allocation, from a varying start */
 	const int step = scaled(100) < 100 ? 100 / scaled(100) : 1;
 	int nth, ret, fd, backing, failures = 0, tried = 0;
 	struct exmap ex;
@@ -591,13 +595,13 @@ static void each(struct __test_metadata *_metadata,
 
 	backing = make_backing(_metadata, variant->backing, FILE_PAGES, &fd, &end);
 	if (backing < 0)
-		SKIP(return, "no such file here");
+		SKIP(return, "no backing file of this kind");
 	for (nth = !rest + getpid() % step; injected; nth += step, tried++) {
 		exmap_create2(_metadata, &ex,
 			      (struct exmap_setup2){ .fd = backing, .flags = variant->flags },
 			      2, BUFFER, PAGES);
 		variant->prepare(&ex);
-		/* The program's own page faults would wait for memory, and wait */
+		/* Page faults of the program itself would wait for memory forever */
 		ASSERT_EQ(0, rest ? mlockall(MCL_CURRENT) : 0);
 
 		arm(nth, rest);
@@ -608,10 +612,10 @@ static void each(struct __test_metadata *_metadata,
 		ASSERT_TRUE(variant->expected(ret))
 			TH_LOG("allocation %d failed: %d", nth, ret);
 		failures += ret < 0;
-		/* With all the memory it wants, it works */
+		/* If no allocation was made to fail, the call must succeed */
 		ASSERT_LE(injected ? ret : 0, ret);
 		ASSERT_EQ(0, wrong_pages(&ex));
-		/* With memory again, the pool is whole */
+		/* Once there is memory again, all pages of the pool must be usable */
 		for (freed = 0; freed < PAGES; freed += 4095)
 			ASSERT_LE(0, ex_free(&ex, 0, freed,
 					     PAGES - freed < 4095 ? PAGES - freed : 4095));
@@ -622,7 +626,7 @@ static void each(struct __test_metadata *_metadata,
 	}
 	close(backing);
 	close(fd);
-	TH_LOG("%d allocations failed, and so did the call, %d times", tried - 1, failures);
+	TH_LOG("%d allocations failed, the call failed %d times", tried - 1, failures);
 }
 
 TEST_F_TIMEOUT(nomem, each_allocation, SLOW)
@@ -632,9 +636,9 @@ TEST_F_TIMEOUT(nomem, each_allocation, SLOW)
 
 TEST_F_TIMEOUT(nomem, all_from_one_on, SLOW)
 {
-	/* Page faults of programs wait for memory as long as it takes */
+	/* Page faults of the program would wait for memory forever */
 	if (variant->touches)
-		SKIP(return, "would not end");
+		SKIP(return, "page faults would wait forever");
 	each(_metadata, variant, true);
 }
 

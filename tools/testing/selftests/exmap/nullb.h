@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Disks in memory that are slow, or have bad sectors: null_blk through configfs */
+/* Disks in memory that are slow or have bad sectors: null_blk through configfs */
 #ifndef EXMAP_TEST_NULLB_H
 #define EXMAP_TEST_NULLB_H
 
@@ -10,7 +10,7 @@ struct nullb {
 	char path[64];
 };
 
-/* Write an attribute; 0 or -errno. It has to be done before power, mostly. */
+/* Write an attribute; most must precede "power". Returns 0 or -errno. */
 static inline int nullb_set(const struct nullb *disk, const char *attribute, const char *value)
 {
 	char path[160];
@@ -36,8 +36,9 @@ static inline void nullb_destroy(struct nullb *disk)
 }
 
 /*
- * A disk of 16 MiB whose requests take @nsec; @more is an array of attributes
- * and values, up to a NULL, or NULL. Returns 0, or -1 with errno.
+ * Create a disk of 16 MiB whose requests take @nsec nanoseconds. @more is NULL, or
+ * an array of further attributes and their values that ends with NULL. Returns 0, or
+ * -1 with errno set.
  */
 static inline int nullb_create(struct nullb *disk, const char *name, long nsec,
 			       const char * const *more)
@@ -72,8 +73,9 @@ out:
 }
 
 /*
- * From now on so many percent of the requests get no answer, for which the kernel
- * waits @ms. Returns 0, or -errno where null_blk cannot do that.
+ * Leave @percent percent of the requests unanswered from now on, and let the kernel
+ * wait @ms milliseconds for an answer. Returns 0, or -errno if null_blk cannot do
+ * that.
  */
 static inline int nullb_time_out(const struct nullb *disk, const char *percent, const char *ms)
 {
@@ -86,13 +88,13 @@ static inline int nullb_time_out(const struct nullb *disk, const char *percent, 
 		return -errno;
 	err = write(fd, ms, strlen(ms)) < 0 ? -errno : 0;
 	close(fd);
-	/* -1: as often as it happens */
+	/* -1: inject any number of timeouts */
 	return err ?: nullb_set(disk, "timeout_inject/times", "-1") ?:
 		nullb_set(disk, "timeout_inject/verbose", "0") ?:
 		nullb_set(disk, "timeout_inject/probability", percent);
 }
 
-/* Requests that the disk has got and not answered */
+/* Return the number of requests that the disk has received but not answered */
 static inline int nullb_inflight(const struct nullb *disk)
 {
 	int reads = 0, writes = 0;
@@ -109,7 +111,7 @@ static inline int nullb_inflight(const struct nullb *disk)
 	return reads + writes;
 }
 
-/* Sectors of 512 bytes that were read from the disk so far, or -1 */
+/* Return the number of 512-byte sectors read from the disk so far, or -1 */
 static inline long nullb_sectors_read(const struct nullb *disk)
 {
 	char path[160];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Machines with several memory nodes: the node that pages come from, calls that move pages
- * or set a policy, and nodes that are full.
+ * or set a policy, and full nodes.
  */
 #include "common.h"
 
@@ -34,7 +34,7 @@ static int node_of(void *addr)
 	return node;
 }
 
-/* The number of pages that are on @node, of slots that are all resident */
+/* Number of pages on @node, among slots that must all be resident */
 static int count_on(struct exmap *ex, int first, int pages, int node)
 {
 	int i, count = 0;
@@ -124,13 +124,13 @@ FIXTURE_TEARDOWN(numa)
 	set_policy(MPOL_DEFAULT, 0);
 	EXPECT_EQ(0, mprotect(ex->region, PAGES * PG, PROT_READ | PROT_WRITE));
 	EXPECT_LE(0, ex_drain(ex, 0, 0, PAGES));
-	/* All pages can be had, whichever node they and the thread are on */
+	/* ALLOC can get all pages, whichever nodes they and the thread are on */
 	EXPECT_EQ(BUFFER, ex_fill(ex, 1, 0));
 	exmap_destroy(ex);
 	close(self->backing);
 }
 
-/* Pages that come from the system are of the node that the thread runs on */
+/* New pages come from the node on which the thread runs */
 TEST_F(numa, pages_of_the_own_node)
 {
 	struct exmap *ex = &self->ex;
@@ -181,7 +181,7 @@ TEST_F(numa, pages_freed_on_another_node)
 	EXPECT_EQ(BUFFER, ex_owned(ex->fd));
 }
 
-/* move_pages() says where pages are, and that they do not move */
+/* move_pages() reports the nodes of pages, but cannot move them */
 TEST_F(numa, move_pages)
 {
 	struct exmap *ex = &self->ex;
@@ -193,7 +193,7 @@ TEST_F(numa, move_pages)
 
 	if (syscall(SYS_move_pages, 0, 0, NULL, NULL, NULL, 0))
 		SKIP(return, "no CONFIG_NUMA_MIGRATION: %s", strerror(errno));
-	/* An address at which nothing is mapped */
+	/* Find an address at which nothing is mapped */
 	hole = mmap(NULL, PG, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, hole);
 	ASSERT_EQ(0, munmap(hole, PG));
@@ -227,7 +227,7 @@ TEST_F(numa, move_pages)
 	}
 }
 
-/* mbind() cannot take the region apart, and moves nothing */
+/* mbind() cannot split the region, and does not move pages */
 TEST_F(numa, mbind)
 {
 	const unsigned long nodes = 1UL << self->node[1];
@@ -256,9 +256,9 @@ TEST_F(numa, mbind)
 }
 
 /*
- * In a child: an exmap that is larger than what @node has free, by @extra pages, and all
- * of its pages. With @bind, no other node may be used, not for page tables either, of
- * which every page needs one of its own then.
+ * Fill an exmap with @extra more pages than @node has free. With @bind, the policy of the
+ * thread allows no other node, not even for page tables, and each page is put where it
+ * needs a page table of its own. Runs in a child; returns its exit status.
  */
 static int fill_node(struct __test_metadata *_metadata, int node, int cpu, bool bind, long extra)
 {
@@ -291,10 +291,10 @@ static int fill_node(struct __test_metadata *_metadata, int node, int cpu, bool 
 		return elsewhere ? 13 : got < buffer / 4 ? 14 : got == buffer ? 15 : 0;
 	if (got != buffer)
 		return 16;
-	/* Reclaim may have made some room on the node, but not for all of the pool */
+	/* Reclaim may have freed some memory on the node, but not enough for the pool */
 	if (elsewhere < extra / 64 / 2)
 		return 17;
-	/* The pages can be given back to the system, and the pool is whole */
+	/* The pages can be given back to the system, and none of them is lost */
 	if (ex_drain(&ex, 0, 0, got) != got || ex_resize(ex.fd, 64) || ex_fill(&ex, 0, 0) != 64)
 		return 18;
 	exmap_destroy(&ex);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Region memory as a buffer for other files: it can be pinned as any memory,
- * and a page that is freed while somebody still holds it is not handed out.
+ * The region as a buffer for I/O on other files. Its pages can be pinned like any
+ * other memory. A page that is freed while it is pinned must not be reused.
  */
 #include "common.h"
 
@@ -22,7 +22,7 @@ FIXTURE_SETUP(pin)
 
 FIXTURE_TEARDOWN(pin)
 {
-	/* Nobody holds anything any more: the pool is whole */
+	/* No page is pinned any more: all pages of the pool can be allocated */
 	EXPECT_LE(0, ex_drain(&self->ex, 0, 0, 256));
 	EXPECT_EQ(16, ex_fill(&self->ex, 1, 0));
 	exmap_destroy(&self->ex);
@@ -30,7 +30,7 @@ FIXTURE_TEARDOWN(pin)
 	close(self->pipe[1]);
 }
 
-/* The pipe refers to the page itself, and does not copy it */
+/* Put a page into a pipe; the pipe refers to the page and does not copy it */
 static ssize_t splice_page(int pipe, void *page)
 {
 	struct iovec iov = { page, PG };
@@ -61,7 +61,7 @@ TEST_F(pin, freed_while_pinned)
 	EXPECT_EQ(1, ex_free(ex, 0, 0, 1));
 	EXPECT_EQ(SIGSEGV, try_read_byte(page_at(ex, 0)));
 
-	/* Held, it counts as used: neither interface gets it */
+	/* A page that is pinned counts as used: no interface can allocate it */
 	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 20, 1));
 	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 1, 20, 1));
 	EXPECT_EQ(15, ex_free(ex, 1, 1, 15));
@@ -69,7 +69,7 @@ TEST_F(pin, freed_while_pinned)
 	scribble(ex, 20, 15);
 	EXPECT_TRUE(pipe_has(self->pipe[0], 100));
 
-	/* Let go, it is there again */
+	/* The page is available again after the pipe has released it */
 	EXPECT_EQ(1, ex_alloc(ex, 1, 40, 1));
 	scribble(ex, 40, 1);
 	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 41, 1));
@@ -92,7 +92,7 @@ TEST_F(pin, still_mapped)
 {
 	struct exmap *ex = &self->ex;
 
-	/* Pinned and mapped is the same page: changes are seen */
+	/* The pipe and the slot have the same page, so that the pipe sees later changes */
 	ASSERT_EQ(1, ex_alloc(ex, 0, 0, 1));
 	stamp_page(page_at(ex, 0), 100);
 	ASSERT_EQ((ssize_t)PG, splice_page(self->pipe[1], page_at(ex, 0)));
@@ -111,7 +111,7 @@ TEST_F(pin, many_pins)
 			stamp_page(page_at(ex, i), i);
 			ASSERT_EQ((ssize_t)PG, splice_page(self->pipe[1], page_at(ex, i)));
 		}
-		/* Behind the driver's back, or by FREE */
+		/* Take the pages out with MADV_DONTNEED in some rounds, else with FREE */
 		if (round % 3 == 0)
 			ASSERT_EQ(0, madvise(ex->region, 16 * PG, MADV_DONTNEED));
 		EXPECT_EQ(round % 3 ? 16 : 0, ex_free(ex, 0, 0, 16));
@@ -140,7 +140,7 @@ TEST_F(pin, held_past_the_end_of_all)
 	EXPECT_EQ(2, ex_free(ex, 0, 0, 2));
 	exmap_destroy(ex);
 
-	/* Whatever the system does with memory now */
+	/* Make the system reuse free memory, which must not include pinned pages */
 	for (i = 0; i < 4; i++) {
 		exmap_create(_metadata, &other, -1, 1, 2000, 4000);
 		EXPECT_EQ(2000, ex_fill(&other, 0, 0));
@@ -150,7 +150,7 @@ TEST_F(pin, held_past_the_end_of_all)
 	for (i = 0; i < 8; i++)
 		EXPECT_TRUE(pipe_has(self->pipe[0], i));
 
-	/* For the teardown */
+	/* The teardown needs an exmap */
 	exmap_create(_metadata, ex, -1, 2, 16, 256);
 }
 
@@ -187,7 +187,7 @@ TEST_F(pin, missing_page)
 	EXPECT_EQ(0, count_present(ex, 0, 256));
 }
 
-/* Direct I/O of another file into and out of the region */
+/* Direct I/O on another file, with the region as the buffer */
 
 FIXTURE(direct) {
 	struct exmap ex;
@@ -257,7 +257,7 @@ TEST_F(direct, write_from_region)
 	for (i = 0; i < FILE_PAGES; i++)
 		stamp_page(page_at(ex, i), 7000 + i);
 	ASSERT_EQ((ssize_t)(FILE_PAGES * PG), pwrite(self->fd, ex->region, FILE_PAGES * PG, 0));
-	/* Evicted at once, as buffer managers do after a write */
+	/* Evict the pages at once, like a buffer manager after a write */
 	EXPECT_EQ(FILE_PAGES, ex_free(ex, 0, 0, FILE_PAGES));
 	EXPECT_EQ(FILE_PAGES, fill_in_time(ex, 1, 100, FILE_PAGES));
 	ASSERT_EQ((ssize_t)(FILE_PAGES * PG),
@@ -291,7 +291,7 @@ TEST_F_TIMEOUT(direct, freed_with_reads_in_flight, SLOW)
 		ASSERT_LT(0, submitted);
 		EXPECT_EQ(FILE_PAGES, ex_free(ex, 0, 0, FILE_PAGES));
 
-		/* As many as are not under I/O; what is written to them stays */
+		/* ALLOC only gets pages without I/O in flight: their data must survive */
 		mapped = fill_now(ex, 1, 500, FILE_PAGES);
 		EXPECT_LE(0, mapped);
 		for (i = 0; i < mapped; i++)
@@ -302,7 +302,7 @@ TEST_F_TIMEOUT(direct, freed_with_reads_in_flight, SLOW)
 		}
 		for (i = 0; i < mapped; i++)
 			EXPECT_TRUE(stamp_intact(page_at(ex, 500 + i), 9000 + i));
-		/* All are back once the I/O is over */
+		/* All pages are available again when the I/O is complete */
 		EXPECT_EQ(FILE_PAGES - mapped,
 			  fill_in_time(ex, 0, 700, FILE_PAGES - mapped));
 		EXPECT_EQ(FILE_PAGES, ex_drain(ex, 0, 0, 1024));
@@ -337,8 +337,8 @@ TEST_F_TIMEOUT(direct, freed_under_a_reader, SLOW)
 	int round, i, mapped;
 
 	/*
-	 * Slot 0 comes and goes under two threads that read into it. Wherever
-	 * its page turns up next, no late data may land in it.
+	 * Slot 0 is filled and emptied while two threads read a file into it. When
+	 * its page is reused in another slot, no late read may write to it.
 	 */
 	start_workers(_metadata, w, 2, read_into_slot, ex, &race);
 	for (round = 0; round < scaled(80); round++) {

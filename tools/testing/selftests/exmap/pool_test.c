@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The promise of the pool: an ALLOC succeeds as long as fewer than buffer_size
- * pages are in use, wherever the free ones wait, and fails after that.
+ * The guarantee of the pool: ALLOC succeeds while fewer than buffer_size pages are in
+ * use, wherever the free pages are, and fails beyond that. The pool is charged to the
+ * memory cgroup and to RLIMIT_MEMLOCK.
  */
 #include "common.h"
 #include "cgroup.h"
@@ -60,7 +61,7 @@ FIXTURE_TEARDOWN(pool)
 {
 	struct exmap *ex = &self->ex;
 
-	/* Whatever the test did, the pool is whole */
+	/* After any test, all pages of the pool must be available */
 	EXPECT_LE(0, ex_drain(ex, 0, 0, ex->pages));
 	EXPECT_EQ(ex->buffer, ex_fill(ex, ex->ifaces - 1, 0));
 	exmap_destroy(ex);
@@ -76,7 +77,7 @@ TEST_F_TIMEOUT(pool, exhaust_and_refill, SLOW)
 	for (j = 0; j < ex->ifaces; j++)
 		EXPECT_EQ(-ENOMEM, ex_alloc(ex, j, ex->buffer, 1));
 
-	/* What one interface gives back another one gets, exactly */
+	/* Another interface gets exactly the pages that one interface has freed */
 	for (i = 0; i < (int)ARRAY_SIZE(counts); i++) {
 		count = counts[i] < ex->buffer ? counts[i] : ex->buffer;
 		for (j = 0; j < 3; j++) {
@@ -96,7 +97,7 @@ TEST_F_TIMEOUT(pool, page_by_page, SLOW)
 	struct exmap *ex = &self->ex;
 	int i, ret = 0;
 
-	/* Single scattered pages, in turns */
+	/* Single scattered pages, through each interface in turn */
 	for (i = 0; i < ex->buffer; i++) {
 		ret = ex_alloc(ex, i % ex->ifaces, i * 3, 1);
 		if (ret != 1)
@@ -111,7 +112,7 @@ TEST_F_TIMEOUT(pool, page_by_page, SLOW)
 		if (!stamp_intact(page_at(ex, i * 3), i))
 			break;
 	EXPECT_EQ(ex->buffer, i);
-	/* One out, one in, each through other interfaces, with the pool full */
+	/* With all pages in use, each FREE allows one ALLOC through another interface */
 	for (i = 0; i < ex->buffer; i++) {
 		if (ex_free(ex, i % ex->ifaces, i * 3, 1) != 1)
 			break;
@@ -160,7 +161,7 @@ TEST_F(pool, failed_call_can_be_repeated)
 	EXPECT_EQ(-ENOMEM, ex_action(ex->fd, last, EXMAP_OP_ALLOC, count));
 	EXPECT_EQ(0, memcmp(&before, ex->iface[last], PG));
 
-	/* Victims elsewhere; with a single interface the vectors are in its way */
+	/* Free through interface 0, and restore its vectors if it is the only one */
 	EXPECT_EQ(count, ex_free(ex, 0, 0, count));
 	if (!last)
 		*ex->iface[0] = before;
@@ -179,14 +180,14 @@ TEST_F(pool, nothing_done_is_no_answer)
 	struct exmap *ex = &self->ex;
 	struct exmap_user_interface before;
 
-	/* A vector that finds its page there has done nothing either */
+	/* A vector for a resident slot changes nothing, so the whole call fails */
 	EXPECT_EQ(ex->buffer, ex_fill(ex, 0, 0));
 	set_vec(ex, 0, 0, 0, 1);
 	set_vec(ex, 0, 1, ex->buffer, 1);
 	before = *ex->iface[0];
 	EXPECT_EQ(-ENOMEM, ex_action(ex->fd, 0, EXMAP_OP_ALLOC, 2));
 	EXPECT_EQ(0, memcmp(&before, ex->iface[0], PG));
-	/* But with nothing missing there is nothing to fail */
+	/* An ALLOC of resident slots needs no page and succeeds */
 	EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_ALLOC, 1));
 	EXPECT_EQ(0, ex->iface[0]->iov[0].pages);
 }
@@ -214,7 +215,7 @@ TEST_F(pool, part_of_a_call)
 	EXPECT_EQ(7, count_present(ex, ex->buffer + 10, 10));
 	EXPECT_EQ(0, count_present(ex, ex->buffer + 30, 2));
 
-	/* The rest of it, after two more */
+	/* Five freed pages are just enough for the rest of the vectors that failed */
 	EXPECT_EQ(5, ex_free(ex, 0, ex->buffer, 5));
 	EXPECT_EQ(3, ex_alloc(ex, 0, ex->buffer + 10, 10));
 	EXPECT_EQ(2, ex_alloc(ex, 0, ex->buffer + 30, 2));
@@ -229,7 +230,7 @@ TEST_F_TIMEOUT(pool, fresh_pages_are_zero, SLOW)
 	char *dirt;
 	int i, j;
 
-	/* Leave pages with something in them to the page allocator */
+	/* Leave pages with stale content to the page allocator */
 	dirt = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, dirt);
 	memset(dirt, 0xaa, size);
@@ -258,7 +259,7 @@ TEST_F_TIMEOUT(pool, random_rounds, SLOW)
 		len = random_below(&random, 4095 < half ? 4095 : half);
 		if (random_below(&random, 2)) {
 			ret = ex_alloc(ex, round % ex->ifaces, page, len);
-			/* How many of a failed vector were done: count again */
+			/* A vector that fails has used all free pages */
 			if (ret == -ENOMEM)
 				mapped = ex->buffer;
 			else if (ret >= 0)
@@ -275,7 +276,7 @@ TEST_F_TIMEOUT(pool, random_rounds, SLOW)
 	EXPECT_EQ(mapped, ex_drain(ex, 0, 0, ex->pages));
 }
 
-/* The pages are charged to the memory cgroup of the process that asks */
+/* Pages are charged to the memory cgroup of the calling process */
 
 FIXTURE(cgroup) {
 	struct cgroup cg;
@@ -316,7 +317,7 @@ TEST_F_TIMEOUT(cgroup, pages_are_charged, SLOW)
 		before = cgroup_read(self->cg.path, "memory.current");
 		EXPECT_EQ(2000, ex_fill(&ex, 0, 0));
 		after = cgroup_read(self->cg.path, "memory.current");
-		/* Some may come out of what was charged in advance for each CPU */
+		/* Some pages may be covered by what each CPU has charged in advance */
 		EXPECT_LE(1700 * (long)PG, after - before);
 		exmap_destroy(&ex);
 		_exit(_metadata->exit_code);
@@ -332,7 +333,7 @@ TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 	pid_t pid;
 	long end;
 
-	/* In the page cache already, charged to us */
+	/* The pages of the file are in the page cache already, charged to the parent */
 	backing = make_backing(_metadata, MEMFD, 4096, &fd, &end);
 	ASSERT_LE(0, backing);
 	pid = fork();
@@ -341,7 +342,7 @@ TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 		if (cgroup_join(self->cg.path))
 			_exit(100);
 		exmap_create(_metadata, &ex, backing, 1, 4000, 4096);
-		/* Without memory for page tables the kernel would kill us */
+		/* Create the page tables first: only pages are to reach the limit */
 		for (i = 0; i < 4096; i += 512)
 			EXPECT_EQ(1, ex_alloc(&ex, 0, i, 1));
 		EXPECT_EQ(8, ex_drain(&ex, 0, 0, 4096));
@@ -352,7 +353,7 @@ TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 			 cgroup_read(self->cg.path, "memory.current") + (4L << 20));
 		EXPECT_LT(0, pwrite(limit, text, strlen(text), 0));
 
-		/* ENOMEM, not death */
+		/* Calls must fail with ENOMEM, and the process must not be killed */
 		do {
 			set_vec(&ex, 0, 0, mapped, 64);
 			ret = ex_action(ex.fd, 0, variant->opcode, 1);
@@ -362,7 +363,7 @@ TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 		freed = ex_free(&ex, 0, 0, 10);
 		again = ex_one(&ex, 0, variant->opcode, 0, 10);
 
-		/* Not before now: complaining takes memory */
+		/* Lift the limit first: reporting a failure takes memory */
 		EXPECT_EQ(3, pwrite(limit, "max", 3, 0));
 		EXPECT_TRUE(ret == -ENOMEM || ret == 1);
 		EXPECT_LE(512, mapped);
@@ -378,7 +379,7 @@ TEST_F_TIMEOUT(cgroup, limit_is_an_error, SLOW)
 	close(fd);
 }
 
-/* The process moves on and its group is removed, with pages still charged to it */
+/* A cgroup that is still charged for pages is removed after its process has moved on */
 TEST_F_TIMEOUT(cgroup, goes_away, SLOW)
 {
 	char empty[160], path[256];
@@ -404,7 +405,7 @@ TEST_F_TIMEOUT(cgroup, goes_away, SLOW)
 		EXPECT_EQ(500, ex_free(&ex, 0, 500, 500));
 		EXPECT_EQ(0, cgroup_join(self->cg.path));
 		EXPECT_EQ(0, rmdir(empty));
-		/* Mapped ones, free ones, and new ones */
+		/* Mapped, free and new pages must all be usable */
 		for (i = 0; i < 500; i++)
 			EXPECT_TRUE(stamp_intact(page_at(&ex, i), i));
 		EXPECT_EQ(0, ex_resize(ex.fd, 1500));
@@ -419,7 +420,7 @@ TEST_F_TIMEOUT(cgroup, goes_away, SLOW)
 	close(fd);
 }
 
-/* RLIMIT_MEMLOCK: by user, in pages of the pool, given back in full */
+/* RLIMIT_MEMLOCK: a user is charged for the sizes of all pools, and uncharged in full */
 
 FIXTURE(memlock) {
 	int fd;
@@ -459,7 +460,7 @@ TEST_F(memlock, limit_is_exact)
 	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, LIMIT + 1));
 	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, ~0ULL));
 	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, 1ULL << 52));
-	/* A refused SETUP has counted nothing */
+	/* A SETUP that fails charges nothing */
 	EXPECT_EQ(0, ex_setup(fd, -1, 1, LIMIT));
 	EXPECT_EQ(0, close(fd));
 
@@ -498,7 +499,7 @@ TEST_F(memlock, other_errors_count_nothing)
 		EXPECT_EQ(-EBADF, ex_setup(fd, -2, 1, LIMIT));
 	}
 	ASSERT_EQ(0, ex_setup(fd, -1, 1, LIMIT));
-	/* Nor does the refusal of a second one give anything back */
+	/* A second SETUP that fails does not undo the charge of the first */
 	for (i = 0; i < 10; i++)
 		EXPECT_EQ(-EBUSY, ex_setup(fd, -1, 1, LIMIT));
 	EXPECT_EQ(0, close(fd));
@@ -515,7 +516,7 @@ TEST_F_TIMEOUT(memlock, given_back_each_time, SLOW)
 
 	become_nobody(_metadata, LIMIT);
 	for (round = 0; round < 1000; round++) {
-		/* The whole limit every time: one page not given back is seen */
+		/* Use the whole limit, so that a single lost page is noticed */
 		ex.fd = exmap_open(_metadata);
 		ASSERT_EQ(0, ex_setup(ex.fd, -1, 1, LIMIT))
 			TH_LOG("round %d", round);
@@ -539,7 +540,7 @@ TEST_F_TIMEOUT(memlock, given_back_each_time, SLOW)
 			close(ex.fd);
 			munmap(ex.region, LIMIT * PG);
 			break;
-		case 3:	/* held by a mapped interface alone, in the end */
+		case 3:	/* at last held by a mapped interface alone */
 			ex.iface[0] = ex_map_iface(ex.fd, 0);
 			ASSERT_NE(MAP_FAILED, ex.iface[0]);
 			close(ex.fd);
@@ -559,7 +560,7 @@ TEST_F(memlock, held_while_mapped)
 	EXPECT_EQ(LIMIT, ex_fill(&ex, 0, 0));
 	fd = exmap_open(_metadata);
 	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, 1));
-	/* FREE gives pages to the pool, not the limit to others */
+	/* FREE returns pages to the pool, but does not reduce the charge */
 	EXPECT_EQ(LIMIT, ex_free(&ex, 0, 0, 2 * LIMIT));
 	EXPECT_EQ(-ENOMEM, ex_setup(fd, -1, 1, 1));
 	close(ex.fd);

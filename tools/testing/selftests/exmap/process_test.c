@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * An exmap belongs to one mm: other processes that hold its file, by fork(),
- * exec() or a socket, are refused; processes that end leave nothing behind.
+ * An exmap belongs to one mm. Calls from another mm are refused, no matter whether the
+ * file got there by fork(), exec() or through a socket. A process may exit, exec or be
+ * killed while its threads are inside calls.
  */
 #include "common.h"
 
@@ -25,7 +26,7 @@ FIXTURE_TEARDOWN(process)
 {
 	struct exmap *ex = &self->ex;
 
-	/* Nothing that the others tried has had any effect */
+	/* The calls from other processes must not have had any effect */
 	EXPECT_EQ(1ULL << 52 | 3, ex->iface[0]->iov[0].value);
 	EXPECT_TRUE(stamp_intact(page_at(ex, 3), 3));
 	EXPECT_EQ(8, count_present(ex, 0, 256));
@@ -33,7 +34,10 @@ FIXTURE_TEARDOWN(process)
 	exmap_destroy(ex);
 }
 
-/* Every call on an exmap of another mm; @region is its address there */
+/*
+ * Try every call on the exmap of another mm, in which its region is at @region. Returns
+ * the number of calls that were not refused with EPERM.
+ */
 static int count_not_refused(int fd, char *region)
 {
 	struct exmap_ioctl_stats stats;
@@ -52,7 +56,7 @@ static int count_not_refused(int fd, char *region)
 	fresh = open(DEVICE, O_RDWR | O_CLOEXEC);
 	wrong += fresh < 0;
 	wrong += ex_clone(fresh, fd) != -EPERM;
-	/* The refused clone can still become an exmap of its own */
+	/* The file whose clone was refused can still get an exmap of its own */
 	wrong += ex_setup(fresh, -1, 1, 1) != 0;
 	close(fresh);
 	return wrong;
@@ -68,7 +72,7 @@ TEST_F(process, forked_child)
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		EXPECT_EQ(0, count_not_refused(ex->fd, ex->region));
-		/* Neither region nor interface is mapped here */
+		/* Neither the region nor an interface is mapped in the child */
 		EXPECT_EQ(-1, mincore(ex->region, PG, &vec));
 		EXPECT_EQ(ENOMEM, errno);
 		EXPECT_EQ(-1, mincore(ex->iface[0], PG, &vec));
@@ -88,7 +92,7 @@ TEST_F(process, child_outlives_parent)
 	pid_t pid;
 	char byte;
 
-	/* The grandchild keeps the file open when its mm is long gone */
+	/* The grandchild keeps the file open after the mm of the exmap has gone */
 	ASSERT_EQ(0, pipe(pair));
 	ASSERT_EQ(0, pipe(back));
 	pid = fork();
@@ -98,10 +102,10 @@ TEST_F(process, child_outlives_parent)
 		EXPECT_EQ(64, ex_fill(&ex, 0, 0));
 		if (!fork()) {
 			close(pair[1]);
-			/* EOF: the middle process has exited */
+			/* End of file means that the process in the middle has exited */
 			if (read(pair[0], &byte, 1))
 				_exit(1);
-			/* Its mm may take a moment longer to go */
+			/* Its mm may be destroyed a moment later */
 			usleep(100000);
 			wrong = count_not_refused(ex.fd, ex.region);
 			_exit(write(back[1], &wrong, sizeof(wrong)) != sizeof(wrong));
@@ -122,7 +126,7 @@ TEST_F(process, set_up_in_the_child)
 	char *region, byte = 0;
 	pid_t pid;
 
-	/* Who makes the first call owns it, whoever opened the file */
+	/* The process that makes the first call owns the exmap, whoever opened the file */
 	ASSERT_EQ(0, pipe(ready));
 	ASSERT_EQ(0, pipe(done));
 	pid = fork();
@@ -145,7 +149,7 @@ TEST_F(process, set_up_in_the_child)
 	EXPECT_EQ(0, count_not_refused(fd, self->ex.region));
 	ASSERT_EQ(1, write(done[1], &byte, 1));
 	EXPECT_EQ(0, wait_child(pid));
-	/* And it stays so when the owner has died */
+	/* Other processes are still refused after the owner has exited */
 	EXPECT_EQ(-EPERM, ex_action(fd, 0, EXMAP_OP_ALLOC, 0));
 	EXPECT_EQ(-EPERM, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
 	close(fd);
@@ -230,7 +234,7 @@ TEST_F(process, passed_over_a_socket)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		/* Not inherited: received from a process that made it later */
+		/* The parent creates this exmap after fork() and sends the file */
 		fd = receive_fd(pair[1]);
 		EXPECT_LE(0, fd);
 		EXPECT_EQ(0, count_not_refused(fd, self->ex.region));
@@ -242,7 +246,7 @@ TEST_F(process, passed_over_a_socket)
 	EXPECT_EQ(8, ex_fill(&later, 0, 0));
 	exmap_destroy(&later);
 
-	/* To oneself it is but a duplicate */
+	/* A descriptor that a process sends to itself is a duplicate */
 	ASSERT_EQ(0, send_fd(pair[0], self->ex.fd));
 	fd = receive_fd(pair[1]);
 	ASSERT_LE(0, fd);
@@ -264,7 +268,7 @@ TEST_F(process, exec)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		/* Our own exmap, lost with the old mm; only the file survives */
+		/* execl() destroys the mm of the exmap; only the file survives */
 		exmap_create(_metadata, &ex, -1, 1, 64, 256);
 		EXPECT_EQ(64, ex_fill(&ex, 0, 0));
 		fcntl(ex.fd, F_SETFD, 0);
@@ -289,7 +293,7 @@ TEST_F(process, process_of_the_same_mm)
 	char *stack;
 	pid_t pid;
 
-	/* Not a thread, but the address space is what counts */
+	/* The child is not a thread, but it may use the exmap as it shares the mm */
 	stack = mmap(NULL, 16 * PG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, stack);
 	set_vec(ex, 1, 0, 7, 1);
@@ -300,7 +304,7 @@ TEST_F(process, process_of_the_same_mm)
 	ASSERT_EQ(1, ex_alloc(ex, 1, 7, 1));
 }
 
-/* Threads that are inside the calls when their process is taken away */
+/* Processes that exit, exec or are killed while their threads are inside calls */
 
 struct hammer {
 	int pipe;
@@ -316,7 +320,7 @@ static void *hammer(void *arg)
 	char byte = 0;
 	int page;
 
-	/* Both our process and its parent wait until all are at work */
+	/* The process and its parent wait until all threads are at work */
 	if (write(h->pipe, &byte, 1) != 1)
 		_exit(100);
 	__atomic_add_fetch(&h->started, 1, __ATOMIC_SEQ_CST);

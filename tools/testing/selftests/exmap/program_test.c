@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Habits and environments of existing programs: the calls of a different exmap, loops that
- * wait for a page, resource limits, mappings that go away in any order, and threads that
- * look at the address space or change it meanwhile.
+ * Habits and environments of existing programs: calls meant for a different exmap, loops
+ * that wait for a page, resource limits, mappings that go away in any order, and threads
+ * that inspect or change the address space at the same time.
  */
 #include "common.h"
 #include "status.h"
@@ -37,9 +37,9 @@ FIXTURE_TEARDOWN(program)
 
 /*
  * LeanStore is written for a different exmap, /dev/exmap0, which has snapshots. Its ACTION
- * has the opcodes SHADOW 3, RM_SD 4 and WRITE 5, and a page number in the place of the
- * flags. SHADOW of page 0 cannot be told from WRITE and is carried out as WRITE. All calls
- * with a different opcode or page number are refused and change nothing.
+ * has the opcodes SHADOW 3, RM_SD 4 and WRITE 5, and a page number in place of the flags.
+ * SHADOW of page 0 looks like WRITE and is carried out as WRITE. Calls with opcode 4 and
+ * above, or with another page number, are refused and change nothing.
  */
 
 struct leanstore_params {
@@ -102,14 +102,14 @@ TEST_F(program, opcodes_of_leanstore)
 }
 
 /*
- * Programs repeat a call that fails with ENOMEM, unchanged, and evict pages in between.
- * With a pool of one page, each thread has to evict the page of a different thread.
+ * Programs evict a page when a call fails with ENOMEM, and then repeat the call as it is.
+ * With a pool of one page, each thread has to evict the page of another thread.
  */
 
 #define RETRIES	1000000
 
 struct loop {
-	bool action;		/* ALLOC as an action, else READ as pread() */
+	bool action;		/* ALLOC with ACTION, else READ with pread() */
 	long retries;
 };
 
@@ -142,7 +142,7 @@ static void *wait_for_page(void *arg)
 				if (BROKE(w, ret != -ENOMEM, ret))
 					return NULL;
 			}
-			/* Evict through a second interface, so that the vector stays as it is */
+			/* Evict through another interface to keep the vector intact */
 			other = 10 + random_below(&w->random, 4);
 			ret = ex_free(ex, w->index + 4, other, 1);
 			if (BROKE(w, ret < 0 && ret != -EBUSY, ret))
@@ -200,8 +200,8 @@ TEST_F(program, pool_of_one_for_all_pages)
 }
 
 /*
- * Private futexes work in the region. Process-shared ones do not: their key is the place
- * in a file, and pages of the region do not belong to one.
+ * Private futexes work in the region. Process-shared futexes do not, because their key is
+ * an offset in a file, and the pages of the region do not belong to a file.
  */
 TEST_F(program, futexes)
 {
@@ -242,7 +242,7 @@ FIXTURE_TEARDOWN(overcommit)
 	EXPECT_EQ(0, write_text(OVERCOMMIT, self->before));
 }
 
-/* A region is not counted as promised memory: it may be larger than all memory */
+/* A region does not count as committed memory: it may be larger than all memory */
 TEST_F(overcommit, strict)
 {
 	struct exmap ex;
@@ -294,7 +294,7 @@ TEST(locked_memory_limit)
 		exmap_create(_metadata, &ex, -1, 1, BUFFER, PAGES);
 		ASSERT_EQ(BUFFER, ex_fill(&ex, 0, 0));
 		stamp_page(page_at(&ex, 5), i);
-		/* The page of the last round, which outlives its exmap */
+		/* The page of the previous round outlives its exmap */
 		if (i) {
 			ASSERT_EQ((ssize_t)PG, read(pair[0], words, PG));
 			ASSERT_TRUE(stamp_intact(words, i - 1));
@@ -310,7 +310,7 @@ TEST(locked_memory_limit)
 	close(i);
 }
 
-/* All orders in which the mappings and open files of an exmap can go away */
+/* The mappings and open files of an exmap go away in every possible order */
 
 enum part { REGION, FIRST_IFACE, SECOND_IFACE, ITS_FILE, CLONE, PARTS };
 
@@ -347,7 +347,7 @@ TEST_F_TIMEOUT(program, every_order_of_unmapping_and_closing, SLOW)
 		ASSERT_EQ(20, ex_one(&ex, 0, EXMAP_OP_READ, 0, 20));
 		ASSERT_EQ(20, ex_alloc(&ex, 1, 100, 20));
 		ASSERT_EQ(10, ex_free(&ex, 1, 15, 10) + ex_free(&ex, 0, 110, 5));
-		/* Each digit of the number chooses one of the parts that are left */
+		/* Each digit of @order selects one of the remaining parts */
 		parts = (1 << PARTS) - 1;
 		rest = order;
 		for (n = PARTS; n; n--) {
@@ -361,7 +361,7 @@ TEST_F_TIMEOUT(program, every_order_of_unmapping_and_closing, SLOW)
 			if (parts & 1 << REGION)
 				EXPECT_TRUE(page_is(page_at(&ex, 7), 7));
 		}
-		/* By now, the text that the loop needs is resident */
+		/* The program text that the loop needs is resident by now */
 		if (order == 1)
 			before = status_kib("RssFile:");
 	}
@@ -370,10 +370,10 @@ TEST_F_TIMEOUT(program, every_order_of_unmapping_and_closing, SLOW)
 }
 
 /*
- * Threads use their pages while process_madvise() drops them behind the driver's back.
- * The pool is as large as what they use. A call looks at a bounded number of pages for
- * dropped ones, and the kernel may still hold these, so that ALLOC may fail, but not
- * for long.
+ * Threads use their pages while process_madvise() drops pages without the driver being
+ * told. The threads need all pages of the pool. A call checks only a limited number of
+ * pages for dropped ones, and the kernel may still hold a dropped page. ALLOC may
+ * therefore fail with ENOMEM for a short time.
  */
 static int alloc_dropped(struct exmap *ex, int iface, int page, int n)
 {
@@ -435,7 +435,7 @@ static void *drop_pages(void *arg)
 				PG * (1 + random_below(&w->random, 20)),
 			};
 		i = advice[random_below(&w->random, ARRAY_SIZE(advice))];
-		/* Advice that such a mapping does not take is an error */
+		/* The call fails for advice that the region does not support */
 		if (syscall(SYS_process_madvise, d->pidfd, iov, 8, i, 0) > 0)
 			d->calls++;
 		sched_yield();
@@ -464,8 +464,8 @@ TEST_F_TIMEOUT(program, process_madvise, SLOW)
 }
 
 /*
- * A thread that reads smaps_rollup, as monitors do, and a thread that maps and unmaps
- * memory contend for the locks of the address space. ALLOC and FREE must not starve.
+ * A thread that reads smaps_rollup, like monitoring tools, and a thread that maps and
+ * unmaps memory compete for the locks of the address space. ALLOC and FREE must not starve.
  */
 
 #define CALLS	2000

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What is said of slots: by EXMAP_IOCTL_QUERY, and by the calls of the kernel's
- * own that know nothing of exmap, mincore() and PAGEMAP_SCAN.
+ * The state of slots as reported by EXMAP_IOCTL_QUERY, and by mincore() and
+ * PAGEMAP_SCAN, which know nothing of exmap.
  */
 #include "common.h"
 #include "nullb.h"
@@ -10,7 +10,7 @@
 #define PAGES	200000
 #define FILE_PAGES 640
 
-/* Of a single slot: its bits, or -errno */
+/* Query a single slot. Returns its EXMAP_SLOT_* bits, or -errno. */
 static int query_one(struct exmap *ex, long page, unsigned int flags)
 {
 	struct exmap_vec vec = { .page = page, .len = 1 };
@@ -62,10 +62,10 @@ TEST_F(query, life_of_a_page)
 	ASSERT_EQ(1, ex_alloc(ex, 0, 5, 1));
 	EXPECT_EQ(EXMAP_SLOT_RESIDENT | EXMAP_SLOT_DIRTY | EXMAP_SLOT_USED,
 		  query_one(ex, 5, EXMAP_QUERY_AGE));
-	/* It was never touched, so no TLB can have an old entry */
+	/* The page was never touched, so no TLB entry can hide its first use */
 	EXPECT_EQ(EXMAP_SLOT_RESIDENT | EXMAP_SLOT_DIRTY, query_one(ex, 5, 0));
 	EXPECT_EQ(0, *page_at(ex, 5));
-	/* User-mode Linux learns of uses from page faults, and of no other */
+	/* User-mode Linux notices only uses that cause a page fault */
 	EXPECT_EQ(EXMAP_SLOT_RESIDENT | EXMAP_SLOT_DIRTY |
 		  (is_user_mode_linux() ? 0 : EXMAP_SLOT_USED), query_one(ex, 5, 0));
 	ASSERT_EQ(1, ex_free(ex, 0, 5, 1));
@@ -82,18 +82,18 @@ TEST_F(query, dirty)
 	EXPECT_EQ(EXMAP_SLOT_RESIDENT | EXMAP_SLOT_USED, query_one(ex, 7, 0));
 	renew(ex, 7);
 	EXPECT_EQ(EXMAP_SLOT_RESIDENT | EXMAP_SLOT_USED | EXMAP_SLOT_DIRTY, query_one(ex, 7, 0));
-	/* Asking does not make it clean, writing does */
+	/* A query leaves the page dirty, WRITE with EXMAP_VEC_DIRTY cleans it */
 	ASSERT_EQ(1, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 7, 1, EXMAP_VEC_DIRTY));
 	EXPECT_EQ(EXMAP_SLOT_RESIDENT, query_one(ex, 7, 0) & ~EXMAP_SLOT_USED);
 	EXPECT_TRUE(file_has(self->fd, 7, NEW(7)));
-	/* What others write to a page of the region counts */
+	/* A system call that writes to a page makes it dirty */
 	ASSERT_EQ(PG, pread(self->fd, page_at(ex, 7), PG, 9 * PG));
 	if (is_user_mode_linux())
-		SKIP(return, "whose copy_to_user() does not mark pages as dirty");
+		SKIP(return, "User-mode Linux: copy_to_user() does not dirty pages");
 	EXPECT_TRUE(query_one(ex, 7, 0) & EXMAP_SLOT_DIRTY);
 }
 
-/* Every slot has its own byte, wherever it lies and however it is asked for */
+/* Each slot of each vector gets its own byte, for vectors of any length and order */
 TEST_F(query, many_vectors)
 {
 	static const struct exmap_vec vecs[] = {
@@ -146,7 +146,7 @@ TEST_F(query, errors)
 	pid_t pid;
 
 	ASSERT_EQ(2, ex_alloc(ex, 0, 0, 2));
-	/* What is wrong in the last vector is seen before anything is done */
+	/* An error in the last vector is found before anything is done */
 	vecs[1].page = PAGES;
 	EXPECT_EQ(-ERANGE, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1].page = PAGES - 1;
@@ -181,7 +181,7 @@ TEST_F(query, errors)
 	query.size = PG + 1;
 	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
 
-	/* A program that is newer than the kernel, and needs that, or not */
+	/* A larger struct of a newer program is accepted if the unknown part is zero */
 	query.size = sizeof(longer);
 	query.slots = (unsigned long)slots;
 	longer.query = query;
@@ -210,7 +210,7 @@ TEST_F(query, no_region)
 	close(ex.fd);
 }
 
-/* A slot that a READ is about to fill */
+/* A slot that a READ is about to fill is busy */
 
 static void *read_slowly(void *arg)
 {
@@ -247,7 +247,7 @@ TEST(busy)
 	nullb_destroy(&disk);
 }
 
-/* Others that are asked what is resident say the same */
+/* mincore() and PAGEMAP_SCAN report the same slots as resident */
 
 #ifndef PAGEMAP_SCAN
 #define PAGEMAP_SCAN	_IOWR('f', 16, struct pm_scan_arg)
@@ -309,7 +309,7 @@ TEST_F(query, mincore_and_pagemap_scan)
 	EXPECT_EQ(0, scanned);
 }
 
-/* A clock hand that goes round while others use pages, and one evicts */
+/* A clock hand ages all pages while other threads use and evict theirs */
 
 static void *use_and_evict(void *arg)
 {

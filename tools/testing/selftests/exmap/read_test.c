@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The read proxy: pread() and preadv() on the exmap bring in pages of the
- * backing file, by the address that they belong to.
+ * The read proxy: pread() and preadv() on the exmap read pages of the backing file
+ * into the slots that the buffer addresses select.
  */
 #include "common.h"
 
@@ -76,7 +76,7 @@ FIXTURE_TEARDOWN(file)
 {
 	struct exmap *ex = &self->ex;
 
-	/* Nothing read, failed or raced has cost the pool a page */
+	/* No test may lose a page: the whole pool must be available again */
 	EXPECT_LE(0, ex_drain(ex, 0, 0, FILE_PAGES));
 	EXPECT_LE(0, ex_drain(ex, 0, self->end - 64, 128));
 	EXPECT_EQ(600, ex_fill(ex, 1, 0));
@@ -103,7 +103,7 @@ TEST_F(file, one_page)
 	}
 	ASSERT_EQ((ssize_t)PG, read_pages(ex, 0, FILE_PAGES - 1, 1));
 	EXPECT_TRUE(page_is(page_at(ex, FILE_PAGES - 1), FILE_PAGES - 1));
-	/* The page is the reader's own */
+	/* The slot holds a copy: changes to it do not reach the file */
 	memset(page_at(ex, 0), 1, PG);
 	EXPECT_EQ(1, ex_free(ex, 0, 0, 1));
 	ASSERT_EQ((ssize_t)PG, read_pages(ex, 0, 0, 1));
@@ -128,7 +128,7 @@ TEST_F(file, resident_pages_are_filled_in_place)
 	struct exmap *ex = &self->ex;
 	int i;
 
-	/* Every second one is there, with something else in it */
+	/* Every second slot is resident, with other content */
 	for (i = 0; i < 16; i += 2) {
 		ASSERT_EQ(1, ex_alloc(ex, 0, i, 1));
 		memset(page_at(ex, i), 0xee, PG);
@@ -140,7 +140,7 @@ TEST_F(file, resident_pages_are_filled_in_place)
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
 	EXPECT_EQ(16, count_present(ex, 0, 32));
 
-	/* In place: no page of the pool is needed */
+	/* Empty the pool: reading in place must not need a page from it */
 	EXPECT_EQ(584, ex_alloc(ex, 0, 16, 584));
 	memset(page_at(ex, 7), 0xee, PG);
 	ASSERT_EQ((ssize_t)(16 * PG), read_pages(ex, 0, 0, 16));
@@ -154,7 +154,10 @@ TEST_F(file, scattered_vectors)
 	struct iovec iov[500];
 	int i;
 
-	/* In falling order, some of two pages, some resident, one empty */
+	/*
+	 * Vectors in descending order: some have two pages, some have a resident slot,
+	 * and one has length 0.
+	 */
 	for (i = 0; i < 500; i++)
 		iov[i] = (struct iovec){
 			.iov_base = page_at(ex, (499 - i) * 2),
@@ -200,7 +203,7 @@ TEST_F(file, past_the_end)
 	EXPECT_EQ(-ENODATA, read_pages(ex, 0, self->end + 63, 1));
 	EXPECT_EQ(0, count_present(ex, self->end - 8, 72));
 
-	/* What comes before the end is read */
+	/* Pages before the end of the file are read */
 	EXPECT_EQ((ssize_t)(2 * PG), read_pages(ex, 0, self->end - 2, 5));
 	EXPECT_TRUE(present(page_at(ex, self->end - 1)));
 	EXPECT_FALSE(present(page_at(ex, self->end)));
@@ -213,7 +216,7 @@ TEST_F(file, past_the_end)
 	iov[1] = (struct iovec){ page_at(ex, 5), PG };
 	EXPECT_EQ(-ENODATA, ex_preadv(ex->fd, 0, EXMAP_OP_READ, iov, 2));
 
-	/* Nor is a resident page touched by a read that has nothing for it */
+	/* A READ past the end leaves a resident page alone */
 	ASSERT_EQ(1, ex_alloc(ex, 0, self->end + 2, 1));
 	stamp_page(page_at(ex, self->end + 2), 5);
 	EXPECT_EQ(-ENODATA, read_pages(ex, 0, self->end + 2, 1));
@@ -234,7 +237,7 @@ TEST_F(file, part_of_a_page_at_the_end)
 	EXPECT_FALSE(present(page_at(ex, 100)));
 	EXPECT_EQ(-ENODATA, read_pages(ex, 0, 101, 1));
 
-	/* A file may grow */
+	/* The page can be read after the file has grown */
 	ASSERT_EQ(0, ftruncate(self->fd, 101 * PG));
 	ASSERT_EQ((ssize_t)PG, read_pages(ex, 0, 100, 1));
 	EXPECT_EQ(word_of(100, 63), ((__u64 *)page_at(ex, 100))[63]);
@@ -251,7 +254,7 @@ TEST_F(file, hole)
 		SKIP(return, "a block device has no holes");
 	ASSERT_EQ(0, ftruncate(self->fd, 10 * PG));
 	ASSERT_EQ(0, ftruncate(self->fd, FILE_PAGES * PG));
-	/* Pages of the pool that have something in them */
+	/* Leave stale content in every page of the pool */
 	EXPECT_EQ(600, ex_fill(ex, 0, 0));
 	memset(ex->region, 0xee, 600 * PG);
 	EXPECT_EQ(600, ex_drain(ex, 0, 0, 600));
@@ -307,7 +310,7 @@ TEST_F_TIMEOUT(file, race_for_one_page, SLOW)
 	struct worker w[16];
 	int pages = 0;
 
-	/* One reader's page stays, the others' go back to the pool */
+	/* One page stays mapped, those of the other readers return to the pool */
 	run_workers(_metadata, w, 16, read_same_page, &self->ex, &pages);
 	EXPECT_EQ(20, pages);
 	EXPECT_EQ(20, ex_free(&self->ex, 0, 0, 1000));
@@ -315,8 +318,8 @@ TEST_F_TIMEOUT(file, race_for_one_page, SLOW)
 }
 
 /*
- * Pages come and go while others look: whoever finds one finds all of it.
- * There are more slots than pages, so that every page is used for many.
+ * Some threads fill and free slots while other threads look at them. A thread that
+ * finds a page in a slot must find all of its content.
  */
 #define SHARED_SLOTS	16
 
@@ -337,7 +340,7 @@ static void *read_and_free(void *arg)
 		if (i % 2) {
 			*iov = (struct exmap_iov){ .page = page, .len = 2 };
 			ret = ex_action(w->ex->fd, w->index, EXMAP_OP_FREE, 1);
-			/* A page under READ may refuse to go */
+			/* Another thread may be reading into one of the slots */
 			if (BROKE(w, ret && (ret != 1 || iov->res != -EBUSY), ret))
 				break;
 		} else {
@@ -363,7 +366,7 @@ static void *look(void *arg)
 		return read_and_free(arg);
 	while (__atomic_load_n(&churn->done, __ATOMIC_SEQ_CST) < READERS) {
 		page = random_below(&w->random, SHARED_SLOTS);
-		/* The end of a page as often as its start */
+		/* Look at the last word half of the time: it tends to be filled last */
 		word = random_below(&w->random, 2) ? (int)WORDS - 1 :
 			random_below(&w->random, WORDS);
 		if (try_read(page_at(w->ex, page) + word * sizeof(value), &value))
@@ -380,14 +383,14 @@ TEST_F_TIMEOUT(file, never_half_a_page, SLOW)
 	struct exmap *ex = &self->ex;
 	struct churn churn = { 0 };
 
-	/* Dirty pages, that a premature mapping would show */
+	/* Leave stale content in the pool, which a page mapped too early would show */
 	EXPECT_EQ(600, ex_fill(ex, 0, 0));
 	memset(ex->region, 0xee, 600 * PG);
 	EXPECT_EQ(600, ex_drain(ex, 0, 0, 600));
 	run_workers(_metadata, w, READERS + 3, look, ex, &churn);
 }
 
-/* What does not depend on the kind of file */
+/* Tests that do not depend on the kind of backing file */
 
 FIXTURE(proxy) {
 	struct exmap ex;
@@ -423,7 +426,7 @@ TEST_F(proxy, file_position)
 	struct iovec iov[2] = { { page_at(ex, 5), PG }, { page_at(ex, 8), 2 * PG } };
 	int i;
 
-	/* read() is pread() at the position, which is 0 and stays: interface 0, READ */
+	/* read() acts like pread() at position 0, which is READ through interface 0 */
 	for (i = 0; i < 3; i++) {
 		ASSERT_EQ((ssize_t)PG, read(ex->fd, page_at(ex, i), PG));
 		EXPECT_TRUE(page_is(page_at(ex, i), i));
@@ -453,11 +456,11 @@ TEST_F(proxy, interfaces_past_255)
 	EXPECT_TRUE(page_is(region, 0));
 	EXPECT_TRUE(page_is(region + PG, 1));
 	EXPECT_TRUE(page_is(region + 2 * PG, 2));
-	/* Interface 0x2bb, which is 699: READ, then ALLOC */
+	/* READ and ALLOC through interface 0x2bb, the last one (699) */
 	EXPECT_EQ((ssize_t)PG, pread(fd, region + 5 * PG, PG, 0x200bb));
 	EXPECT_EQ((ssize_t)PG, pread(fd, region + 6 * PG, PG, 0x201bb));
 	EXPECT_TRUE(page_is(region + 5 * PG, 5));
-	/* 0x2bc is one too many */
+	/* There is no interface 0x2bc */
 	EXPECT_EQ(-1, pread(fd, region + 7 * PG, PG, 0x200bc));
 	EXPECT_EQ(EINVAL, errno);
 	close(fd);
@@ -470,7 +473,7 @@ TEST_F(proxy, alloc)
 		{ page_at(ex, 20), 2 * PG }, { page_at(ex, 3), PG }, { page_at(ex, 40), 5 * PG },
 	};
 
-	/* Bytes covered, mapped now or before; what was there stays */
+	/* The result includes resident slots, whose pages keep their content */
 	ASSERT_EQ(1, ex_alloc(ex, 0, 3, 1));
 	stamp_page(page_at(ex, 3), 3);
 	ASSERT_EQ((ssize_t)(8 * PG), ex_preadv(ex->fd, 1, EXMAP_OP_ALLOC, iov, 3));
@@ -479,7 +482,7 @@ TEST_F(proxy, alloc)
 	ASSERT_EQ((ssize_t)(8 * PG), ex_preadv(ex->fd, 1, EXMAP_OP_ALLOC, iov, 3));
 	EXPECT_EQ(8, count_present(ex, 0, 128));
 
-	/* 24 are left */
+	/* The pool has 24 pages left */
 	EXPECT_EQ((ssize_t)(24 * PG),
 		  ex_pread(ex->fd, 2, EXMAP_OP_ALLOC, page_at(ex, 60), 30 * PG));
 	EXPECT_EQ(24, count_present(ex, 60, 30));
@@ -496,7 +499,10 @@ TEST_F(proxy, bad_vector_behind_a_good_one)
 	struct iovec iov[2] = { { page_at(ex, 5), PG }, { stack, PG } };
 	ssize_t ret;
 
-	/* Refused as a whole, or done up to there; and it is said which */
+	/*
+	 * The call is either refused as a whole or ends before the bad vector, and its
+	 * result must say which.
+	 */
 	ret = ex_preadv(ex->fd, 0, EXMAP_OP_READ, iov, 2);
 	if (ret == (ssize_t)PG) {
 		EXPECT_TRUE(page_is(page_at(ex, 5), 5));
@@ -529,7 +535,7 @@ TEST_F(proxy, region_for_reading_only)
 {
 	struct exmap *ex = &self->ex;
 
-	/* As a read into any memory that is write protected */
+	/* EFAULT, as for read() into any write-protected memory */
 	ASSERT_EQ(1, ex_alloc(ex, 0, 5, 1));
 	stamp_page(page_at(ex, 5), 5);
 	ASSERT_EQ(0, mprotect(ex->region, 128 * PG, PROT_READ));
@@ -551,7 +557,7 @@ TEST_F(proxy, odd_files)
 	int fd, i, exmap;
 	ssize_t ret;
 
-	/* Regular by name; reading may fail, but must say so and map nothing */
+	/* Reading an odd file may fail, but must report that and map nothing */
 	for (i = 0; i < (int)ARRAY_SIZE(paths); i++) {
 		fd = open(paths[i], O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 		if (fd < 0)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory management calls over the region and the interfaces: what is refused
- * leaves everything as it was, what is done leaves the pool counting right.
+ * System calls that manage memory, on the region and on interfaces. Calls that are
+ * refused must not change anything. After calls that succeed, the pool must still
+ * account for all of its pages.
  */
 #include "common.h"
 
@@ -10,7 +11,7 @@
 
 FIXTURE(region) {
 	struct exmap ex;
-	bool gone;	/* the test took the region away */
+	bool gone;	/* region was unmapped by the test */
 };
 
 FIXTURE_SETUP(region)
@@ -19,7 +20,7 @@ FIXTURE_SETUP(region)
 
 	catch_faults();
 	exmap_create(_metadata, &self->ex, -1, 2, BUFFER, PAGES);
-	/* Both ends and the middle of the region hold data */
+	/* Put data at both ends and in the middle of the region */
 	ASSERT_EQ(100, ex_alloc(&self->ex, 0, 0, 100));
 	ASSERT_EQ(100, ex_alloc(&self->ex, 0, 1000, 100));
 	ASSERT_EQ(100, ex_alloc(&self->ex, 0, PAGES - 100, 100));
@@ -104,7 +105,7 @@ TEST_F(region, mremap)
 	other = mmap(NULL, 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, other);
 
-	/* Whole, to elsewhere: the tables move, and move back */
+	/* Move the whole region: the kernel moves the page tables, and moves them back */
 	EXPECT_EQ(MAP_FAILED, mremap(ex->region, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
 				     other));
 	EXPECT_EQ(EINVAL, errno);
@@ -114,7 +115,7 @@ TEST_F(region, mremap)
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_TRUE(intact(ex));
 
-	/* A part, to elsewhere */
+	/* Move a part of the region */
 	EXPECT_EQ(MAP_FAILED, mremap(ex->region, PG, PG, MREMAP_MAYMOVE | MREMAP_FIXED, other));
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(MAP_FAILED, mremap(page_at(ex, 1000), PG, PG, MREMAP_MAYMOVE | MREMAP_FIXED,
@@ -125,21 +126,21 @@ TEST_F(region, mremap)
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_TRUE(intact(ex));
 
-	/* Smaller is a partial munmap */
+	/* Shrinking the region is a partial munmap() */
 	EXPECT_EQ(MAP_FAILED, mremap(ex->region, size, size - PG, 0));
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(MAP_FAILED, mremap(ex->region, size, PG, MREMAP_MAYMOVE));
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_TRUE(intact(ex));
 
-	/* Larger, and the old way to map once more, meet VM_DONTEXPAND */
+	/* VM_DONTEXPAND prevents growing, and duplicating with an old size of 0 */
 	EXPECT_EQ(MAP_FAILED, mremap(ex->region, size, 2 * size, MREMAP_MAYMOVE));
 	EXPECT_EQ(EFAULT, errno);
 	EXPECT_EQ(MAP_FAILED, mremap(ex->region, 0, size, MREMAP_MAYMOVE));
 	EXPECT_EQ(EFAULT, errno);
 	EXPECT_TRUE(intact(ex));
 
-	/* Nothing asked for */
+	/* An mremap() to the same size and address succeeds */
 	EXPECT_EQ(ex->region, mremap(ex->region, size, size, MREMAP_MAYMOVE));
 	EXPECT_TRUE(intact(ex));
 	EXPECT_EQ(1, ex_alloc(ex, 0, 200, 1));
@@ -175,7 +176,7 @@ TEST_F(region, mprotect_whole)
 	EXPECT_EQ(SIGSEGV, try_write_byte(page_at(ex, 1000) + 5, 1));
 	EXPECT_EQ(page_at(ex, 1000) + 5, fault_address);
 
-	/* Pages come and go without the right to write to them */
+	/* ALLOC and FREE work while the region is read-only */
 	EXPECT_EQ(1, ex_alloc(ex, 0, 200, 1));
 	EXPECT_EQ(0, try_read(page_at(ex, 200), &value));
 	EXPECT_EQ(SIGSEGV, try_write_byte(page_at(ex, 200), 1));
@@ -200,12 +201,12 @@ TEST_F_TIMEOUT(region, dontneed, SLOW)
 
 	EXPECT_EQ(700, ex_fill(ex, 0, 1100));
 	for (round = 0; round < 6; round++) {
-		/* Behind the driver's back: it cannot know until it looks */
+		/* The driver is not told about MADV_DONTNEED, and finds the pages later */
 		ASSERT_EQ(0, madvise(ex->region, PAGES * PG, MADV_DONTNEED));
 		EXPECT_EQ(0, count_present(ex, 0, PAGES));
 		if (round % 3 == 1)
 			EXPECT_EQ(0, ex_drain(ex, 0, 0, PAGES));
-		/* The whole pool is there again, no page more */
+		/* Exactly the pages of the pool can be allocated again */
 		i = round * 7;
 		ASSERT_EQ(BUFFER, ex_fill(ex, round % 2, i));
 		memset(page_at(ex, i), round, BUFFER * PG);
@@ -226,11 +227,11 @@ TEST_F(region, dontneed_of_some)
 			continue;
 		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
 	}
-	/* 710 are free now, of which the pool knows 700 */
+	/* There is room for 710 pages now, but the pool only knows about 700 */
 	EXPECT_EQ(10, ex_alloc(ex, 1, 1015, 20));
 	for (i = 1020; i < 1030; i++)
 		stamp_page(page_at(ex, i), i);
-	/* It finds the others a few at a time */
+	/* The pool finds pages that were dropped a few at a time */
 	EXPECT_EQ(700, fill_in_time(ex, 0, 100, 700));
 	EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, 900, 1));
 	memset(page_at(ex, 100), 1, 700 * PG);
@@ -252,7 +253,7 @@ TEST_F(region, other_advice_changes_nothing)
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(advice); i++) {
-		/* Refused or not, depending on the kernel */
+		/* Whether the advice is refused depends on the kernel */
 		madvise(ex->region, size, advice[i]);
 		EXPECT_TRUE(intact(ex))
 			TH_LOG("advice %d", advice[i]);
@@ -261,7 +262,7 @@ TEST_F(region, other_advice_changes_nothing)
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(-1, madvise(ex->region, size, MADV_DODUMP));
 	EXPECT_EQ(EINVAL, errno);
-	/* Neither locking nor populating brings in pages */
+	/* Neither locking nor populating fills empty slots */
 	mlock(ex->region, size);
 	EXPECT_TRUE(intact(ex));
 	munlock(ex->region, size);
@@ -297,7 +298,7 @@ TEST_F(region, map_fixed_over_more)
 	size_t size = (PAGES + 20) * PG;
 	char *hole;
 
-	/* A second exmap between two other mappings, all replaced at once */
+	/* Replace a region and the mappings on both sides of it at once */
 	hole = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, hole);
 	exmap_destroy(ex);
@@ -340,7 +341,7 @@ TEST_F(region, close_before_munmap)
 	struct exmap *ex = &self->ex;
 	int fd = dup(ex->fd);
 
-	/* A duplicate is the same file */
+	/* A duplicate of the descriptor refers to the same file */
 	ASSERT_LE(0, fd);
 	close(ex->fd);
 	ex->fd = fd;
@@ -348,7 +349,7 @@ TEST_F(region, close_before_munmap)
 	EXPECT_EQ(1, ex_free(ex, 0, 200, 1));
 	EXPECT_TRUE(intact(ex));
 
-	/* Without any the memory stays until it is unmapped */
+	/* Mappings keep their memory after the last descriptor was closed */
 	close(fd);
 	EXPECT_TRUE(intact(ex));
 	ex->iface[0]->iov[3].value = 4;
@@ -367,7 +368,7 @@ TEST_F(region, interface_outlives_region)
 	ex->iface[1]->iov[511].value = 42;
 	EXPECT_EQ(-ENXIO, ex_action(ex->fd, 1, EXMAP_OP_FREE, 512));
 	EXPECT_EQ(42, (int)ex->iface[1]->iov[511].value);
-	/* It can still be mapped; the region cannot */
+	/* An interface can be mapped again; the region cannot */
 	EXPECT_EQ(0, ex_try_mmap(ex->fd, PG, MAP_SHARED, EXMAP_OFF_INTERFACE(1)));
 	EXPECT_EQ(-EBUSY, ex_try_mmap(ex->fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
 }
@@ -395,7 +396,7 @@ static long resident_pages(void)
 		status_kb("/proc/self/status", "RssShmem")) / 4;
 }
 
-/* Pages of the VMA at @addr, by walking its tables: exact */
+/* Number of resident pages of the VMA at @addr; exact, as smaps walks the page tables */
 static long smaps_rss_pages(const void *addr)
 {
 	unsigned long start, end;
@@ -417,7 +418,7 @@ static long smaps_rss_pages(const void *addr)
 	return value;
 }
 
-/* Rss lags by what the program's own pages and the counters' batches move */
+/* Tolerance in pages: the program's own pages change, and RSS counters are batched */
 #define SLACK	64
 
 static void expect_rss(struct __test_metadata *_metadata, long pages, long start)
@@ -428,13 +429,13 @@ static void expect_rss(struct __test_metadata *_metadata, long pages, long start
 	EXPECT_GE(pages + SLACK, now);
 }
 
-/* All pages that the pool owns count, free or not, unless MADV_DONTNEED dropped them */
+/* RSS counts all pages of the pool, even free ones, but not those MADV_DONTNEED dropped */
 TEST_F(region, resident_set_size)
 {
 	struct exmap *ex = &self->ex;
 	long start, dropped;
 
-	/* Bring in the code of the calls below first */
+	/* Fault in the code of the calls below before the first measurement */
 	ex_alloc(ex, 1, 300, 1);
 	ex_free(ex, 1, 300, 1);
 	smaps_rss_pages(ex->region);

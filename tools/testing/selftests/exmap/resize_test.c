@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A pool that changes its size: because the program says so, or because the
- * system is short of memory. No page is lost, none is there too many, and an
- * ALLOC that may succeed does.
+ * The pool changes its size at the request of the program, and gives free pages to a
+ * system that is short of memory. No page may be lost, the pool must not exceed its
+ * size, and every ALLOC within that size must succeed.
  */
 #include "common.h"
 
@@ -17,7 +17,7 @@ static long limit_of(struct exmap *ex)
 	return ex_stats(ex->fd, &stats) ? -1 : (long)stats.buffer_size;
 }
 
-/* Leave free pages wherever they can be: with all interfaces, and with nobody */
+/* Leave free pages with every interface, and in bundles that belong to none */
 static void scatter(struct __test_metadata *_metadata, struct exmap *ex, int first, int pages)
 {
 	int i;
@@ -56,7 +56,7 @@ FIXTURE_TEARDOWN(resize)
 {
 	struct exmap *ex = &self->ex;
 
-	/* Whatever the test did, it can have its size back, and all of its pages */
+	/* After any test, the original size and all pages must be available again */
 	EXPECT_LE(0, ex_drain(ex, 0, 0, PAGES));
 	EXPECT_EQ(0, ex_resize(ex->fd, BUFFER));
 	EXPECT_EQ(BUFFER, ex_fill(ex, IFACES - 1, 0));
@@ -96,7 +96,7 @@ TEST_F(resize, shrink)
 	}
 }
 
-/* What is mapped stays, and so does the limit if it is more than asked for */
+/* A size below the number of mapped pages is refused and changes nothing */
 TEST_F(resize, shrink_below_what_is_mapped)
 {
 	struct exmap *ex = &self->ex;
@@ -119,7 +119,7 @@ TEST_F(resize, shrink_below_what_is_mapped)
 		EXPECT_TRUE(stamp_intact(page_at(ex, i), i));
 }
 
-/* Pages come back from the system as they should: with nothing in them */
+/* Pages that the pool takes from the system after a shrink are zeroed */
 TEST_F(resize, shrink_and_regrow_is_clean)
 {
 	struct exmap *ex = &self->ex;
@@ -140,7 +140,7 @@ TEST_F(resize, shrink_and_regrow_is_clean)
 	}
 }
 
-/* A page that somebody else still holds counts until he lets go of it */
+/* A parked page counts against the size until its holder releases it */
 TEST_F(resize, parked_pages_count)
 {
 	struct exmap *ex = &self->ex;
@@ -191,7 +191,7 @@ TEST_F(resize, errors)
 		_exit(ex_resize(ex->fd, 10) == -EPERM ? 0 : 1);
 	EXPECT_EQ(0, wait_child(pid));
 	EXPECT_EQ(BUFFER, limit_of(ex));
-	/* There need not be a region yet, but it must not have gone */
+	/* RESIZE works before there is a region, but not after it was unmapped */
 	ASSERT_EQ(0, ex_setup(fd, -1, 1, 10));
 	EXPECT_EQ(0, ex_resize(fd, 20));
 	EXPECT_EQ(0, ex_resize(fd, 5));
@@ -200,7 +200,7 @@ TEST_F(resize, errors)
 	close(fd);
 }
 
-/* Threads that never want more than there always is */
+/* Threads that never use more pages than the smallest pool size of the test */
 #define THREADS		4
 #define HELD		200
 
@@ -252,7 +252,7 @@ TEST_F_TIMEOUT(resize, under_load, SLOW)
 	}
 	stress.stop = true;
 	join_workers(_metadata, w, THREADS);
-	/* Some may have come too late for pages that kept moving */
+	/* RESIZE may have failed at times, because free pages kept moving */
 	EXPECT_LT(rounds / 2, done);
 	TH_LOG("%d of %d done", done, rounds);
 }
@@ -282,7 +282,7 @@ TEST_F(resize, free_pages_go_under_pressure)
 	EXPECT_EQ(BUFFER, ex_owned(ex->fd));
 	if (!drop_slab())
 		SKIP(return, "not root");
-	/* The last few are not worth another round */
+	/* drop_caches stops when a round frees little: some free pages may remain */
 	EXPECT_LE(1000, ex_owned(ex->fd));
 	EXPECT_GT(1100, ex_owned(ex->fd));
 	for (i = 0; i < 1000; i++)
@@ -300,7 +300,7 @@ TEST_F_TIMEOUT(resize, pressure_under_load, SLOW)
 
 	if (!drop_slab())
 		SKIP(return, "not root");
-	/* A pool that is just large enough: what goes must be able to come back */
+	/* The pool is just large enough: it must be able to replace what it loses */
 	ASSERT_EQ(0, ex_resize(ex->fd, THREADS * HELD));
 	start_workers(_metadata, w, THREADS, use_pages, ex, &stress);
 	for (i = 0; i < rounds; i++) {
@@ -340,7 +340,7 @@ TEST_F(memlock, growth_is_charged)
 	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, LIMIT + 1));
 	EXPECT_EQ(0, ex_resize(self->fd, LIMIT));
 	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, 1));
-	/* What a smaller one does not need others can have, and no more */
+	/* Another exmap can use exactly what the smaller pool has given back */
 	EXPECT_EQ(0, ex_resize(self->fd, 56));
 	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, LIMIT - 55));
 	EXPECT_EQ(0, ex_setup(other, -1, 1, LIMIT - 56));
@@ -364,7 +364,7 @@ TEST_F(memlock, given_back_in_full)
 	}
 }
 
-/* Who had no limit at first has none for what he has, but for more */
+/* Pages set up with CAP_IPC_LOCK are not charged, but growth without it is */
 TEST_F(memlock, privileges_given_up)
 {
 	int other = exmap_open(_metadata);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* SETUP, mmap() and CLONE: every order and size that must work. */
+/* Tests of SETUP, mmap() and CLONE, in every order and size that must work. */
 #include "common.h"
 
 FIXTURE(setup) {
@@ -16,7 +16,7 @@ FIXTURE_TEARDOWN(setup)
 	close(self->fd);
 }
 
-/* ALLOC, use and FREE the last page of a region, and nothing behind it */
+/* ALLOC, use and FREE the last slot of a region; slots beyond it must be refused */
 static void check_last_page(struct __test_metadata *_metadata, int fd, char *region, long pages)
 {
 	struct exmap_user_interface *iface = ex_map_iface(fd, 0);
@@ -97,7 +97,7 @@ TEST_F(setup, region_lengths)
 {
 	static const long lengths[] = {
 		1, 2, 3, 511, 512, 513, 1023, 1025, 4095, 4096, 4097,
-		(1L << 28) + 5,		/* a TiB and a bit */
+		(1L << 28) + 5,		/* slightly more than 1 TiB */
 	};
 	unsigned int i;
 	char *region;
@@ -135,7 +135,7 @@ TEST_F(setup, region_where_asked)
 	region = mmap(hole + 4 * PG, 8 * PG, PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_FIXED | MAP_POPULATE, self->fd, EXMAP_OFF_EXMAP);
 	ASSERT_EQ(hole + 4 * PG, region);
-	/* Populated or not, nothing appears that was not allocated */
+	/* MAP_POPULATE must not fill any slot */
 	EXPECT_FALSE(present(region));
 	check_last_page(_metadata, self->fd, region, 8);
 }
@@ -154,7 +154,7 @@ TEST_F(setup, many_interfaces)
 	EXPECT_EQ(0, ex_action(self->fd, 65535, EXMAP_OP_ALLOC, 1));
 	EXPECT_EQ(1, iface->iov[0].pages);
 	region[PG] = 1;
-	/* What one interface frees is there for all the others */
+	/* A page that was freed through one interface is available to all interfaces */
 	iface->iov[0] = (struct exmap_iov){ .page = 1, .len = 1 };
 	EXPECT_EQ(0, ex_action(self->fd, 65535, EXMAP_OP_FREE, 1));
 	EXPECT_EQ((ssize_t)PG, ex_pread(self->fd, 40000, EXMAP_OP_ALLOC, region, PG));
@@ -200,7 +200,7 @@ TEST_F(setup, interface_mapped_twice)
 	two->iov[0] = (struct exmap_iov){ .page = 2, .len = 1 };
 	EXPECT_EQ(0, ex_action(self->fd, 0, EXMAP_OP_FREE, 1));
 	EXPECT_EQ(1, two->iov[0].pages);
-	/* The page outlives its mappings */
+	/* The interface page outlives its mappings */
 	two->iov[511].value = 42;
 	ASSERT_EQ(0, munmap(two, PG));
 	one = ex_map_iface(self->fd, 0);
@@ -212,7 +212,7 @@ TEST_F(setup, interface_never_mapped)
 {
 	char *region;
 
-	/* Its vectors are zero: nothing asked for, nothing done */
+	/* The vectors of an interface that was never mapped are zero: calls do nothing */
 	ASSERT_EQ(0, ex_setup(self->fd, -1, 3, 4));
 	region = ex_map_region(self->fd, 4);
 	ASSERT_NE(MAP_FAILED, region);
@@ -245,7 +245,7 @@ TEST_F(setup, second_region)
 	EXPECT_TRUE(stamp_intact(region, 1));
 	check_last_page(_metadata, self->fd, region, 16);
 
-	/* One region in the life of an exmap */
+	/* An exmap cannot get a second region, even after munmap() of the first */
 	ASSERT_EQ(0, munmap(region, 16 * PG));
 	EXPECT_EQ(-EBUSY, ex_try_mmap(self->fd, 16 * PG, MAP_SHARED, EXMAP_OFF_EXMAP));
 	EXPECT_EQ(-ENXIO, ex_action(self->fd, 0, EXMAP_OP_ALLOC, 0));
@@ -263,7 +263,7 @@ TEST_F(setup, second_region_over_the_first)
 		     self->fd, EXMAP_OFF_EXMAP);
 	EXPECT_EQ(MAP_FAILED, again);
 	EXPECT_EQ(EBUSY, errno);
-	/* Whether the loser took the first one away or not: the two agree */
+	/* ALLOC must fail exactly if the failed mmap() has unmapped the region */
 	if (present(region))
 		check_last_page(_metadata, self->fd, region, 16);
 	else
@@ -366,7 +366,7 @@ TEST_F(setup, stats_count_pages)
 	ASSERT_EQ(0, ex_stats(self->fd, &stats));
 	EXPECT_EQ(2000, (long)stats.alloc_count);
 
-	/* Without its region the pool holds nothing */
+	/* The pool owns no pages after munmap() of the region */
 	ASSERT_EQ(0, munmap(region, 4000 * PG));
 	ASSERT_EQ(0, ex_stats(self->fd, &stats));
 	EXPECT_EQ(0, (long)stats.alloc_count);
@@ -386,7 +386,7 @@ TEST_F(setup, files_are_independent)
 	EXPECT_EQ(1, ex_free(&two, 0, 0, 1));
 	EXPECT_EQ(-ENOMEM, ex_alloc(&one, 0, 8, 1));
 	EXPECT_TRUE(stamp_intact(page_at(&one, 0), 1));
-	/* The region of one is not an address of the other */
+	/* An address in the region of one exmap is out of range for another exmap */
 	EXPECT_EQ(-ERANGE, ex_pread(one.fd, 0, EXMAP_OP_ALLOC, page_at(&two, 0), PG));
 	exmap_destroy(&two);
 	EXPECT_TRUE(stamp_intact(page_at(&one, 0), 1));
@@ -405,7 +405,7 @@ TEST_F(setup, clone_of_ready)
 	EXPECT_EQ(4, (long)stats.buffer_size);
 	EXPECT_EQ(2, (long)stats.max_interfaces);
 
-	/* The same pool, the same region, the same interfaces */
+	/* Both files have the same pool, region and interfaces */
 	EXPECT_EQ(2, ex_alloc(&ex, 0, 0, 2));
 	EXPECT_EQ((ssize_t)(2 * PG),
 		  ex_pread(self->fd, 1, EXMAP_OP_ALLOC, page_at(&ex, 2), 2 * PG));
@@ -416,7 +416,7 @@ TEST_F(setup, clone_of_ready)
 	iface->iov[3].value = 77;
 	EXPECT_EQ(77, (long)ex.iface[1]->iov[3].value);
 
-	/* Either file will do once the other is gone */
+	/* The clone keeps working after the first file was closed */
 	close(ex.fd);
 	ex.fd = self->fd;
 	EXPECT_EQ(4, ex_free(&ex, 0, 0, 16));
@@ -431,7 +431,7 @@ TEST_F(setup, clone_of_mapped)
 	char *region;
 	int fd = exmap_open(_metadata);
 
-	/* Mapped here, cloned, set up there */
+	/* Map the region through the first file and set up through its clone */
 	region = ex_map_region(self->fd, 16);
 	ASSERT_NE(MAP_FAILED, region);
 	ASSERT_EQ(0, ex_clone(fd, self->fd));
@@ -450,7 +450,7 @@ TEST_F(setup, clone_of_set_up)
 	char *region;
 	int fd = exmap_open(_metadata), third = exmap_open(_metadata);
 
-	/* Set up here, mapped through the clone, used through a clone of that */
+	/* Set up through the first file, map through a clone, use a clone of the clone */
 	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 4));
 	ASSERT_EQ(0, ex_clone(fd, self->fd));
 	region = ex_map_region(fd, 16);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a touch of the region raises, and how programs handle it: the code of SIGSEGV,
- * handlers of every kind, pages that must not fault while they are cleaned or replaced,
- * signals that end a long call, and core dumps.
+ * Signals that accesses to the region raise, and how programs handle them: the code of
+ * SIGSEGV, handlers of every kind, pages that must not fault while they are cleaned or
+ * replaced, signals that end a long call, and core dumps.
  */
 #include "common.h"
 
@@ -54,7 +54,7 @@ static void note_code(int sig, siginfo_t *info, void *context)
 	fault_handler(sig, info, context);
 }
 
-/* The code of the SIGSEGV that an access raises, 0 if it raises none */
+/* Returns the code of the SIGSEGV that an access raises, or 0 if there is none */
 static int code_of(char *addr, bool write)
 {
 	int sig;
@@ -110,7 +110,7 @@ TEST_F(signals, codes)
 	EXPECT_EQ(SEGV_MAPERR, code_of(page_at(ex, 10), false));
 	EXPECT_EQ(SEGV_MAPERR, code_of(page_at(ex, 11), true));
 
-	/* For the teardown */
+	/* The teardown needs an exmap */
 	exmap_create(_metadata, ex, -1, 2, BUFFER, PAGES);
 }
 
@@ -135,7 +135,7 @@ static void jump_out(int sig, siginfo_t *info, void *context)
 	siglongjmp(fault_jump, 1);
 }
 
-/* Write a byte; true if that raises a signal whose handler jumps */
+/* Write a byte; returns true if the write faults and the handler jumps out of it */
 static bool faults(char *addr, bool restore_mask)
 {
 	if (sigsetjmp(fault_jump, restore_mask))
@@ -144,7 +144,7 @@ static bool faults(char *addr, bool restore_mask)
 	return false;
 }
 
-/* Write to empty slots, from slot 30 on; 0 if each write raises a signal */
+/* Write to empty slots, from slot 30 on; returns 0 if each write faults */
 static int fault_often(struct exmap *ex, bool restore_mask)
 {
 	int i;
@@ -174,7 +174,7 @@ static int mask_restored(struct exmap *ex)
 	return fault_often(ex, true);
 }
 
-/* With SA_NODEFER, the signal mask does not matter: the way of buffer managers */
+/* With SA_NODEFER, as buffer managers use it, the jump need not restore the mask */
 static int not_blocked(struct exmap *ex)
 {
 	handle(jump_out, SA_NODEFER);
@@ -194,7 +194,7 @@ static void bring_in(int sig, siginfo_t *info, void *context)
 		_exit(4);
 }
 
-/* When a handler has brought in the page and returns, the access is repeated */
+/* The access is repeated when the handler has brought in the page and returns */
 static int made_again(struct exmap *ex)
 {
 	int i;
@@ -236,7 +236,7 @@ static void redirect(int sig, siginfo_t *info, void *context)
 
 /*
  * Language runtimes that turn SIGSEGV into a panic (Go's SetPanicOnFault()) handle it on
- * a stack of its own with all signals blocked. Their handler changes the program counter
+ * an alternate stack with all signals blocked. Their handler changes the program counter
  * of the thread and returns, which restores the signal mask.
  */
 static int redirected(struct exmap *ex)
@@ -285,8 +285,8 @@ TEST_F(signals, handlers)
 }
 
 /*
- * Threads write to resident pages while the main thread cleans them: WRITE with
- * EXMAP_VEC_DIRTY. No page is freed, so no write may fault and no write may be lost.
+ * Threads write to resident pages while the main thread cleans them with WRITE and
+ * EXMAP_VEC_DIRTY. No page is freed, so no access may fault and no data may be lost.
  */
 
 #define WRITERS	3
@@ -333,7 +333,7 @@ TEST_F_TIMEOUT(signals, cleaned_pages_do_not_fault, SLOW)
 	memset(ex->region, 0, BUFFER * PG);
 	pin_to_cpu(0);
 	start_workers(_metadata, w, WRITERS, write_bytes, ex, &c);
-	/* Count the pages that the threads made dirty between two calls */
+	/* Count the pages that threads have dirtied since the previous call */
 	while (written < wanted && !__atomic_load_n(&c.faults, __ATOMIC_SEQ_CST)) {
 		ret = ex_vec_one(ex, 0, EXMAP_OP_WRITE, 0, BUFFER, EXMAP_VEC_DIRTY);
 		if (ret < 0)
@@ -356,15 +356,15 @@ TEST_F_TIMEOUT(signals, cleaned_pages_do_not_fault, SLOW)
 }
 
 /*
- * A single call of vectors frees the page of a slot and maps another page there. Once the
- * call has returned, no thread may see the old page.
+ * One EXMAP_IOCTL_VECTORS call frees the page of a slot and puts another page there.
+ * Once the call has returned, no thread may see the old page.
  */
 
 #define READERS		3
 #define SWAPPED		4	/* slots */
 
 struct swapping {
-	__u64 round;		/* of the stamps in all slots, 0 during a call */
+	__u64 round;		/* in the stamps of all slots, or 0 during a call */
 	int stop;
 	long seen;
 };
@@ -387,7 +387,7 @@ static void *read_swapped(void *arg)
 		for (slot = 0; slot < SWAPPED; slot++) {
 			before = __atomic_load_n(&s->round, __ATOMIC_SEQ_CST);
 			sig = try_read(page_at(w->ex, slot), &value);
-			/* A call of vectors came in between: anything may be there */
+			/* The pages may have been replaced meanwhile: ignore the result */
 			if (__atomic_load_n(&s->round, __ATOMIC_SEQ_CST) != before || !before)
 				continue;
 			if (BROKE(w, sig, before) ||
@@ -412,7 +412,7 @@ TEST_F_TIMEOUT(signals, replaced_page_is_not_seen, SLOW)
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "no other CPU that could have an old translation");
 	catch_faults();
-	/* Give the pool free pages that no stamp of a round is in */
+	/* Fill the free pages of the pool with a stamp that no round uses */
 	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
 	for (i = 0; i < BUFFER; i++)
 		stamp_page(page_at(ex, i), ~0ULL);
@@ -424,7 +424,7 @@ TEST_F_TIMEOUT(signals, replaced_page_is_not_seen, SLOW)
 	pin_to_cpu(0);
 	start_workers(_metadata, w, READERS, read_swapped, ex, &s);
 	for (round = 1; round <= scaled(100); round++) {
-		/* The readers ignore what they see from now on */
+		/* Readers ignore what they read while the round is 0 */
 		__atomic_store_n(&s.round, 0, __ATOMIC_SEQ_CST);
 		ret = ex_vectors(ex, 0, vecs, results, 2 * SWAPPED);
 		for (i = 0; i < 2 * SWAPPED && !ret; i++)
@@ -452,7 +452,7 @@ TEST_F_TIMEOUT(signals, replaced_page_is_not_seen, SLOW)
 	       SWAPPED * (round - 1));
 }
 
-/* Calls that take long must end soon after SIGKILL */
+/* A long call must end soon after SIGKILL */
 
 #define LONGEST		65535	/* slots of a vector */
 
@@ -481,8 +481,8 @@ FIXTURE_VARIANT_ADD(long_call, deferred) {
 };
 
 /*
- * Create an exmap, and a call that finds nothing to free: in 2^28 slots without page
- * tables, or many times in the same 2^16 slots, which have page tables.
+ * Create an exmap, and prepare a FREE that finds no page: in about 2^28 slots without
+ * page tables, or many times in the same 2^16 slots, which have page tables.
  */
 static void long_call_prepare(struct __test_metadata *_metadata, struct long_call *call,
 			      __u64 flags, bool tables)
@@ -494,7 +494,7 @@ static void long_call_prepare(struct __test_metadata *_metadata, struct long_cal
 	exmap_create2(_metadata, &call->ex, setup, 1, 512, EXMAP_VECTORS_MAX * LONGEST);
 	for (i = 0; i < (int)call->nr; i++)
 		call->vecs[i] = ex_vec(EXMAP_OP_FREE, tables ? 0 : (__u64)i * LONGEST, LONGEST, 0);
-	/* A page table may remain when its last page is freed */
+	/* Create page tables: they may be kept when their last page is freed */
 	for (i = 0; tables && i < LONGEST; i += 512)
 		ASSERT_EQ(1, ex_alloc(&call->ex, 0, i, 1));
 	if (tables)
@@ -531,7 +531,7 @@ TEST_F_TIMEOUT(long_call, free_of_empty_slots, SLOW)
 	TH_LOG("%.3f s", whole);
 	EXPECT_GT(variant->tables ? 60 : 5, whole);
 
-	/* A call this short does not have to notice SIGKILL */
+	/* A short call does not have to notice SIGKILL */
 	if (whole < 0.4)
 		return;
 	ASSERT_EQ(0, pipe(ready));
@@ -557,7 +557,7 @@ TEST_F_TIMEOUT(long_call, free_of_empty_slots, SLOW)
 
 /*
  * A process with a region of 8 TiB, some resident pages and a READ in flight dumps core.
- * The region must be neither dumped nor searched for pages.
+ * The kernel must neither dump the region nor search it for pages.
  */
 
 static void *read_slowly(void *arg)
@@ -571,7 +571,7 @@ static void *read_slowly(void *arg)
 	return NULL;
 }
 
-/* Runs in a child; does not return */
+/* Dump core in a child process; does not return */
 static void dump_core(struct __test_metadata *_metadata, struct nullb *disk)
 {
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
@@ -642,7 +642,7 @@ TEST_F_TIMEOUT(core, dump_with_a_read_in_flight, SLOW)
 	ASSERT_TRUE(WIFSIGNALED(status));
 	EXPECT_EQ(SIGABRT, WTERMSIG(status));
 	EXPECT_TRUE(WCOREDUMP(status));
-	/* The pid may be added to the name (kernel.core_uses_pid) */
+	/* The kernel may append the PID to the name (kernel.core_uses_pid) */
 	snprintf(path, sizeof(path), "%s.%d", self->path, pid);
 	if (!access(self->path, F_OK))
 		snprintf(path, sizeof(path), "%s", self->path);

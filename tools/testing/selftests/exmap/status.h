@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Memory of the process, as /proc/self/status counts it */
+/* Memory usage of the process, according to /proc/self/status */
 #ifndef EXMAP_TEST_STATUS_H
 #define EXMAP_TEST_STATUS_H
 
 #include "common.h"
 
 /*
- * A line of /proc/self/status, for example "RssFile:", in KiB, or -1. All calls of
- * a process but the first work where the memory cgroup has no memory left.
+ * Return the value of a line of /proc/self/status, such as "RssFile:", in KiB, or
+ * -1. Only the first call in a process opens the file, so that later calls work when
+ * the memory cgroup has no memory left.
  */
 static inline long status_kib(const char *name)
 {
@@ -16,7 +17,7 @@ static inline long status_kib(const char *name)
 	char text[4096], *line;
 	ssize_t len;
 
-	/* A file that was opened before fork() tells of the parent */
+	/* A file opened before fork() describes the parent */
 	if (pid != getpid()) {
 		close(fd);
 		fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
@@ -31,8 +32,8 @@ static inline long status_kib(const char *name)
 }
 
 /*
- * Whether the kernel can free a page table of a live region (CONFIG_PT_RECLAIM):
- * MADV_DONTNEED of anonymous memory does it then.
+ * Whether the kernel can free page tables of a live region (CONFIG_PT_RECLAIM). If
+ * so, it frees them on MADV_DONTNEED of anonymous memory.
  */
 static inline bool page_tables_go_back(void)
 {

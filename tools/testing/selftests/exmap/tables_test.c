@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Page tables of the region are bounded: those that have become empty go back by
- * themselves when there are many, and all of them at a FLUSH or a RESIZE, while the
- * pages in the tables beside them stay what and where they are.
+ * The page tables of a region are bounded. When many of them are empty, the driver frees
+ * them without being asked; FLUSH and RESIZE free all empty tables. Pages in other tables
+ * keep their slots and their content.
  */
 #include "common.h"
 #include "status.h"
 
 #define TABLE		512L		/* slots that a page table covers */
-#define SPAN		512L		/* page tables that a table of the next level covers */
+#define SPAN		512L		/* page tables below a table of the next level */
 #define STEPS		steps_of(512L * 1024)	/* page tables of 2^40 bytes */
-#define FEWER_STEPS	steps_of(64L * 1024)	/* 256 MiB of page tables if none goes back */
-#define MOST_KIB	(16 << 10)	/* of the page tables of the process, at any time */
-#define EMPTY_KIB	(8 << 10)	/* of empty ones, and an eighth of the pool */
+#define FEWER_STEPS	steps_of(64L * 1024)	/* 256 MiB of tables, if none is freed */
+#define MOST_KIB	(16 << 10)	/* maximum for all page tables of the process */
+#define EMPTY_KIB	(8 << 10)	/* allowed for empty ones, plus 1/8 of the pool */
 #define SLACK_KIB	256L
 
-/* An exmap, and the page tables of its process in KiB */
+/* An exmap, and the size of the page tables of its process in KiB */
 struct watch {
 	struct exmap ex;
-	long start;		/* when the region was still empty */
-	long peak;		/* at most */
+	long start;		/* size when the region was still empty */
+	long peak;		/* largest size that was sampled */
 };
 
 FIXTURE(tables) {
@@ -59,7 +59,7 @@ static void create(struct __test_metadata *_metadata, struct watch *watch, __u64
 	ASSERT_LT(0, watch->start);
 }
 
-/* False if the test has failed and would only take more memory if it went on */
+/* Returns false if the test has failed and should stop before it takes more memory */
 static bool sample(struct watch *watch)
 {
 	const long now = status_kib("VmPTE:");
@@ -69,13 +69,13 @@ static bool sample(struct watch *watch)
 	return now < 4 * MOST_KIB;
 }
 
-/* Tables of the upper levels, which are kept, in KiB */
+/* Return the size of the tables of the upper levels, which are never freed, in KiB */
 static long upper_kib(long tables)
 {
 	return (tables / SPAN + 2) * 4;
 }
 
-/* A fourth of a walk where everything takes many times as long */
+/* Shorten a walk to a quarter on slow machines */
 static long steps_of(long steps)
 {
 	return scaled(100) < 40 ? steps / 4 : steps;
@@ -86,7 +86,7 @@ static int flush(struct exmap *ex)
 	return ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL);
 }
 
-/* Page tables after a moment of patience: reclaim may be asynchronous */
+/* Wait until page tables are at most @most KiB: they may be freed asynchronously */
 static long settle(long most)
 {
 	int i;
@@ -96,7 +96,7 @@ static long settle(long most)
 	return status_kib("VmPTE:");
 }
 
-/* The end of a test: FLUSH leaves no table but those of the upper levels */
+/* End of a test: FLUSH must leave only the tables of the upper levels */
 static void finish(struct __test_metadata *_metadata, struct watch *watch, long tables)
 {
 	const long rest = watch->start + upper_kib(tables) + SLACK_KIB;
@@ -108,13 +108,13 @@ static void finish(struct __test_metadata *_metadata, struct watch *watch, long 
 }
 
 /*
- * One page that visits a slot in every page table of a large region, in all ways in
- * which a slot gets a page, and calls that fail in every page table.
+ * Walks over a large region: one page visits a slot in every page table, with all ways
+ * to give a slot a page; or a call fails in every page table.
  */
 
 #define CHUNK	1024
 
-/* ALLOC and FREE of a slot in each of CHUNK tables: how often both were successful */
+/* ALLOC and FREE a slot in each of CHUNK tables. Returns how often both succeeded. */
 static int visit_tables(struct exmap *ex, long first)
 {
 	static struct exmap_result results[2 * CHUNK];
@@ -133,7 +133,7 @@ static int visit_tables(struct exmap *ex, long first)
 	return visits;
 }
 
-/* READ in each step, without success; 0 or -errno */
+/* READ a slot behind the end of the file in each table. Returns 0 or -errno. */
 static int walk_by_failed_reads(struct watch *watch, long steps)
 {
 	static struct exmap_result results[CHUNK];
@@ -218,7 +218,7 @@ TEST_F_TIMEOUT(tables, walk_by_pread, SLOW)
 	close(backing);
 }
 
-/* From the end to the start, with FREE of all slots of a table */
+/* Walk from the end to the start, and free a whole table at each step */
 TEST_F_TIMEOUT(tables, walk_backwards, SLOW)
 {
 	struct watch *watch = &self->watch;
@@ -261,7 +261,7 @@ TEST_F_TIMEOUT(tables, walk_of_a_touch, SLOW)
 	finish(_metadata, watch, FEWER_STEPS);
 }
 
-/* READs that fail: behind the end of the file */
+/* READs fail because the slots are behind the end of the file */
 TEST_F_TIMEOUT(tables, walk_of_reads_that_fail, SLOW)
 {
 	struct watch *watch = &self->watch;
@@ -277,7 +277,7 @@ TEST_F_TIMEOUT(tables, walk_of_reads_that_fail, SLOW)
 	close(backing);
 }
 
-/* ALLOCs that fail: the only page is resident */
+/* ALLOCs fail because the only page of the pool is resident */
 TEST_F_TIMEOUT(tables, walk_of_allocs_that_fail, SLOW)
 {
 	struct watch *watch = &self->watch;
@@ -299,7 +299,7 @@ TEST_F_TIMEOUT(tables, walk_of_allocs_that_fail, SLOW)
 	finish(_metadata, watch, FEWER_STEPS);
 }
 
-/* What does not make a slot resident needs no page table at all */
+/* QUERY, FREE and accesses to empty slots do not allocate page tables */
 TEST_F_TIMEOUT(tables, looking_is_free, SLOW)
 {
 	struct watch *watch = &self->watch;
@@ -325,7 +325,7 @@ TEST_F_TIMEOUT(tables, looking_is_free, SLOW)
 	finish(_metadata, watch, steps);
 }
 
-/* Many pages, each in a page table of its own */
+/* Number of page tables with one page each */
 #define MANY	8192
 
 static long scatter(struct exmap *ex, long first, long count, long slot)
@@ -349,7 +349,7 @@ static long scatter(struct exmap *ex, long first, long count, long slot)
 	return mapped;
 }
 
-/* FREE of the pages in all tables but every @spared: how many there were */
+/* FREE all tables, except every @spared-th one. Returns the number of pages freed. */
 static long gather(struct exmap *ex, long count, long spared)
 {
 	static struct exmap_result results[CHUNK];
@@ -392,10 +392,10 @@ TEST_F_TIMEOUT(tables, sparse_pages_beyond_the_bound, SLOW)
 	create(_metadata, watch, variant->flags, -1, 1, MANY, MANY);
 	for (round = 0; round < 3; round++) {
 		ASSERT_EQ(MANY, scatter(ex, 0, MANY, 7 * round));
-		/* Tables with pages in them are not empty */
+		/* A table that has a page is not freed */
 		EXPECT_LE(watch->start + MANY * 4, status_kib("VmPTE:"));
 		EXPECT_EQ(MANY, count_intact(ex, MANY, 1, 7 * round));
-		/* By themselves: nothing is called for it */
+		/* FREE alone makes the driver free tables, without a FLUSH or RESIZE */
 		EXPECT_EQ(MANY, gather(ex, MANY, 0));
 		EXPECT_GE(watch->start + bound, settle(watch->start + bound));
 	}
@@ -412,7 +412,7 @@ TEST_F_TIMEOUT(tables, neighbours_survive, SLOW)
 
 	create(_metadata, watch, variant->flags, -1, 1, MANY + rest, MANY);
 	for (round = 0; round < 3; round++) {
-		/* The tables of every eighth page stay */
+		/* Every eighth page, and so its table, stays */
 		ASSERT_EQ(round ? MANY - rest : MANY, scatter(ex, 0, MANY, 5));
 		EXPECT_EQ(MANY, count_intact(ex, MANY, 1, 5));
 		EXPECT_EQ(MANY - rest, gather(ex, MANY, 8));
@@ -429,7 +429,7 @@ TEST_F_TIMEOUT(tables, neighbours_survive, SLOW)
 	finish(_metadata, watch, MANY);
 }
 
-/* Fewer than those that go by themselves */
+/* Number of tables, too few for the driver to free them without a FLUSH or RESIZE */
 #define FEW	1500
 
 static void some_are_left(struct __test_metadata *_metadata, struct watch *watch, __u64 flags,
@@ -459,7 +459,7 @@ TEST_F_TIMEOUT(tables, resize_gives_back, SLOW)
 	some_are_left(_metadata, &self->watch, variant->flags, true);
 }
 
-/* Tables that MADV_DONTNEED empties, and some that it frees itself */
+/* MADV_DONTNEED empties some tables, and frees others itself */
 TEST_F_TIMEOUT(tables, dontneed_beside, SLOW)
 {
 	struct watch *watch = &self->watch;
@@ -476,19 +476,19 @@ TEST_F_TIMEOUT(tables, dontneed_beside, SLOW)
 			EXPECT_EQ(0, madvise(ex->region, bytes, MADV_DONTNEED));
 			break;
 		case 1:
-			/* Every other one by FREE */
+			/* FREE empties every other table first */
 			EXPECT_EQ(MANY / 2, gather(ex, MANY, 2));
 			EXPECT_EQ(0, madvise(ex->region, bytes, MADV_DONTNEED));
 			break;
 		case 2:
-			/* Not for whole tables: that does not free them */
+			/* MADV_DONTNEED of single pages does not free any table */
 			for (found = 0; found < MANY; found++)
 				madvise(page_at(ex, found * TABLE), PG, MADV_DONTNEED);
 			break;
 		}
 		EXPECT_EQ(0, count_intact(ex, MANY, 1, 0));
 		EXPECT_EQ(0, gather(ex, MANY, 0));
-		/* All of these pages are found again, not all at once */
+		/* ALLOC finds all of these pages again, though not in one call */
 		for (found = 0, tries = 0; found < MANY && tries < 2 * MANY; tries++)
 			if (ex_alloc(ex, 0, found * TABLE + 1, 1) == 1) {
 				stamp_page(page_at(ex, found * TABLE + 1), found);
@@ -505,22 +505,26 @@ TEST_F_TIMEOUT(tables, dontneed_beside, SLOW)
 }
 
 /*
- * Threads that walk at the same time through the same tables, each with slots of its
- * own, and check the content of their pages, while the main thread gives tables back.
+ * Several threads walk through the same tables at the same time. Each has its own slots
+ * and checks the content of its pages. Meanwhile, the main thread makes the driver free
+ * tables.
  */
 
 #define WALKERS	4
-#define BATCH	64	/* tables that each visits in one call */
-#define HELD	256	/* pages that each keeps behind it */
-#define SPARE	64	/* tables at the end, for MADV_DONTNEED, which frees some as well */
+#define BATCH	64	/* tables that a thread visits with one call */
+#define HELD	256	/* pages that a thread keeps resident behind it */
+#define SPARE	64	/* tables at the end of the region, used for MADV_DONTNEED */
 
 struct walk {
 	long steps;		/* page tables to visit */
-	bool patient;		/* a page may be hard to find for a while */
+	bool patient;		/* ENOMEM is not an error, the call is repeated */
 	int done;
 };
 
-/* A call that must succeed; in @pages what each vector did, in all tries together */
+/*
+ * Repeat a call until all of its vectors have succeeded. @pages receives the number of
+ * pages of each vector, summed up over all tries.
+ */
 static bool do_all(struct worker *w, const struct exmap_vec *vecs, int *pages, int nr)
 {
 	const struct walk *walk = w->arg;
@@ -570,7 +574,7 @@ static void *walk_and_look(void *arg)
 			slot = vecs[i].page;
 			if (BROKE(w, pages[i] != 1, slot))
 				goto out;
-			/* The file has nothing but zeroes */
+			/* The file contains only zeroes */
 			if (vecs[i].opcode == EXMAP_OP_READ &&
 			    BROKE(w, !all_zero(page_at(ex, slot), PG), slot))
 				goto out;
@@ -643,13 +647,13 @@ TEST_F_TIMEOUT(tables, walk_beside_reclaim, SLOW)
 }
 
 /*
- * A slot whose page table goes away and comes back: a thread that reads it all the time
- * must never reach an old page when the slot has a new one, though with deferred flushes
- * FREE leaves the old translation in the TLB.
+ * The page table of a slot is freed and allocated again, while another thread keeps
+ * reading the slot. With deferred flushes, FREE leaves the old translation in the TLB.
+ * Nevertheless, the thread must never reach the old page once the slot has a new one.
  */
 
 struct versions {
-	__u64 now;		/* the slot holds this, or a later version */
+	__u64 now;		/* the slot has this version or a later one */
 	bool stop;
 };
 
@@ -662,7 +666,7 @@ static void *read_all_the_time(void *arg)
 	pthread_barrier_wait(&start_line);
 	while (!__atomic_load_n(&versions->stop, __ATOMIC_RELAXED)) {
 		least = __atomic_load_n(&versions->now, __ATOMIC_ACQUIRE);
-		/* 0: ALLOC has just filled the slot */
+		/* 0: ALLOC has filled the slot, but the version is not written yet */
 		if (try_read(page_at(w->ex, 0), &value) || !value)
 			continue;
 		if (BROKE(w, value < least, least - value))
@@ -689,7 +693,7 @@ TEST_F_TIMEOUT(tables, no_stale_translation, SLOW)
 		__atomic_store_n(&versions.now, round, __ATOMIC_RELEASE);
 		usleep(1000);
 		ASSERT_EQ(1, ex_free(ex, 0, 0, 1));
-		/* More empty tables than are kept */
+		/* Leave more empty tables than the driver keeps */
 		for (step = 1; step < steps; step += CHUNK)
 			ASSERT_EQ(CHUNK, visit_tables(ex, step));
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Many threads at once: on one interface, each on its own, and against calls
- * that take the region away. Afterwards every page is accounted for.
+ * Many threads at once: sharing an interface, with an interface each, and together with
+ * calls that change or unmap the region. Afterwards, no page of the pool may be missing.
  */
 #include "common.h"
 
@@ -30,8 +30,8 @@ FIXTURE_TEARDOWN(threads)
 }
 
 /*
- * All on one interface, overwriting each other's vectors: what is asked is
- * anybody's guess, but every answer is one of those that can be.
+ * All threads use one interface and overwrite each other's vectors. Which vectors the
+ * kernel reads is unpredictable, but every return value must be a valid one.
  */
 static void *scramble(void *arg)
 {
@@ -59,9 +59,12 @@ TEST_F_TIMEOUT(threads, one_interface, SLOW)
 	run_workers(_metadata, self->w, THREADS, scramble, &self->ex, NULL);
 }
 
-/* ALLOC by read calls needs no vector page: one interface, and a model */
-#define OWN_PAGES	16
+#define OWN_PAGES	16	/* slots of each thread */
 
+/*
+ * All threads ALLOC through one interface, with read calls, which do not use its vectors.
+ * No two threads may get the same page.
+ */
 static void *alloc_through_one(void *arg)
 {
 	struct worker *w = arg;
@@ -94,15 +97,15 @@ static void *alloc_through_one(void *arg)
 
 TEST_F_TIMEOUT(threads, one_interface_to_alloc, SLOW)
 {
-	/* Exactly as many pages as may be in use at once: none may go astray */
+	/* The pool has just as many pages as the threads need: losing one would show */
 	exmap_create(_metadata, &self->ex, -1, 1 + THREADS, THREADS * OWN_PAGES,
 		     2 * THREADS * OWN_PAGES);
 	run_workers(_metadata, self->w, THREADS, alloc_through_one, &self->ex, NULL);
 }
 
 /*
- * Each on its own interface and its own addresses, but from one pool. Every
- * thread knows what it has mapped; every page says whose it is.
+ * Each thread has its own interface and its own slots, but all share one pool. A thread
+ * keeps a model of its slots and stamps each of its pages with its number.
  */
 #define RANGE	32
 #define QUOTA	24
@@ -117,7 +120,7 @@ static __u64 stamp_for(struct worker *w, int page)
 	return (__u64)(w->index + 1) << 32 | page;
 }
 
-/* One call of random vectors, that stays within the quota */
+/* Make one call with random vectors that keep the thread within its quota */
 static bool model_step(struct worker *w, struct model *m)
 {
 	struct exmap_iov *iov = w->ex->iface[w->index]->iov;
@@ -148,7 +151,7 @@ static bool model_step(struct worker *w, struct model *m)
 				expect[n]++;
 			}
 		}
-		/* Cut where the quota ends */
+		/* Cut the vector where the quota is reached */
 		len[n] = i - page[n];
 		set_vec(w->ex, w->index, n, first + page[n], len[n]);
 	}
@@ -186,12 +189,12 @@ static void *model_thread(void *arg)
 
 TEST_F_TIMEOUT(threads, own_interfaces, SLOW)
 {
-	/* No page to spare: pages freed by one must be found by the others */
+	/* The pool has no spare pages: threads must find what other threads freed */
 	exmap_create(_metadata, &self->ex, -1, THREADS, THREADS * QUOTA, THREADS * RANGE);
 	run_workers(_metadata, self->w, THREADS, model_thread, &self->ex, NULL);
 }
 
-/* As above with too small a pool: clients that evict and try again */
+/* Threads compete for the pages of a pool that is too small for all of them */
 static void *fight_for_pages(void *arg)
 {
 	struct worker *w = arg;
@@ -239,11 +242,11 @@ TEST_F_TIMEOUT(threads, pool_too_small, SLOW)
 	run_workers(_metadata, self->w, 16, fight_for_pages, &self->ex, NULL);
 }
 
-/* Threads at work while the main thread does something to the region */
+/* Threads ALLOC and FREE while the main thread makes calls on the whole region */
 
 struct under_fire {
 	int stop;
-	bool may_end;		/* ENXIO is an answer */
+	bool may_end;		/* region may be unmapped: ENXIO is valid */
 };
 
 static void *keep_busy(void *arg)

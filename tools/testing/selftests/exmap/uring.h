@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Requests for io_uring, and a small ring on plain system calls for tests that have few
- * requests under way and have to run where there is no liburing.
+ * Requests for io_uring, and a small ring based on plain system calls, for tests
+ * that have few requests in flight and must run without liburing.
  */
 #ifndef EXMAP_TEST_URING_H
 #define EXMAP_TEST_URING_H
@@ -11,7 +11,7 @@
 #include <linux/io_uring.h>
 #include <sys/syscall.h>
 
-/* One call of vectors, with all that has to stay until it is over */
+/* A VECTORS call, with all memory that must stay valid until it completes */
 struct command {
 	struct exmap_vectors params;
 	struct exmap_vec vecs[16];
@@ -33,7 +33,7 @@ static inline void command_add(struct command *c, int opcode, __u64 page, int le
 	c->vecs[c->params.nr++] = ex_vec(opcode, page, len, flags);
 }
 
-/* Turn @sqe into a call of vectors; user_data says which */
+/* Prepare @sqe for the VECTORS call @c, and identify it by user_data */
 static inline void prep_command(struct io_uring_sqe *sqe, int fd, struct command *c)
 {
 	struct exmap_uring_cmd cmd = { .iov = { &c->params, c->params.size } };
@@ -46,7 +46,10 @@ static inline void prep_command(struct io_uring_sqe *sqe, int fd, struct command
 	sqe->user_data = (unsigned long)c;
 }
 
-/* Turn @sqe into IORING_OP_READ, WRITE or the like; @addr and @len as these take them */
+/*
+ * Prepare @sqe for @op, which is IORING_OP_READ, _WRITE or a variant of these. @addr
+ * and @len have the meaning that they have for @op.
+ */
 static inline void prep_rw(struct io_uring_sqe *sqe, int op, int fd, int iface, int opcode,
 			   const void *addr, unsigned int len)
 {
@@ -58,14 +61,14 @@ static inline void prep_rw(struct io_uring_sqe *sqe, int op, int fd, int iface, 
 	sqe->len = len;
 }
 
-/* A ring of one thread. fd is -1 while it is closed. */
+/* A ring for use by one thread; @fd is -1 while it is closed */
 struct ring {
 	int fd;
 	char *queues;
 	size_t queues_size;
 	struct io_uring_sqe *sqes;
 	unsigned int entries;
-	unsigned int queued;		/* requests that were not submitted yet */
+	unsigned int queued;		/* requests not submitted yet */
 	unsigned int *sq_tail, *cq_head, *cq_tail;
 	struct io_uring_cqe *cqes;
 };
@@ -80,7 +83,10 @@ static inline void ring_close(struct ring *ring)
 	ring->fd = -1;
 }
 
-/* A ring with room for @entries requests, a power of two, @flags as of setup; 0 or -errno */
+/*
+ * Open a ring with room for @entries requests, a power of two. @flags are
+ * IORING_SETUP_* flags. Returns 0 or -errno.
+ */
 static inline int ring_open_flags(struct ring *ring, unsigned int entries, unsigned int flags)
 {
 	struct io_uring_params params = { .flags = flags };
@@ -90,7 +96,7 @@ static inline int ring_open_flags(struct ring *ring, unsigned int entries, unsig
 	ring->fd = syscall(SYS_io_uring_setup, entries, &params);
 	if (ring->fd < 0)
 		return -errno;
-	/* Both queues lie in one mapping since Linux 5.4 */
+	/* Since Linux 5.4, both queues are in one mapping */
 	size = params.sq_off.array + entries * sizeof(*array);
 	ring->queues_size = params.cq_off.cqes + params.cq_entries * sizeof(*ring->cqes);
 	if (ring->queues_size < size)
@@ -121,13 +127,16 @@ static inline int ring_open(struct ring *ring, unsigned int entries)
 	return ring_open_flags(ring, entries, 0);
 }
 
-/* The next request, for one of the functions above to fill in */
+/* Return the next free SQE, for prep_command() or prep_rw() to fill in */
 static inline struct io_uring_sqe *ring_sqe(struct ring *ring)
 {
 	return &ring->sqes[(*ring->sq_tail + ring->queued++) & (ring->entries - 1)];
 }
 
-/* Submit all requests that ring_sqe() gave: how many were accepted, or -errno */
+/*
+ * Submit all SQEs that ring_sqe() has returned. Returns the number of accepted ones,
+ * or -errno.
+ */
 static inline int ring_submit(struct ring *ring)
 {
 	unsigned int queued = ring->queued;
@@ -139,13 +148,13 @@ static inline int ring_submit(struct ring *ring)
 	return ret < 0 ? -errno : ret;
 }
 
-/* Whether a completion is there; does not enter the kernel */
+/* Whether there is a completion, without entering the kernel */
 static inline bool ring_has_cqe(struct ring *ring)
 {
 	return *ring->cq_head != __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE);
 }
 
-/* Wait for the next completion and take it: its result, or -errno */
+/* Wait for the next completion and consume it. Returns its result, or -errno. */
 static inline int ring_wait(struct ring *ring)
 {
 	unsigned int head = *ring->cq_head;
@@ -156,13 +165,16 @@ static inline int ring_wait(struct ring *ring)
 		if (ret < 0 && errno != EINTR)
 			return -errno;
 	}
-	/* The ring has at least as many completions as requests: a power of two as well */
+	/* By default, the completion queue is twice as long as the submission queue */
 	ret = ring->cqes[head & (2 * ring->entries - 1)].res;
 	__atomic_store_n(ring->cq_head, head + 1, __ATOMIC_RELEASE);
 	return ret;
 }
 
-/* Submit what ring_sqe() gave and wait for one completion: its result, or -errno */
+/*
+ * Submit all SQEs that ring_sqe() has returned, and wait for one completion. Returns
+ * its result, or -errno.
+ */
 static inline int ring_run(struct ring *ring)
 {
 	int ret = ring_submit(ring);

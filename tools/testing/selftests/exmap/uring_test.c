@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The exmap through io_uring: many calls in flight, and what ends them early */
+/* The exmap with io_uring: many calls in flight, and events that end them early */
 #include "common.h"
 
 #include <liburing.h>
@@ -11,7 +11,10 @@
 #define BUFFER		300
 #define ENTRIES		64
 
-/* A thread of the kernel may be about to make room */
+/*
+ * Return a free SQE. If the queue is full, submit it; an SQPOLL thread may have to
+ * drain it.
+ */
 static struct io_uring_sqe *next_sqe(struct io_uring *ring)
 {
 	struct io_uring_sqe *sqe;
@@ -40,7 +43,7 @@ static struct io_uring_sqe *queue_rw(struct io_uring *ring, int op, int fd, int 
 	return sqe;
 }
 
-/* The result of the one request that is under way */
+/* Submit the only request, wait for it, and return its result */
 static int wait_one(struct io_uring *ring)
 {
 	struct io_uring_cqe *cqe;
@@ -74,7 +77,7 @@ FIXTURE_VARIANT(uring) {
 	enum backing backing;
 	unsigned int ring;		/* IORING_SETUP_* */
 	unsigned int sqe;		/* IOSQE_* */
-	__u64 flags;			/* of SETUP2 */
+	__u64 flags;			/* EXMAP_SETUP_* */
 };
 
 #define SETUP_DEFER	(IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SINGLE_ISSUER)
@@ -188,7 +191,7 @@ TEST_F(uring, read_and_write)
 	EXPECT_TRUE(file_has(self->fd, 40, NEW(40)));
 	EXPECT_TRUE(file_has(self->fd, 5, NEW(5)));
 	EXPECT_TRUE(file_has(self->fd, 50, 50));
-	/* In place, and pages of a read that is an ALLOC */
+	/* READ replaces the content of resident pages; read() can ALLOC, too */
 	memset(page_at(ex, 70), 0xee, PG);
 	sqe = queue_rw(&self->ring, IORING_OP_READ, ex->fd, 0, EXMAP_OP_READ,
 		       page_at(ex, 69), 4 * PG);
@@ -246,7 +249,7 @@ TEST_F(uring, prefixes_and_errors)
 	EXPECT_EQ((int)PG, wait_one(&self->ring));
 	EXPECT_TRUE(page_is(page_at(ex, 5), 5));
 
-	/* A buffer that was registered is memory, not addresses of slots */
+	/* A registered buffer stands for memory, not for slots: it is refused */
 	ASSERT_EQ(1, ex_alloc(ex, 0, 10, 1));
 	iov[0] = (struct iovec){ page_at(ex, 10), PG };
 	ASSERT_EQ(0, io_uring_register_buffers(&self->ring, iov, 1));
@@ -292,7 +295,7 @@ TEST_F(uring, vectors)
 		EXPECT_EQ(expected[i].pages, c->results[i].pages)
 			TH_LOG("vector %d", i);
 	}
-	/* Nothing beyond them is written to */
+	/* Results beyond the last vector are not written */
 	EXPECT_EQ(0xaaaaaaaa, (__u32)c->results[i].res);
 	for (i = 0; i < 4; i++)
 		EXPECT_TRUE(file_has(self->fd, i, NEW(i)));
@@ -354,7 +357,7 @@ TEST_F(uring, commands_that_are_refused)
 	EXPECT_EQ(-EFAULT, wait_one(&self->ring));
 	EXPECT_EQ(0, count_present(ex, 9, 20));
 
-	/* Fields of the submission that mean nothing here */
+	/* SQE fields that exmap commands do not use must be 0 */
 	for (i = 0; i < 5; i++) {
 		sqe = queue_command(&self->ring, ex->fd, c);
 		sqe->addr = i == 0;
@@ -367,7 +370,7 @@ TEST_F(uring, commands_that_are_refused)
 	}
 	EXPECT_EQ(0, count_present(ex, 9, 20));
 
-	/* A program that is newer than the kernel, and needs that, or not */
+	/* Fields that only a newer kernel knows are accepted if they are 0 */
 	struct {
 		struct exmap_vectors params;
 		__u64 more;
@@ -407,7 +410,7 @@ TEST_F(uring, registered_file)
 	EXPECT_TRUE(page_is(page_at(ex, 31), 31));
 }
 
-/* Linked: each begins when the one before it is over */
+/* Linked requests: each begins when its predecessor has completed */
 TEST_F(uring, links)
 {
 	static const int opcodes[] = {
@@ -465,7 +468,7 @@ TEST_F(uring, more_than_one_round)
 	sqe = queue_rw(&self->ring, IORING_OP_WRITEV, ex->fd, 0, EXMAP_OP_WRITE, iov, 600);
 	sqe->flags |= variant->sqe;
 	EXPECT_EQ((int)(290 * PG), wait_one(&self->ring));
-	/* In place, for more slots than are transferred at once */
+	/* READ into resident pages, for more slots than are transferred at once */
 	ASSERT_EQ(10, ex_alloc(ex, 0, 0, 300));
 	memset(ex->region, 0xee, 300 * PG);
 	for (i = 0; i < 9; i++)
@@ -505,9 +508,10 @@ TEST_F(uring, not_ours)
 }
 
 /*
- * Many in flight. Every job owns a few slots and goes round: read them and look
- * what is in them, change some, write and free them. Whatever a page of the pool
- * was used for before, and whatever is in flight, content is where it belongs.
+ * Many requests in flight. Every job owns a few slots and repeats these steps: read
+ * the slots and check their content, change some of them, write and free them.
+ * Whatever a page of the pool was used for before, and whatever is in flight, every
+ * slot must have its own content.
  */
 #define JOBS		40
 #define JOB_PAGES	7
@@ -548,7 +552,7 @@ static void job_begin(struct exmap *ex, struct io_uring *ring, struct job *job, 
 				    job->step == 1 ? EXMAP_VEC_DIRTY : 0);
 			left -= len;
 		}
-		/* Written and evicted at once, as often as not */
+		/* In half of the cases, write and free in a single call */
 		if (job->step == 1 && random_below(random, 2)) {
 			command_add(&job->c, EXMAP_OP_FREE, first, JOB_PAGES, 0);
 			job->step = 2;
@@ -558,7 +562,7 @@ static void job_begin(struct exmap *ex, struct io_uring *ring, struct job *job, 
 	sqe->flags |= flags;
 }
 
-/* NULL, or what is wrong */
+/* Check the result of a step, and advance the job. Returns NULL, or what is wrong. */
 static const char *job_end(struct exmap *ex, struct job *job, int index, int res, __u64 *random)
 {
 	int first = index * JOB_PAGES, i;
@@ -611,7 +615,7 @@ TEST_F_TIMEOUT(uring, many_in_flight, SLOW)
 				left--;
 		}
 	}
-	/* And the file has the end of it all */
+	/* The file must have the final content */
 	for (index = 0; index < JOBS * JOB_PAGES; index++) {
 		static alignas(4096) __u64 words[WORDS];
 		__u64 version = jobs[index / JOB_PAGES].version[index % JOB_PAGES];
@@ -623,9 +627,9 @@ TEST_F_TIMEOUT(uring, many_in_flight, SLOW)
 	free(jobs);
 }
 
-/* A file with holes: a write to one must wait for a block to be allocated */
+/* A file with holes: a write to a hole must wait until a block is allocated */
 
-#define HOLE		100	/* the first of the pages that the file does not have */
+#define HOLE		100	/* page of the first hole that is written to */
 #define HOLES		20
 
 FIXTURE(holes) {
@@ -665,7 +669,10 @@ FIXTURE_TEARDOWN(holes)
 	close(self->fd);
 }
 
-/* Write to a page of the file, which is in flight when this returns, and to a hole */
+/*
+ * Queue a call that writes to a page with a block, and then to a hole. The first
+ * write is in flight when the call gets to the hole.
+ */
 static void queue_hole(struct io_uring *ring, struct exmap *ex, struct command *c, long page)
 {
 	renew(ex, 10);
@@ -707,7 +714,7 @@ TEST_F(holes, one_worker)
 	}
 }
 
-/* Nor must a task wait for a write that only its own task work would go on with */
+/* A task must not wait for a write that only its own task work can continue */
 TEST_F(holes, own_task_work)
 {
 	struct exmap *ex = &self->ex;
@@ -724,14 +731,14 @@ TEST_F(holes, own_task_work)
 		ASSERT_EQ(1, io_uring_submit(&self->ring));
 		vec = ex_vec(EXMAP_OP_WRITE, page, 1, 0);
 		ret = ex_vectors(ex, 0, &vec, &result, 1);
-		/* Task work may interrupt it like a signal */
+		/* Task work may interrupt the call like a signal */
 		EXPECT_TRUE(!ret || (ret == 1 && result.res == -EINTR));
 		EXPECT_EQ(0, wait_one(&self->ring));
 		EXPECT_TRUE(file_has(self->fd, page, NEW(page)));
 	}
 }
 
-/* A disk that takes its time: what happens meanwhile */
+/* A slow disk, and events while its requests are in flight */
 
 #define SLOW_PAGES	64
 
@@ -746,7 +753,7 @@ FIXTURE(slow) {
 
 FIXTURE_VARIANT(slow) {
 	unsigned int ring;
-	bool plain;		/* IORING_OP_READ and _WRITE */
+	bool plain;		/* IORING_OP_READ and _WRITE instead of VECTORS */
 };
 
 FIXTURE_VARIANT_ADD(slow, vectors) {};
@@ -775,11 +782,11 @@ FIXTURE_TEARDOWN(slow)
 	int i;
 
 	if (!self->region_gone) {
-		/* What a ring that is gone had under way comes in late */
+		/* Requests of a closed ring complete late */
 		for (i = 0; i < 500 && nullb_inflight(&self->disk); i++)
 			usleep(10000);
 		for (i = 0; i < 500; i++) {
-			/* EBUSY is one reason to try again */
+			/* Try again, for example after EBUSY */
 			ex_drain(ex, 0, 0, 256);
 			if (ex_fill(ex, 1, 0) == SLOW_PAGES)
 				break;
@@ -792,7 +799,7 @@ FIXTURE_TEARDOWN(slow)
 	nullb_destroy(&self->disk);
 }
 
-/* A read of @pages pages from @page on, or a write */
+/* Queue a read or write of @pages pages from @page on */
 static void queue_slow(struct io_uring *ring, struct exmap *ex, bool plain, struct command *c,
 		       bool write, int page, int pages)
 {
@@ -807,8 +814,9 @@ static void queue_slow(struct io_uring *ring, struct exmap *ex, bool plain, stru
 }
 
 /*
- * Wait until requests have reached the disk. For a read or write call, io_uring's
- * workers make them; a command has made them when it was submitted.
+ * Wait a moment until @wanted requests have reached the disk, and return how many
+ * have. A VECTORS command issues its requests when it is submitted; for a read or
+ * write call, io_uring workers issue them later.
  */
 static int wait_inflight(struct nullb *disk, bool plain, int wanted)
 {
@@ -846,7 +854,7 @@ TEST_F_TIMEOUT(slow, submission_does_not_wait, SLOW)
 			EXPECT_TRUE(page_is(page_at(ex, 2 * i), 2 * i));
 		EXPECT_EQ(30, ex_free(ex, 0, 0, 60));
 	}
-	/* It takes io_uring some time to make workers */
+	/* io_uring needs some time to create workers */
 	EXPECT_LE(variant->plain ? 5 : 30, most);
 	io_uring_queue_exit(&self->ring);
 }
@@ -935,14 +943,14 @@ TEST_F_TIMEOUT(slow, region_unmapped, SLOW)
 	self->region_gone = true;
 	for (i = 0; i < 4; i++) {
 		ASSERT_EQ(0, io_uring_wait_cqe(&self->ring, &cqe));
-		/* Where the disk was quicker */
+		/* The disk may have answered before the region was unmapped */
 		if (cqe->res != 0 && cqe->res != (int)PG)
 			EXPECT_EQ(variant->plain ? -ENXIO : 1, cqe->res);
 		io_uring_cqe_seen(&self->ring, cqe);
 	}
 	if (!variant->plain && c[0].results[0].res)
 		EXPECT_EQ(-ENXIO, c[0].results[0].res);
-	/* What was under way to the disk has arrived */
+	/* Writes that were in flight have reached the disk */
 	EXPECT_TRUE(file_has(self->fd, 41, NEW(41)));
 	EXPECT_TRUE(file_has(self->fd, 43, NEW(43)));
 	io_uring_queue_exit(&self->ring);
@@ -975,11 +983,11 @@ TEST_F_TIMEOUT(slow, all_closed_at_once, SLOW)
 	exmap_destroy(ex);
 	self->region_gone = true;
 	io_uring_queue_exit(&self->ring);
-	/* For the teardown */
+	/* The teardown needs an exmap */
 	exmap_create(_metadata, ex, -1, 1, 1, 1);
 }
 
-/* The results have nowhere to go */
+/* The results are unmapped while the call is in flight */
 TEST_F_TIMEOUT(slow, results_unmapped, SLOW)
 {
 	struct command *c = mmap(NULL, PG, PROT_READ | PROT_WRITE,
@@ -995,7 +1003,7 @@ TEST_F_TIMEOUT(slow, results_unmapped, SLOW)
 	munmap(c, PG);
 	res = wait_one(&self->ring);
 	EXPECT_TRUE(res == -EFAULT || res == 0);
-	/* It is done all the same */
+	/* The call is carried out nevertheless */
 	EXPECT_TRUE(page_is(page_at(ex, 12), 12));
 	io_uring_queue_exit(&self->ring);
 }
@@ -1041,7 +1049,7 @@ static void *submit_and_leave(void *arg)
 	return NULL;
 }
 
-/* The thread has exited when the disk answers */
+/* The submitting thread has exited by the time the disk answers */
 TEST_F_TIMEOUT(slow, thread_gone, SLOW)
 {
 	struct exmap *ex = &self->ex;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The call with an opcode in each vector: every opcode, flag and error of it */
+/* Tests of EXMAP_IOCTL_VECTORS with ALLOC and FREE: every flag and error. */
 #include "common.h"
 
 #define ALLOC(PAGE, LEN, FLAGS)	\
@@ -60,7 +60,7 @@ TEST_F(vectors, in_order)
 	memset(self->ex.region, 1, 19 * PG);
 }
 
-/* A full pool: what one vector frees, the next may have, many times in a call */
+/* In a full pool, an ALLOC gets the page that an earlier vector of the call has freed */
 TEST_F(vectors, evict_and_replace)
 {
 	struct exmap_vec vecs[128];
@@ -74,7 +74,7 @@ TEST_F(vectors, evict_and_replace)
 		int from = round % 2 ? 2048 : 0, to = 2048 - from;
 
 		for (i = 0; i < 64; i++) {
-			/* In turns, and all of one before all of the other */
+			/* Alternate FREE and ALLOC, or put all FREEs first */
 			int v = round % 4 < 2 ? 2 * i : i, a = round % 4 < 2 ? v + 1 : i + 64;
 
 			vecs[v] = (struct exmap_vec)FREE(from + i * 7, 1);
@@ -91,17 +91,20 @@ TEST_F(vectors, evict_and_replace)
 	}
 }
 
-/* What a thread does that misses a page, with each way in which it is not the simple case */
+/*
+ * A call that evicts one page to allocate another has a fast path. Test it, and each
+ * kind of call that it must leave to the general path.
+ */
 TEST_F(vectors, swap_one_page)
 {
 	static const struct {
 		struct exmap_vec out, in;
-		int pages[2];	/* answers */
-		int page;	/* that is resident afterwards, or -1 */
+		int pages[2];	/* expected: pages or error of each vector */
+		int page;	/* slot that is resident afterwards, or -1 */
 	} cases[] = {
 		{ FREE(0, 1),	  ALLOC(1, 1, 0),	 { 1, 1 }, 1 },
 		{ FREE(1, 1),	  ALLOC(1, 1, 0),	 { 1, 1 }, 1 },
-		/* Nothing to free; the pool has no page then */
+		/* FREE finds an empty slot, so that the pool has no free page */
 		{ FREE(0, 1),	  ALLOC(1, 1, 0),	 { 0, 0 }, 1 },
 		{ FREE(0, 1),	  ALLOC(2, 1, 0),	 { 0, -ENOMEM }, 1 },
 		{ FREE(1, 1),	  ALLOC(4096, 1, 0),	 { 1, -ERANGE }, -1 },
@@ -111,6 +114,9 @@ TEST_F(vectors, swap_one_page)
 		{ FREE(~0ULL, 1), ALLOC(~0ULL << 52, 1, 0), { -ERANGE, -ERANGE }, -1 },
 		{ ALLOC(6, 1, 0), ALLOC(6, 1, 0),	 { 1, 0 }, 6 },
 		{ FREE(6, 2),	  ALLOC(7, 1, EXMAP_VEC_ZERO), { 1, 1 }, 7 },
+		/* There is no page table yet */
+		{ FREE(7, 1),	  ALLOC(3000, 1, 0),	 { 1, 1 }, 3000 },
+		{ FREE(3000, 1),  ALLOC(7, 1, 0),	 { 1, 1 }, 7 },
 	};
 	struct exmap *ex = &self->ex;
 	struct exmap_vectors call = {
@@ -120,7 +126,7 @@ TEST_F(vectors, swap_one_page)
 	struct exmap_result r[2];
 	unsigned int i, k;
 
-	/* A pool of one page that is in slot 0 */
+	/* Shrink the pool to one page, which is in slot 0 */
 	ASSERT_EQ(1, ex_alloc(ex, 0, 0, 1));
 	ASSERT_EQ(0, ioctl(ex->fd, EXMAP_IOCTL_RESIZE, 1));
 	for (i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -139,19 +145,105 @@ TEST_F(vectors, swap_one_page)
 		if (cases[i].page >= 0)
 			EXPECT_TRUE(present(page_at(ex, cases[i].page)));
 	}
-	/* Results for which there is no memory: nothing is done */
+	/* With the results in an empty slot, the call fails and changes nothing */
 	vecs[0] = (struct exmap_vec)FREE(7, 1);
 	vecs[1] = (struct exmap_vec)ALLOC(8, 1, 0);
 	call.vecs = (unsigned long)vecs;
 	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &call));
 	EXPECT_TRUE(present(page_at(ex, 7)));
-	/* Results in the very page that is freed: they are lost, but all was done */
+	/* Results for the page that is freed are lost: EFAULT, but the work is done */
 	call.results = (unsigned long)page_at(ex, 7);
 	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &call));
 	EXPECT_TRUE(present(page_at(ex, 8)));
 	EXPECT_EQ(1, count_present(ex, 0, 4096));
 	EXPECT_EQ(1, ex_free(ex, 0, 8, 1));
 	EXPECT_EQ(0, ioctl(ex->fd, EXMAP_IOCTL_RESIZE, 512));
+}
+
+/*
+ * While a slot gets another page, a CPU may still have the old one in its TLB. It must not
+ * see the old one any more once another CPU can see the new one, even in the middle of the
+ * call. get_user_pages(), which process_vm_readv() uses, looks at the page tables, not at
+ * the TLB.
+ */
+
+#define OLD_CONTENT	1111
+#define NEW_CONTENT	2222
+
+struct swapped_slot {
+	char *page;
+	int stop;
+	int new_is_seen;	/* by process_vm_readv() */
+	long late;		/* reads of the old page after that */
+};
+
+static void *read_by_the_tlb(void *arg)
+{
+	struct swapped_slot *s = arg;
+	__u64 value;
+	int seen;
+
+	while (!__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE)) {
+		seen = __atomic_load_n(&s->new_is_seen, __ATOMIC_ACQUIRE);
+		if (!try_read(s->page, &value) && seen && value == OLD_CONTENT)
+			s->late++;
+	}
+	return NULL;
+}
+
+static void *read_by_the_page_tables(void *arg)
+{
+	struct swapped_slot *s = arg;
+	__u64 value;
+	struct iovec to = { &value, sizeof(value) }, from = { s->page, sizeof(value) };
+
+	while (!__atomic_load_n(&s->stop, __ATOMIC_ACQUIRE))
+		if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) == sizeof(value) &&
+		    value == NEW_CONTENT)
+			__atomic_store_n(&s->new_is_seen, 1, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+TEST_F(vectors, no_slot_has_two_pages)
+{
+	const int nr = 4096;
+	struct exmap_vec *vecs = calloc(nr, sizeof(*vecs));
+	struct exmap_result *r = calloc(nr, sizeof(*r));
+	struct exmap *ex = &self->ex;
+	struct swapped_slot s = { .page = page_at(ex, 0) };
+	pthread_t readers[2];
+	int round, i;
+
+	ASSERT_TRUE(vecs && r);
+	ASSERT_EQ(0, ioctl(ex->fd, EXMAP_IOCTL_RESIZE, 3));
+	/* A page for the slot, one to take its place, and one so that the call goes on */
+	ASSERT_EQ(1, ex_alloc(ex, 0, 2, 1));
+	vecs[0] = (struct exmap_vec)FREE(0, 1);
+	vecs[1] = (struct exmap_vec)ALLOC(0, 1, 0);
+	for (i = 2; i < nr; i++)
+		vecs[i] = (struct exmap_vec)ALLOC(2, 1, 0);
+	for (round = 0; round < scaled(200); round++) {
+		ASSERT_EQ(1, ex_alloc(ex, 0, 1, 1));
+		ASSERT_EQ(1, ex_alloc(ex, 0, 0, 1));
+		*(__u64 *)s.page = OLD_CONTENT;
+		*(__u64 *)page_at(ex, 1) = NEW_CONTENT;
+		s.stop = 0;
+		s.new_is_seen = 0;
+		ASSERT_EQ(0, pthread_create(&readers[0], NULL, read_by_the_tlb, &s));
+		ASSERT_EQ(0, pthread_create(&readers[1], NULL, read_by_the_page_tables, &s));
+		ASSERT_EQ(1, ex_free(ex, 0, 1, 1));
+		ASSERT_EQ(0, ex_vectors(ex, 0, vecs, r, nr));
+		EXPECT_EQ(1, r[0].pages);
+		EXPECT_EQ(1, r[1].pages);
+		__atomic_store_n(&s.stop, 1, __ATOMIC_RELEASE);
+		pthread_join(readers[0], NULL);
+		pthread_join(readers[1], NULL);
+		ASSERT_EQ(1, ex_free(ex, 0, 0, 1));
+	}
+	EXPECT_EQ(0, s.late);
+	EXPECT_EQ(0, ioctl(ex->fd, EXMAP_IOCTL_RESIZE, 512));
+	free(vecs);
+	free(r);
 }
 
 TEST_F(vectors, zeroed)
@@ -163,7 +255,7 @@ TEST_F(vectors, zeroed)
 	int i, round;
 
 	for (round = 0; round < 4; round++) {
-		/* One that is resident stays as it is */
+		/* A page that is already resident keeps its content */
 		ASSERT_EQ(1, ex_alloc(&self->ex, 0, 77, 1));
 		stamp_page(page_at(&self->ex, 77), 77);
 		ASSERT_EQ(0, ex_vectors(&self->ex, round % 2, vecs, r, 2));
@@ -182,7 +274,7 @@ TEST_F(vectors, all_or_nothing)
 {
 	struct exmap_vec vecs[] = {
 		ALLOC(0, 400, EXMAP_VEC_ALL_OR_NOTHING),
-		/* Not enough: 3 of its slots have a page already, and keep it */
+		/* Too few pages are left; the 3 slots that are resident keep their pages */
 		ALLOC(398, 200, EXMAP_VEC_ALL_OR_NOTHING | EXMAP_VEC_ZERO),
 		ALLOC(1000, 111, EXMAP_VEC_ALL_OR_NOTHING),
 		ALLOC(2000, 5, 0),
@@ -249,7 +341,7 @@ TEST_F(vectors, bad_calls)
 		.size = sizeof(good), .nr = 1,
 		.vecs = (unsigned long)&vec, .results = (unsigned long)&result,
 	}, bad;
-	/* As long as such a struct may be */
+	/* The largest struct that the kernel accepts */
 	static union {
 		struct exmap_vectors params;
 		char bytes[PG];
@@ -274,11 +366,11 @@ TEST_F(vectors, bad_calls)
 	REFUSED(vecs, ~0UL - 7, EFAULT);
 	REFUSED(results, 8, EFAULT);
 	REFUSED(results, (unsigned long)"constant", EFAULT);
-	/* A slot without a page is not memory either */
+	/* An empty slot is not valid memory either */
 	REFUSED(vecs, (unsigned long)page_at(ex, 9), EFAULT);
 	REFUSED(results, (unsigned long)page_at(ex, 9), EFAULT);
 	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, (void *)8));
-	/* A program that is newer than the kernel, and needs that */
+	/* A program that is newer than the kernel and uses a field of its own */
 	longer.params = good;
 	longer.params.size = sizeof(good) + 8;
 	longer.bytes[sizeof(good) + 7] = 1;
@@ -288,7 +380,7 @@ TEST_F(vectors, bad_calls)
 	EXPECT_EQ(12345, result.res);
 	EXPECT_EQ(0, count_present(ex, 0, 20));
 
-	/* What lies behind the struct does not count, nor do zeroes in it */
+	/* Bytes beyond size do not matter, nor do zeroes in fields that are unknown */
 	longer.params.size = sizeof(good);
 	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &longer));
 	EXPECT_EQ(1, ex_free(ex, 0, 5, 1));
@@ -307,7 +399,7 @@ TEST_F(vectors, bad_calls)
 	EXPECT_TRUE(present(page_at(ex, 5)));
 }
 
-/* Vectors and results may lie in the region, and in an interface's page */
+/* Vectors and results may be in the region, or in an interface page */
 TEST_F(vectors, arrays_in_own_memory)
 {
 	struct exmap *ex = &self->ex;
@@ -322,10 +414,10 @@ TEST_F(vectors, arrays_in_own_memory)
 	for (i = 0; i < 256; i++)
 		EXPECT_EQ(1, results[i].pages);
 
-	/* The page that the results go to is freed by the call */
+	/* The call frees the page that the results go to */
 	vecs[0] = (struct exmap_vec)FREE(0, 1);
 	i = ex_vectors(ex, 0, vecs, results, 1);
-	/* The CPU may still know it while the flush is deferred */
+	/* While the flush is deferred, the TLB may still have the page */
 	EXPECT_TRUE(i == -EFAULT || (variant->deferred && !i));
 	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL));
 	EXPECT_FALSE(present(page_at(ex, 0)));
