@@ -22,10 +22,12 @@
 #include <linux/kref.h>
 #include <linux/mm_types.h>
 #include <linux/mutex.h>
+#include <linux/nospec.h>
 #include <linux/sched.h>
 #include <linux/types.h>
 #include <uapi/linux/exmap.h>
 
+#include "interface.h"
 #include "pool.h"
 
 struct exmap_flights;
@@ -137,6 +139,23 @@ static inline struct exmap *exmap_of_ready(struct file *file)
 	if (!IS_ERR(exmap) && !smp_load_acquire(&exmap->ready))
 		return ERR_PTR(-ENXIO);
 	return exmap;
+}
+
+/**
+ * exmap_interface_get() - Return an interface by its number.
+ * @exmap: the exmap, set up
+ * @number: what the program says
+ *
+ * Return: the interface, or NULL if there is none with this number.
+ */
+static inline struct exmap_interface *
+exmap_interface_get(struct exmap *exmap, u64 number)
+{
+	const unsigned int nr = exmap->pool.nr_interfaces;
+
+	if (number >= nr)
+		return NULL;
+	return &exmap->pool.interfaces[array_index_nospec((unsigned int)number, nr)];
 }
 
 /**

@@ -6,6 +6,7 @@
 #include <linux/mmap_lock.h>
 #include <linux/slab.h>
 
+#include "exmap.h"
 #include "interface.h"
 
 static_assert(sizeof(struct exmap_iov) == 8);

@@ -12,11 +12,11 @@
 #include <linux/cache.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
-#include <linux/nospec.h>
 #include <linux/types.h>
 
-#include "exmap.h"
-
+struct exmap;
+struct exmap_bundle;
+struct exmap_iov;
 struct vm_area_desc;
 
 /* Interfaces that one exmap may have */
@@ -49,22 +49,5 @@ struct exmap_interface {
 int exmap_interface_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);
 struct exmap_iov *exmap_interface_vectors(struct exmap_interface *iface);
 void exmap_interface_destroy(struct exmap_interface *iface);
-
-/**
- * exmap_interface_get() - Return an interface by its number.
- * @exmap: the exmap, set up
- * @number: what the program says
- *
- * Return: the interface, or NULL if there is none with this number.
- */
-static inline struct exmap_interface *exmap_interface_get(struct exmap *exmap,
-							   u64 number)
-{
-	const unsigned int nr = exmap->pool.nr_interfaces;
-
-	if (number >= nr)
-		return NULL;
-	return &exmap->pool.interfaces[array_index_nospec((unsigned int)number, nr)];
-}
 
 #endif /* _EXMAP_INTERFACE_H */

@@ -22,6 +22,7 @@ static __always_inline int exmap_copy_sized(void *to, size_t size, size_t min,
 					    const void __user *from)
 {
 	u32 user_size;
+	size_t i = 0;
 
 	if (get_user(user_size, (const u32 __user *)from))
 		return -EFAULT;
@@ -29,9 +30,12 @@ static __always_inline int exmap_copy_sized(void *to, size_t size, size_t min,
 	if (likely(user_size == size)) {
 		BUILD_BUG_ON(size % sizeof(u64));
 		scoped_user_read_access_size(from, size, fault) {
-			unrolled_full for (size_t i = 0; i < size; i += sizeof(u64))
+			unrolled_full
+			do {
 				unsafe_get_user(*(u64 *)(to + i),
 						(const u64 __user *)(from + i), fault);
+				i += sizeof(u64);
+			} while (i < size);
 		}
 		return 0;
 	}

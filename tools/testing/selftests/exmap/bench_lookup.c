@@ -146,7 +146,7 @@ static __always_inline __u64 lookups(char *(*find)(__u64 page))
 		frame = find(resident[(next_random(&random) + value) & mask]);
 		if (!frame)
 			die("a resident page was not found");
-		value = *(volatile __u64 *)frame;
+		value = __atomic_load_n((__u64 *)frame, __ATOMIC_RELAXED);
 	}
 	return value;
 }
@@ -235,7 +235,8 @@ int main(int argc, char **argv)
 			opt.csv = true;
 			break;
 		default:
-			printf("usage: bench_lookup [--pages N] [--resident N, a power of 2] [--lookups N] [--csv]\n");
+			printf("usage: bench_lookup [--pages N] [--resident N, a power of 2]\n"
+			       "       [--lookups N] [--csv]\n");
 			return option == 'h' ? 0 : 2;
 		}
 	}
@@ -246,8 +247,8 @@ int main(int argc, char **argv)
 	if (opt.csv)
 		printf("what,pages,resident,lookups,ns\n");
 	else
-		printf("%lu of %lu pages are resident, %lu lookups\n%-16s %10s %10s\n", opt.resident,
-		       opt.pages, opt.lookups, "", "ns", "- nothing");
+		printf("%lu of %lu pages are resident, %lu lookups\n%-16s %10s %10s\n",
+		       opt.resident, opt.pages, opt.lookups, "", "ns", "- nothing");
 	for (i = 0; i < ARRAY_SIZE(ways); i++) {
 		ways[i].prepare();
 		best = ~0ULL;

@@ -303,7 +303,8 @@ static int describe_vec(struct thread *t, int i, char *text, int size)
 
 	return snprintf(text, size,
 			"#   [%d] page %lld len %d opcode %d flags %x order %d node %d: %d, %d pages\n",
-			i, v->page, v->len, v->opcode, v->flags, v->order, v->node, r->res, r->pages);
+			i, v->page, v->len, v->opcode, v->flags, v->order, v->node, r->res,
+			r->pages);
 }
 
 static int describe(struct thread *t, char *text, int size)
@@ -2562,7 +2563,8 @@ static long run_query(struct thread *t)
 
 		EXPECT(t, (slot->stuck || !(is & EXMAP_SLOT_BUSY)) &&
 		       !!(is & EXMAP_SLOT_RESIDENT) == full &&
-		       (full || !(is & ~EXMAP_SLOT_BUSY)) && (!full || !slot->dirty || is & EXMAP_SLOT_DIRTY) &&
+		       (full || !(is & ~EXMAP_SLOT_BUSY)) &&
+		       (!full || !slot->dirty || is & EXMAP_SLOT_DIRTY) &&
 		       (!full || !slot->clean || !(is & EXMAP_SLOT_DIRTY)),
 		       "slot %ld: it is %#x", t->first + i, is);
 	}
