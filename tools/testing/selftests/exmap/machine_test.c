@@ -255,7 +255,7 @@ static int count_frames(int pagemap, struct exmap *ex, int first, int last, cons
 	return n;
 }
 
-TEST_F(poison, while_mapped)
+TEST_F_TIMEOUT(poison, while_mapped, SLOW)
 {
 	struct exmap *ex = &self->ex;
 	__u64 frames[POISONED];
@@ -305,7 +305,7 @@ static void while_free(struct __test_metadata *_metadata, struct exmap *ex, int 
 	EXPECT_EQ(2 * POISONED, ex_free(ex, 0, 0, 2 * POISONED));
 }
 
-TEST_F(poison, while_free)
+TEST_F_TIMEOUT(poison, while_free, SLOW)
 {
 	int way;
 

@@ -95,7 +95,7 @@ TEST_F(vectors, evict_and_replace)
  * A call that evicts one page to allocate another has a fast path. Test it, and each
  * kind of call that it must leave to the general path.
  */
-TEST_F(vectors, swap_one_page)
+TEST_F_TIMEOUT(vectors, swap_one_page, SLOW)
 {
 	static const struct {
 		struct exmap_vec out, in;
@@ -204,7 +204,7 @@ static void *read_by_the_page_tables(void *arg)
 	return NULL;
 }
 
-TEST_F(vectors, no_slot_has_two_pages)
+TEST_F_TIMEOUT(vectors, no_slot_has_two_pages, SLOW)
 {
 	const int nr = 4096;
 	struct exmap_vec *vecs = calloc(nr, sizeof(*vecs));
