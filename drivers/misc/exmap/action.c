@@ -39,8 +39,8 @@ struct exmap_action {
 };
 
 /*
- * Returns the slot of a vector of one page. For any other vector, it is one that no
- * region has: so one comparison tests length and range.
+ * Returns the slot of a vector of one page. For a vector of any other length, the result
+ * is larger than any slot of a region, so that one comparison tests length and range.
  */
 static __always_inline u64 exmap_iov_single(struct exmap_iov vec)
 {
@@ -318,7 +318,7 @@ static __always_inline u32 exmap_action_what(u64 head)
 	return head >> 16;
 }
 
-/* That number for a single vector */
+/* What exmap_action_what() returns for a call of one vector */
 static __always_inline u32 exmap_action_single_what(u16 opcode)
 {
 	const struct exmap_action_params params = { .iov_len = 1, .opcode = opcode };
@@ -357,7 +357,7 @@ long exmap_action(struct exmap *exmap, const struct exmap_action_params __user *
 	memcpy(&params, &head, sizeof(head));
 	iface = exmap_interface_get(exmap, params.interface);
 
-	/* Does nothing where there is no region */
+	/* exmap_action_single() does nothing where there is no region */
 	if (likely(iface && !(flags | exmap->pool.deferred))) {
 		what = exmap_action_what(head);
 		if (what == exmap_action_single_what(EXMAP_OP_ALLOC) ?

@@ -109,9 +109,9 @@ void exmap_flight_end(struct exmap_flights *flights, struct exmap_flight *flight
 }
 
 /**
- * exmap_flight_wake() - Have those who wait for a slot look again.
+ * exmap_flight_wake() - Wake the tasks that wait for a slot, to check it again.
  * @flights: the slots in flight
- * @slot: a slot in flight that is stalled since
+ * @slot: a slot in flight whose transfers have just been stalled
  *
  * Context: Any.
  */
@@ -121,18 +121,21 @@ void exmap_flight_wake(struct exmap_flights *flights, unsigned long slot)
 	unsigned long irq;
 	bool wake;
 
-	/* Who counts itself later looks later, and finds it stalled */
+	/* A task that is counted after this checks the slot later, and finds it stalled */
 	spin_lock_irqsave(&bucket->lock, irq);
 	wake = bucket->nr_waiting;
 	spin_unlock_irqrestore(&bucket->lock, irq);
 	if (wake) {
-		/* As in exmap_flight_end() */
+		/* Order the stall before the look for waiters */
 		smp_mb();
 		wake_up_var(bucket);
 	}
 }
 
-/* Tests whether a wait is over, because a flight can begin, or because it must help */
+/*
+ * Tests whether a task need not wait for a slot any more: its flight can begin, or it must
+ * carry out the writes that it waits for.
+ */
 static bool exmap_flight_wait_is_over(struct exmap_flight_bucket *bucket,
 				      unsigned long slot, enum exmap_flight_kind kind,
 				      atomic_t **stall)
@@ -146,7 +149,7 @@ static bool exmap_flight_wait_is_over(struct exmap_flight_bucket *bucket,
 		if (flight->slot != slot || !exmap_flight_conflicts(flight->kind, kind))
 			continue;
 		may_begin = false;
-		/* It does not end, so its memory does not go away, before it was helped */
+		/* A stalled flight, and so the memory of its transfers, stays until it is helped */
 		if (atomic_cmpxchg(flight->stall, EXMAP_STALLED, EXMAP_STALL_HELPED) ==
 		    EXMAP_STALLED) {
 			*stall = flight->stall;

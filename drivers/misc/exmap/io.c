@@ -221,9 +221,9 @@ static bool exmap_run_is_unwritten(const struct exmap_run *run)
 }
 
 /**
- * exmap_io_stall() - Let whoever waits for a slot carry out the writes.
+ * exmap_io_stall() - Let a task that waits for one of the slots carry out the writes.
  * @io: transfers with io->notify, of which none is in flight. If there are writes that
- *	could not be made without waiting, nobody but exmap_io_help() touches them until
+ *	could not be made without waiting, only exmap_io_help() touches them until
  *	exmap_io_unstall().
  *
  * Context: Any.
@@ -236,7 +236,7 @@ void exmap_io_stall(struct exmap_io *io)
 		stalled = exmap_run_is_unwritten(&io->runs[i]);
 	if (likely(!stalled))
 		return;
-	/* Whoever finds it stalled sees what has become of the requests */
+	/* A task that finds the transfers stalled sees the results of the requests */
 	atomic_set_release(&io->stall, EXMAP_STALLED);
 	for (unsigned int i = 0; i < io->nr_pages; i++)
 		exmap_flight_wake(io->exmap->flights, io->pages[i].flight.slot);
@@ -245,10 +245,10 @@ void exmap_io_stall(struct exmap_io *io)
 /**
  * exmap_io_unstall() - Undo exmap_io_stall().
  * @io: the transfers
- * @wait: wait if somebody carries out the writes
+ * @wait: wait while another task carries out the writes
  *
  * Context: Process context, may sleep if @wait.
- * Return: true; or, without @wait, false if somebody carries out the writes.
+ * Return: true; or, without @wait, false if another task carries out the writes.
  */
 bool exmap_io_unstall(struct exmap_io *io, bool wait)
 {
@@ -318,6 +318,20 @@ static ssize_t exmap_run_write(struct kiocb *iocb, struct iov_iter *iter)
 	return ret;
 }
 
+/* What all requests have in common, with IOCB flags for all of them */
+static struct kiocb exmap_io_kiocb(const struct exmap_io *io, int flags)
+{
+	struct file *file = io->exmap->backing;
+
+	return (struct kiocb) {
+		.ki_filp	= file,
+		.ki_pos		= io->exmap->offset,
+		/* Each page has its place in the file, also if that is O_APPEND */
+		.ki_flags	= (file->f_iocb_flags & ~IOCB_APPEND) | flags,
+		.ki_ioprio	= get_current_ioprio(),
+	};
+}
+
 /* Request what is left of a run. @proto is what all requests have in common. */
 static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 {
@@ -346,7 +360,7 @@ static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 	if (ret == -EIOCBQUEUED)
 		return;
 	run->res = exmap_run_result(ret);
-	/* What is left of a write is not lost: nobody has been told that it is over */
+	/* A short write stays in flight, because the rest of it is going to be written */
 	if (io->notify && (!run->write || run->done + ret == run->nr * PAGE_SIZE))
 		exmap_run_land(run);
 	/* exmap_io_submit() has not dropped its own count yet */
@@ -373,16 +387,11 @@ bool exmap_io_submit(struct exmap_io *io, int flags)
 	 */
 	const bool plugged = io->nr_runs > 1 &&
 			     (file->f_iocb_flags & IOCB_DIRECT || flags & IOCB_NOWAIT);
-	const struct kiocb proto = {
-		.ki_filp	= file,
-		.ki_pos		= io->exmap->offset,
-		.ki_complete	= alone ? NULL : exmap_run_complete,
-		/* Each page has its place in the file, also if that is O_APPEND */
-		.ki_flags	= (file->f_iocb_flags & ~IOCB_APPEND) | flags,
-		.ki_ioprio	= get_current_ioprio(),
-	};
+	struct kiocb proto = exmap_io_kiocb(io, flags);
 	struct blk_plug plug;
 
+	if (!alone)
+		proto.ki_complete = exmap_run_complete;
 	if (!io->notify)
 		init_completion(&io->waited);
 	atomic_set(&io->pending, io->nr_runs + 1);
@@ -536,16 +545,10 @@ void exmap_io_wait(struct exmap_io *io, bool nowait)
 /* Write what is left of a run, and wait for it */
 static void exmap_run_finish(struct exmap_run *run)
 {
-	const struct file *file = run->io->exmap->backing;
-	const struct kiocb proto = {
-		.ki_filp	= run->io->exmap->backing,
-		.ki_pos		= run->io->exmap->offset,
-		.ki_flags	= file->f_iocb_flags & ~IOCB_APPEND,
-		.ki_ioprio	= get_current_ioprio(),
-	};
+	const struct kiocb proto = exmap_io_kiocb(run->io, 0);
 	const size_t size = run->nr * PAGE_SIZE;
 
-	/* If it is to be made again, this was taken into account */
+	/* exmap_io_settle() has counted the bytes of a run that is to be made again */
 	if (!run->todo && run->res > 0)
 		run->done += run->res;
 	while (run->done < size) {
@@ -566,7 +569,7 @@ static void exmap_run_finish(struct exmap_run *run)
 }
 
 /**
- * exmap_io_help() - Carry out writes for which nobody else may come.
+ * exmap_io_help() - Carry out writes for which there may never be an io_uring worker.
  * @stall: exmap_io::stall, as exmap_flight_wait() returned it
  *
  * Context: Process context, may sleep. The transfers may be gone on return.

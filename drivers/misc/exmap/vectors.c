@@ -10,7 +10,6 @@
 #include "interface.h"
 #include "place.h"
 #include "region.h"
-#include "sized.h"
 #include "vectors.h"
 
 static_assert(sizeof(struct exmap_vec) == 16);
@@ -19,32 +18,6 @@ static_assert(sizeof(struct exmap_vectors) == EXMAP_VECTORS_SIZE_VER0);
 
 /* Vectors for which a call has room without memory of its own */
 #define EXMAP_VECTORS_ON_STACK	16U
-
-/**
- * exmap_vectors_params() - Copy and check the argument of a call.
- * @exmap: the exmap, of the current process and set up
- * @params: where the argument goes
- * @arg: the argument
- *
- * Return: 0, the errors of exmap_copy_sized(), -ENXIO if there is no region, -EINVAL
- * for flags, an interface or a number of vectors that does not exist.
- */
-__always_inline int exmap_vectors_params(struct exmap *exmap,
-					 struct exmap_vectors *params,
-					 const struct exmap_vectors __user *arg)
-{
-	int err;
-
-	err = exmap_copy_sized(params, sizeof(*params), EXMAP_VECTORS_SIZE_VER0, arg);
-	if (err)
-		return err;
-	if (READ_ONCE(exmap->state) != EXMAP_MAPPED)
-		return -ENXIO;
-	if (params->flags || params->nr > EXMAP_VECTORS_MAX ||
-	    params->interface >= exmap->pool.nr_interfaces)
-		return -EINVAL;
-	return 0;
-}
 
 /**
  * exmap_vectors_job() - Prepare the job of a call.
@@ -87,7 +60,7 @@ long exmap_vectors_answer(const struct exmap_job *job, void __user *answer)
 	return job->failed;
 }
 
-/* The second half of a vector that is all @opcode and one page, as a number */
+/* The fields that follow the page in a vector of one page without flags, as one number */
 static __always_inline u64 exmap_vec_plain(u8 opcode)
 {
 	const struct exmap_vec vec = { .len = 1, .opcode = opcode };
@@ -166,17 +139,20 @@ static long exmap_vectors_some(struct exmap *exmap, struct exmap_vectors *params
 }
 
 /*
- * Without memory for all vectors at once, carry out a few at a time, because a program
- * that is short of memory must be able to FREE. Returns as exmap_vectors(), and the error
- * of a later part as the result of its vectors.
+ * Carry out the vectors from @done on, a few at a time. This needs no memory, because a
+ * program that is short of memory must be able to FREE. Returns as exmap_vectors(). An
+ * error that ends a call after some of its vectors are done is the result of the others.
  */
 static noinline long exmap_vectors_by_parts(struct exmap *exmap,
-					    const struct exmap_vectors *params,
+					    const struct exmap_vectors *params, u32 done,
 					    struct exmap_vec *vecs,
 					    struct exmap_result *results)
 {
 	struct exmap_vectors part = *params;
 	long failed = 0;
+
+	part.vecs += done * sizeof(*vecs);
+	part.results += done * sizeof(*results);
 
 	/* Nothing is done if a later part cannot be */
 	if (fault_in_readable(u64_to_user_ptr(params->vecs), params->nr * sizeof(*vecs)) ||
@@ -184,7 +160,7 @@ static noinline long exmap_vectors_by_parts(struct exmap *exmap,
 			       params->nr * sizeof(*results)))
 		return -EFAULT;
 
-	for (u32 done = 0; done < params->nr; done += part.nr) {
+	for (; done < params->nr; done += part.nr) {
 		long ret;
 
 		part.nr = min(params->nr - done, EXMAP_VECTORS_ON_STACK);
@@ -206,8 +182,9 @@ static noinline long exmap_vectors_by_parts(struct exmap *exmap,
 	return failed;
 }
 
-/* Carry out vectors of any kind. Returns as exmap_vectors(). */
-static noinline long exmap_vectors_all(struct exmap *exmap, struct exmap_vectors *params)
+/* Carry out the vectors from @done on, of any kind. Returns as exmap_vectors(). */
+static noinline long exmap_vectors_rest(struct exmap *exmap, struct exmap_vectors *params,
+					u32 done)
 {
 	/* Filled in before they are read, and larger than all else a page needs */
 	struct exmap_vec few_vecs[EXMAP_VECTORS_ON_STACK] __uninitialized;
@@ -215,12 +192,14 @@ static noinline long exmap_vectors_all(struct exmap *exmap, struct exmap_vectors
 	struct exmap_vec *many;
 	long ret;
 
+	if (done)
+		return exmap_vectors_by_parts(exmap, params, done, few_vecs, few_results);
 	if (params->nr <= EXMAP_VECTORS_ON_STACK)
 		return exmap_vectors_some(exmap, params, few_vecs, few_results);
 	many = kvmalloc_array(params->nr, sizeof(*few_vecs) + sizeof(*few_results),
 			      EXMAP_GFP);
 	if (!many)
-		return exmap_vectors_by_parts(exmap, params, few_vecs, few_results);
+		return exmap_vectors_by_parts(exmap, params, 0, few_vecs, few_results);
 	ret = exmap_vectors_some(exmap, params, many, (void *)(many + params->nr));
 	kvfree(many);
 	return ret;
@@ -242,7 +221,7 @@ static noinline long exmap_vectors_all(struct exmap *exmap, struct exmap_vectors
 long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 {
 	struct exmap_vectors params __uninitialized;
-	int err, done;
+	int err, done = 0;
 
 	err = exmap_vectors_params(exmap, &params, arg);
 	if (err)
@@ -253,9 +232,6 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 			return 0;
 		if (done < 0)
 			return done;
-		params.vecs += done * sizeof(struct exmap_vec);
-		params.results += done * sizeof(struct exmap_result);
-		params.nr -= done;
 	}
-	return exmap_vectors_all(exmap, &params);
+	return exmap_vectors_rest(exmap, &params, done);
 }

@@ -13,12 +13,37 @@
 
 #include "exmap.h"
 #include "job.h"
+#include "sized.h"
 
 long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg);
-int exmap_vectors_params(struct exmap *exmap, struct exmap_vectors *params,
-			 const struct exmap_vectors __user *arg);
 int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
 		      struct exmap_job *job, struct exmap_io_few *few);
 long exmap_vectors_answer(const struct exmap_job *job, void __user *answer);
+
+/**
+ * exmap_vectors_params() - Copy and check the argument of a call.
+ * @exmap: the exmap, of the current process and set up
+ * @params: where the argument goes
+ * @arg: the argument
+ *
+ * Return: 0, the errors of exmap_copy_sized(), -ENXIO if there is no region, -EINVAL
+ * for flags, an interface or a number of vectors that does not exist.
+ */
+static __always_inline int exmap_vectors_params(struct exmap *exmap,
+						struct exmap_vectors *params,
+						const struct exmap_vectors __user *arg)
+{
+	int err;
+
+	err = exmap_copy_sized(params, sizeof(*params), EXMAP_VECTORS_SIZE_VER0, arg);
+	if (err)
+		return err;
+	if (READ_ONCE(exmap->state) != EXMAP_MAPPED)
+		return -ENXIO;
+	if (params->flags || params->nr > EXMAP_VECTORS_MAX ||
+	    params->interface >= exmap->pool.nr_interfaces)
+		return -EINVAL;
+	return 0;
+}
 
 #endif /* _EXMAP_VECTORS_H */
