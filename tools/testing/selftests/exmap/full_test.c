@@ -138,36 +138,52 @@ static void measure_all(struct __test_metadata *_metadata, int backing, __u64 fl
 }
 
 #define FACTOR	3
+#define TRIES	5
 
-static void compare_costs(struct __test_metadata *_metadata, const struct cost *small,
-			  const struct cost *large)
+/* Return the first kind of call that costs much more in the large exmap, or KINDS */
+static int costlier_kind(const struct cost *small, const struct cost *large)
 {
 	int kind;
 
-	for (kind = 0; kind < KINDS; kind++) {
-		EXPECT_GE(FACTOR * small[kind].least, large[kind].least)
-			TH_LOG("%s: least", kind_names[kind]);
-		EXPECT_GE(FACTOR * small[kind].median, large[kind].median)
-			TH_LOG("%s: median", kind_names[kind]);
+	for (kind = 0; kind < KINDS; kind++)
+		if (FACTOR * small[kind].least < large[kind].least ||
+		    FACTOR * small[kind].median < large[kind].median)
+			break;
+	return kind;
+}
+
+/*
+ * Other load on the host may slow down one of the two measurements, but hardly the same
+ * one in every try
+ */
+static void compare_costs(struct __test_metadata *_metadata, int backing, __u64 flags,
+			  const int buffer[2], const int ifaces[2])
+{
+	struct cost small[KINDS], large[KINDS];
+	int try, kind = 0;
+
+	for (try = 0; try < TRIES && kind < KINDS; try++) {
+		measure_all(_metadata, backing, flags, buffer[0], ifaces[0], small);
+		measure_all(_metadata, backing, flags, buffer[1], ifaces[1], large);
+		kind = costlier_kind(small, large);
 	}
+	ASSERT_EQ(KINDS, kind)
+		TH_LOG("%s: median %lld ns, then %lld ns", kind_names[kind],
+		       small[kind].median, large[kind].median);
 }
 
 TEST_F_TIMEOUT(cost, size_of_the_pool, SLOW)
 {
-	struct cost small[KINDS], large[KINDS];
+	static const int buffer[] = { 1024, 65536 }, ifaces[] = { 1, 1 };
 
-	measure_all(_metadata, self->backing, variant->flags, 1024, 1, small);
-	measure_all(_metadata, self->backing, variant->flags, 65536, 1, large);
-	compare_costs(_metadata, small, large);
+	compare_costs(_metadata, self->backing, variant->flags, buffer, ifaces);
 }
 
 TEST_F_TIMEOUT(cost, number_of_interfaces, SLOW)
 {
-	struct cost few[KINDS], many[KINDS];
+	static const int buffer[] = { 4096, 4096 }, ifaces[] = { 1, 1000 };
 
-	measure_all(_metadata, self->backing, variant->flags, 4096, 1, few);
-	measure_all(_metadata, self->backing, variant->flags, 4096, 1000, many);
-	compare_costs(_metadata, few, many);
+	compare_costs(_metadata, self->backing, variant->flags, buffer, ifaces);
 }
 
 /* The cost of a failing call while another thread exchanges pages */

@@ -512,14 +512,40 @@ FIXTURE_TEARDOWN(long_call)
 	free(self->call);
 }
 
-TEST_F_TIMEOUT(long_call, free_of_empty_slots, SLOW)
+/* Return how many seconds a process lives on that is killed in the middle of the call */
+static double seconds_to_kill(struct __test_metadata *_metadata, struct long_call *call,
+			      __u64 flags, bool tables)
 {
-	struct long_call *call = self->call;
-	double start, whole, end;
-	unsigned int i;
+	double start, end;
 	int ready[2];
 	char byte = 0;
 	pid_t pid;
+
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		long_call_prepare(_metadata, call, flags, tables);
+		if (write(ready[1], &byte, 1) == 1)
+			ex_vectors(&call->ex, 0, call->vecs, call->results, call->nr);
+		_exit(0);
+	}
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
+	usleep(100000);
+	start = seconds_now();
+	kill(pid, SIGKILL);
+	EXPECT_EQ(128 + SIGKILL, wait_child(pid));
+	end = seconds_now() - start;
+	close(ready[0]);
+	close(ready[1]);
+	return end;
+}
+
+TEST_F_TIMEOUT(long_call, free_of_empty_slots, SLOW)
+{
+	struct long_call *call = self->call;
+	double start, whole, end = 0;
+	unsigned int i;
 
 	long_call_prepare(_metadata, call, variant->flags, variant->tables);
 	start = seconds_now();
@@ -534,25 +560,14 @@ TEST_F_TIMEOUT(long_call, free_of_empty_slots, SLOW)
 	/* A short call does not have to notice SIGKILL */
 	if (whole < 0.4)
 		return;
-	ASSERT_EQ(0, pipe(ready));
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		long_call_prepare(_metadata, call, variant->flags, variant->tables);
-		if (write(ready[1], &byte, 1) == 1)
-			ex_vectors(&call->ex, 0, call->vecs, call->results, call->nr);
-		_exit(0);
+	/* Try again in case the machine was stalled */
+	for (i = 0; i < 5; i++) {
+		end = seconds_to_kill(_metadata, call, variant->flags, variant->tables);
+		if (end < (whole - 0.1) / 2)
+			break;
 	}
-	ASSERT_EQ(1, read(ready[0], &byte, 1));
-	usleep(100000);
-	start = seconds_now();
-	kill(pid, SIGKILL);
-	EXPECT_EQ(128 + SIGKILL, wait_child(pid));
-	end = seconds_now() - start;
-	TH_LOG("killed after %.3f s", end);
-	EXPECT_GT((whole - 0.1) / 2, end);
-	close(ready[0]);
-	close(ready[1]);
+	EXPECT_GT((whole - 0.1) / 2, end)
+		TH_LOG("killed after %.3f s", end);
 }
 
 /*
