@@ -18,8 +18,10 @@
 #include <linux/pagemap.h>
 #include <linux/pgalloc.h>
 #include <linux/pgtable.h>
+#include <linux/prefetch.h>
 #include <linux/rmap.h>
 #include <linux/sched.h>
+#include <linux/sizes.h>
 #include <linux/vma_batch.h>
 #include <linux/vmstat.h>
 #include <asm/tlb.h>
@@ -35,6 +37,9 @@
 
 /* Addresses between two looks at the work done */
 #define VMA_BATCH_CHUNK		64U
+
+/* How far apart the ends of a chunk are if its page tables are likely not to be cached */
+#define VMA_BATCH_FAR		(4UL * SZ_1G)
 
 /*
  * A limit of the memory cgroup must make the call fail. Without this, the OOM
@@ -494,6 +499,40 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 	return addr;
 }
 
+static noinline void vma_batch_prefetch_far(struct vma_batch *vb,
+					    const unsigned long *addrs,
+					    unsigned int nr_addrs)
+{
+	pmd_t *pmds[VMA_BATCH_CHUNK], pmd;
+
+	for (unsigned int i = 0; i < nr_addrs; i++) {
+		pmds[i] = mm_find_pmd(vb->vma->vm_mm, addrs[i]);
+		prefetch(pmds[i]);
+	}
+	for (unsigned int i = 0; i < nr_addrs; i++) {
+		if (!pmds[i])
+			continue;
+		pmd = pmdp_get_lockless(pmds[i]);
+		if (!pmd_present(pmd))
+			continue;
+		prefetchw((pte_t *)pmd_page_vaddr(pmd) + pte_index(addrs[i]));
+		prefetchw(pmd_page(pmd));
+	}
+}
+
+/*
+ * Fetch what the addresses of a chunk need into the cache, if they are so far apart
+ * that it is unlikely to be there: the PMD entries, then the PTEs and the locks. Each of
+ * them is a cache miss that the locked operations would not let overlap with others.
+ */
+static __always_inline void vma_batch_prefetch(struct vma_batch *vb,
+					       const unsigned long *addrs,
+					       unsigned int nr_addrs)
+{
+	if (unlikely(addrs[nr_addrs - 1] - addrs[0] + VMA_BATCH_FAR > 2 * VMA_BATCH_FAR))
+		vma_batch_prefetch_far(vb, addrs, nr_addrs);
+}
+
 /*
  * Carry out vma_batch_map_each() for up to VMA_BATCH_CHUNK addresses, for each of
  * which there is a page. The position in the array is kept in a register.
@@ -518,6 +557,8 @@ static noinline unsigned int vma_batch_map_chunk(struct vma_batch *vb,
 		old = ptep_get(ptep);
 		if (unlikely(!pte_none(old) && pte_present(old))) {
 			addrs[i] = VMA_BATCH_NOWHERE;
+			if (vb->paired)
+				page--;
 			continue;
 		}
 		next = page[-1];
@@ -594,6 +635,7 @@ unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
 			break;
 		}
 		vma_batch_work(vb, chunk * VMA_BATCH_TABLE_WORK);
+		vma_batch_prefetch(vb, addrs + done, chunk);
 		some = vma_batch_map_chunk(vb, addrs + done, chunk);
 		done += some;
 	} while (some == chunk && done != nr_addrs);
@@ -857,6 +899,7 @@ unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 			continue;
 		}
 		vma_batch_work(vb, chunk * VMA_BATCH_TABLE_WORK);
+		vma_batch_prefetch(vb, addrs + done, chunk);
 		if (vb->deferred)
 			vma_batch_unmap_chunk_deferred(vb, addrs + done, chunk);
 		else
@@ -961,7 +1004,7 @@ bool vma_batch_hold(struct vma_batch *vb, unsigned long addr, bool dirty,
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_hold, "exmap");
 
 /* Returns the bits of enum vma_batch_slot */
-static u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
+static noinline u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
 			       bool age)
 {
 	struct vm_area_struct *vma = vb->vma;
@@ -978,6 +1021,26 @@ static u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr, pte_t *
 	return slot;
 }
 
+static noinline void vma_batch_query_range(struct vma_batch *vb, unsigned long addr,
+					   const unsigned long end, u8 *slots, bool age)
+{
+	unsigned long next;
+
+	for (; addr != end; addr = next) {
+		pte_t *ptep;
+
+		next = pmd_addr_end(addr, end);
+		if (!vma_batch_lock_part(vb, addr, next, false, &ptep)) {
+			next = vma_batch_hole_end(vb, addr, end);
+			memset(slots, 0, (next - addr) >> PAGE_SHIFT);
+			slots += (next - addr) >> PAGE_SHIFT;
+			continue;
+		}
+		for (; addr != next; addr += PAGE_SIZE, ptep++)
+			*slots++ = vma_batch_query_slot(vb, addr, ptep, age);
+	}
+}
+
 /**
  * vma_batch_query - report what the slots of a range hold
  * @vb: the cursor
@@ -992,23 +1055,17 @@ static u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr, pte_t *
 void vma_batch_query(struct vma_batch *vb, unsigned long addr,
 		     unsigned long nr_slots, u8 *slots, bool age)
 {
-	const unsigned long end = addr + nr_slots * PAGE_SIZE;
-	unsigned long next;
+	pte_t *ptep;
 
 	vma_batch_check(vb, addr, nr_slots);
-	for (; addr != end; addr = next) {
-		pte_t *ptep;
-
-		next = pmd_addr_end(addr, end);
-		if (!vma_batch_lock_part(vb, addr, next, false, &ptep)) {
-			next = vma_batch_hole_end(vb, addr, end);
-			memset(slots, 0, (next - addr) >> PAGE_SHIFT);
-			slots += (next - addr) >> PAGE_SHIFT;
-			continue;
-		}
-		for (; addr != next; addr += PAGE_SIZE, ptep++)
-			*slots++ = vma_batch_query_slot(vb, addr, ptep, age);
+	if (nr_slots != 1) {
+		vma_batch_query_range(vb, addr, addr + nr_slots * PAGE_SIZE, slots, age);
+		return;
 	}
+	*slots = 0;
+	if (vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep) &&
+	    unlikely(!pte_none(ptep_get(ptep))))
+		*slots = vma_batch_query_slot(vb, addr, ptep, age);
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_query, "exmap");
 
@@ -1082,6 +1139,7 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_end, "exmap");
  * @vma: the VMA
  * @addr: the address
  * @page: the page
+ * @clean: as in struct vma_batch
  *
  * Does what vma_batch_begin(), vma_batch_map() and vma_batch_end() do in the most
  * frequent case, with the cursor in registers and so little more than half of the
@@ -1093,21 +1151,23 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_end, "exmap");
  * vma_batch_map() may still succeed.
  */
 bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
-			struct page *page)
+			struct page *page, bool clean)
 {
+	/* Before the lock is taken, because less is kept across the call for it then */
+	const pte_t pte = vma_batch_pte(vma, page_to_pfn(page), clean);
 	struct vma_batch vb __uninitialized;
 	pte_t *ptep;
 
 	vma_batch_begin(&vb, vma, NULL, 0, 0);
 	vma_batch_check(&vb, addr, 1);
 	vma_batch_publish();
-	if (unlikely(!vma_batch_lock_fast(&vb, addr, &ptep)))
+	if (unlikely(PageHWPoison(page) || !vma_batch_lock_fast(&vb, addr, &ptep)))
 		return false;
-	if (unlikely(!pte_none(ptep_get(ptep)) || PageHWPoison(page))) {
+	if (unlikely(!pte_none(ptep_get(ptep)))) {
 		vma_batch_unlock(&vb);
 		return false;
 	}
-	vma_batch_set(&vb, addr, ptep, page, vma_batch_pte(vma, page_to_pfn(page), false));
+	vma_batch_set(&vb, addr, ptep, page, pte);
 	vma_batch_finish(&vb);
 	return true;
 }

@@ -5,7 +5,7 @@
 # machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup
+#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup cold clock
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -18,7 +18,7 @@ GIB=262144	# pages
 POOL=16384	# pages
 
 TMP=$(mktemp -d)
-trap 'rm -rf "$TMP"' EXIT
+trap 'umount "$TMP/memory" 2>/dev/null || true; rm -rf "$TMP"' EXIT
 mkdir -p "$OUT"
 
 # Runs the cases on stdin, each the arguments of the bench program, in one
@@ -37,6 +37,7 @@ measure() {
 	done
 	# The programs' stderr comes out of the machine as well
 	TIMEOUT=${TIMEOUT:-3600} SHARE='' DEBUG=0 DISK=${DISK:-0} "$TOP/scripts/vm.sh" "$script" | awk -v csv="$TMP/csv" '
+		/^emulated$/	{ print >(csv ".notes"); next }
 		/^what,/	{ if (!header++) print >(csv ".header"); next }
 		/^[^ ,]+(,[^ ,]+)+$/	{ print >>csv; fflush(); next }
 		/\t\[exmap\]$/	{ print >(csv ".kallsyms"); next }
@@ -539,6 +540,149 @@ lookup() {
 	EOF
 }
 
+# -------------------------------------------------------------------- cold
+
+# The source with two changes, without which user-mode Linux would hide what is to be
+# seen: it has one lock for all page tables, and remembers which entries to carry over
+# to the host, which takes ten times as long as all the rest
+cold_tree() {	# <where>
+	local file=arch/um/include/asm/pgtable.h
+
+	mkdir -p "$1"
+	cp -au "$TREE/." "$1/"
+	sed '/^config SPLIT_PTE_PTLOCKS/,/^config/{/depends on !UML/d}' "$TREE/mm/Kconfig" >"$TMP/Kconfig"
+	sed '/guard(spinlock_irqsave)(&mm->context.sync_tlb_lock)/i\	return;' "$TREE/$file" >"$TMP/pgtable.h"
+	cp -p "$TREE/mm/vma_batch.c" "$1/mm/"
+	cmp -s "$TMP/Kconfig" "$1/mm/Kconfig" || cp "$TMP/Kconfig" "$1/mm/Kconfig"
+	cmp -s "$TMP/pgtable.h" "$1/$file" || cp "$TMP/pgtable.h" "$1/$file"
+}
+
+cold_run() {	# <label>
+	local tree=$CACHE/cold-tree out=$BUILD/cold i
+
+	make -C "$tree" O="$out" ARCH=um CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= \
+		-j"$JOBS" linux >>"$out/build.log" 2>&1 || die "build failed (log: $out/build.log)"
+	for i in 1 2 3; do
+		timeout 600 "$out/linux" mem=8G con0=fd:0,fd:1 con=null ssl=null kunit_shutdown=poweroff \
+			</dev/null >"$TMP/console" 2>&1 || true
+		sed -n 's/.*bench_test: \(.*\), \(.*\) addresses: map \(.*\), unmap \(.*\) ticks.*/'"$1"',\1,\2,\3,\4/p' \
+			"$TMP/console" | tee "$TMP/lines"
+		[ "$(wc -l <"$TMP/lines")" = 4 ] || { tail -n 30 "$TMP/console" >&2; die "bench: no 4 results"; }
+	done
+}
+
+cold() {
+	local tree=$CACHE/cold-tree out=$BUILD/cold csv=$OUT/cold.csv
+
+	say "bench: page tables that are not in the cache, 5 minutes"
+	mkdir -p "$out" "$TMP/memory"
+	# Real kernels have huge pages for all of their memory
+	if mount -t tmpfs -o huge=always,size=10g none "$TMP/memory" 2>/dev/null; then
+		export TMPDIR=$TMP/memory
+	fi
+	: >"$out/build.log"
+	cold_tree "$tree"
+	make -C "$tree" O="$out" ARCH=um CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= \
+		KCONFIG_ALLCONFIG="$TOP/configs/cold.config" allnoconfig >>"$out/build.log" 2>&1 ||
+		die "build failed (log: $out/build.log)"
+	echo "prefetching,tables,batch,map,unmap" >"$csv"
+	cold_run with >>"$csv"
+	sed -i '/vma_batch_prefetch(vb, addrs + done, chunk);/d' "$tree/mm/vma_batch.c"
+	cold_run without >>"$csv"
+
+	echo "Ticks of the TSC to map a page and to unmap it, without the flush, natively"
+	sed -n 's/^model name.*: //p; s/^cache size.*: /cache /p' /proc/cpuinfo | sort -u | paste -sd ' '
+	lscpu | sed -n 's/^ *\(L3.*\): */\1 /p'
+	awk -F , '
+		NR > 1 {
+			key = $2 "," $3 "," $1
+			# The least of three runs
+			if (!(key in n) || $4 + $5 < n[key])
+				n[key] = $4 + $5
+			if (!seen[$2 "," $3]++)
+				row[++rows] = $2 "," $3
+		}
+		END {
+			printf "\n%-22s %12s %12s %8s\n", "page tables, batch", "prefetching", "without", "ratio"
+			for (i = 1; i <= rows; i++) {
+				split(row[i], part, ",")
+				with = n[row[i] ",with"]
+				without = n[row[i] ",without"]
+				printf "%-22s %12d %12d %8.2f\n", part[1] ", " part[2], with, without, without / with
+			}
+		}' "$csv"
+	cat <<-EOF
+
+		cold: random slots of 512 GiB, whose page tables take 1 GiB; 2 GiB of pages, which
+		are mapped and unmapped in turn, oldest first. warm: the same in 128 MiB.
+	EOF
+}
+
+# ------------------------------------------------------------------- clock
+
+CLOCK_ROUNDS=9
+CLOCK_WHAT=(exmap exmap-deferred exmap-vectors fault+process_madvise fault+guard)
+
+# All methods in turn, again and again, so that they share what else the machine does
+clock_cases() {
+	local round threads batch what
+
+	for ((round = 0; round < CLOCK_ROUNDS; round++)); do
+		for ((threads = 1; threads <= $1; threads *= 2)); do
+			for batch in 512 64 1; do
+				for what in "${CLOCK_WHAT[@]}"; do
+					echo "--what $what --threads $threads --batch $batch --touch" \
+						"--region $GIB --pool $POOL --rounds $((65536 / batch / threads))"
+				done
+			done
+		done
+	done
+}
+
+clock() {
+	local cpus
+
+	cpus=$(nproc)
+	begin "times, a minute where KVM works"
+	CPUS=$cpus MEM=3072 measure "grep -q 'model name.*QEMU Virtual' /proc/cpuinfo && echo emulated" \
+		< <(clock_cases "$cpus")
+	end clock
+
+	echo "Million pages a second that are placed, written to and taken away again, in"
+	echo "batches of scattered pages: median (quartiles) of $CLOCK_ROUNDS rounds of all methods in turn"
+	setting
+	sed -n 's/^model name.*: //p' /proc/cpuinfo | sort -u
+	! grep -q emulated "$TMP/csv.notes" 2>/dev/null ||
+		echo "The CPUs are emulated: THESE TIMES MEAN NOTHING"
+	awk -F , -v whats="${CLOCK_WHAT[*]}" '
+		{ rate[$1, $2, $3, ++n[$1, $2, $3]] = 1000 / $12; if (!seen[$2, $3]++) row[++rows] = $2 SUBSEP $3 }
+		function quartiles(key,   i, k, v) {
+			for (i = 1; i <= n[key]; i++)
+				for (k = i; k > 1 && rate[key, k - 1] > rate[key, k]; k--) {
+					v = rate[key, k]
+					rate[key, k] = rate[key, k - 1]
+					rate[key, k - 1] = v
+				}
+			i = n[key]
+			return sprintf("%.2f (%.2f to %.2f)", rate[key, int((i + 1) / 2)],
+				rate[key, int((i + 3) / 4)], rate[key, int((3 * i + 1) / 4)])
+		}
+		END {
+			nw = split(whats, what, " ")
+			printf "\n%7s %5s", "threads", "batch"
+			for (i = 1; i <= nw; i++)
+				printf "  %22s", what[i]
+			print ""
+			for (r = 1; r <= rows; r++) {
+				split(row[r], part, SUBSEP)
+				printf "%7d %5d", part[1], part[2]
+				for (i = 1; i <= nw; i++)
+					printf "  %22s", quartiles(what[i] SUBSEP row[r])
+				print ""
+			}
+		}' "$TMP/csv"
+}
+
 # ---------------------------------------------------------------------- io
 
 # Devices of null_blk that take a time to answer, or, for instructions, none
@@ -677,11 +821,11 @@ io() {
 	EOF
 }
 
-[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup
+[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup cold clock
 for section; do
 	case $section in
-	instructions|locked|shootdowns|scaling|io|lookup) ;;
-	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup)" ;;
+	instructions|locked|shootdowns|scaling|io|lookup|cold|clock) ;;
+	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup cold clock)" ;;
 	esac
 done
 for section; do

@@ -49,6 +49,9 @@ enum vma_batch_slot {
  * @max: capacity of @pages; vma_batch_map() does not use it
  * @clean: map pages as not written to, because their content is that of the file
  *	that vma_batch_hold() helps to write them to
+ * @paired: with vma_batch_map_each(), each page belongs to an address: if the slot has
+ *	a page, the other one is left out, and stays where it is in @pages, instead of
+ *	being mapped at the next address. vma_batch_map() is not used then.
  * @free_tables: free PTE tables whose last page is unmapped; not with @deferred
  * @deferred: vma_batch_unmap() does not flush, but leaves @generation in the slots
  * @generation: see @deferred
@@ -89,6 +92,7 @@ struct vma_batch {
 	unsigned int nr;
 	unsigned int max;
 	bool clean;
+	bool paired;
 	bool free_tables;
 	bool deferred;
 	u32 generation;
@@ -136,6 +140,7 @@ static inline void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *
 	vb->nr = nr;
 	vb->max = max;
 	vb->clean = false;
+	vb->paired = false;
 	vb->free_tables = false;
 	vb->deferred = false;
 	vb->generation = 0;
@@ -168,7 +173,7 @@ void vma_batch_query(struct vma_batch *vb, unsigned long addr,
 unsigned long vma_batch_free_tables(struct vma_batch *vb);
 void vma_batch_end(struct vma_batch *vb);
 bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
-			struct page *page);
+			struct page *page, bool clean);
 struct page *vma_batch_unmap_page(struct vm_area_struct *vma, unsigned long addr);
 void vma_batch_flush(struct vm_area_struct *vma);
 

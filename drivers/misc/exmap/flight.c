@@ -60,7 +60,8 @@ static bool exmap_flight_must_wait(const struct exmap_flight_bucket *bucket,
 /**
  * exmap_flight_begin() - Begin the flight of a slot, unless it must wait.
  * @flights: the slots in flight
- * @flight: the flight, which stays until exmap_flight_end(); only @flight->stall is set
+ * @flight: the flight, which stays until exmap_flight_end(); @flight->stall is set,
+ *	except for %EXMAP_FLIGHT_READ
  * @slot: the slot
  * @kind: what the transfer does
  *

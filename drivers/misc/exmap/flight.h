@@ -54,7 +54,8 @@ enum exmap_stall {
  * @node: Entry of exmap_flight_bucket::flights, protected by the lock of the bucket.
  * @slot: The slot.
  * @kind: What the transfer does.
- * @stall: An enum exmap_stall of all transfers that are in flight together.
+ * @stall: An enum exmap_stall of all transfers that are in flight together. Not used
+ *	for %EXMAP_FLIGHT_READ, for which no other flight waits.
  */
 struct exmap_flight {
 	struct hlist_node node;

@@ -319,13 +319,13 @@ static ssize_t exmap_run_write(struct kiocb *iocb, struct iov_iter *iter)
 }
 
 /* What all requests have in common, with IOCB flags for all of them */
-static struct kiocb exmap_io_kiocb(const struct exmap_io *io, int flags)
+static struct kiocb exmap_io_kiocb(const struct exmap *exmap, int flags)
 {
-	struct file *file = io->exmap->backing;
+	struct file *file = exmap->backing;
 
 	return (struct kiocb) {
 		.ki_filp	= file,
-		.ki_pos		= io->exmap->offset,
+		.ki_pos		= exmap->offset,
 		/* Each page has its place in the file, also if that is O_APPEND */
 		.ki_flags	= (file->f_iocb_flags & ~IOCB_APPEND) | flags,
 		.ki_ioprio	= get_current_ioprio(),
@@ -368,6 +368,32 @@ static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 }
 
 /**
+ * exmap_io_read_page() - Read a single page and wait for it.
+ * @exmap: the exmap, with a backing file
+ * @slot: the slot whose place in the file is read
+ * @page: the page
+ *
+ * Context: Process context, may sleep.
+ * Return: true if all of the page was read. If not, it is filled with zeroes, and the
+ * caller must make the request again through struct exmap_io to learn the error.
+ */
+bool exmap_io_read_page(const struct exmap *exmap, unsigned long slot, struct page *page)
+{
+	struct kiocb iocb = exmap_io_kiocb(exmap, 0);
+	struct iov_iter iter;
+	struct bio_vec bvec;
+
+	bvec_set_page(&bvec, page, PAGE_SIZE, 0);
+	iov_iter_bvec(&iter, ITER_DEST, &bvec, 1, PAGE_SIZE);
+	iocb.ki_pos += slot << PAGE_SHIFT;
+	if (likely(vfs_iocb_iter_read(iocb.ki_filp, &iocb, &iter) == PAGE_SIZE))
+		return true;
+	/* A request that failed may have left anything in the page */
+	clear_highpage(page);
+	return false;
+}
+
+/**
  * exmap_io_submit() - Request everything that is still to be transferred.
  * @io: the transfers, of which none is in flight
  * @flags: IOCB_NOWAIT to leave out requests for which the file would wait, or 0
@@ -387,7 +413,7 @@ bool exmap_io_submit(struct exmap_io *io, int flags)
 	 */
 	const bool plugged = io->nr_runs > 1 &&
 			     (file->f_iocb_flags & IOCB_DIRECT || flags & IOCB_NOWAIT);
-	struct kiocb proto = exmap_io_kiocb(io, flags);
+	struct kiocb proto = exmap_io_kiocb(io->exmap, flags);
 	struct blk_plug plug;
 
 	if (!alone)
@@ -545,7 +571,7 @@ void exmap_io_wait(struct exmap_io *io, bool nowait)
 /* Write what is left of a run, and wait for it */
 static void exmap_run_finish(struct exmap_run *run)
 {
-	const struct kiocb proto = exmap_io_kiocb(run->io, 0);
+	const struct kiocb proto = exmap_io_kiocb(run->io->exmap, 0);
 	const size_t size = run->nr * PAGE_SIZE;
 
 	/* exmap_io_settle() has counted the bytes of a run that is to be made again */

@@ -145,6 +145,7 @@ void exmap_io_add(struct exmap_io *io, struct page *page, unsigned int vec,
 		  unsigned int vec_flags, int flags);
 void exmap_io_land(struct exmap_io *io, struct exmap_io_page *info, struct page *page,
 		   bool ok);
+bool exmap_io_read_page(const struct exmap *exmap, unsigned long slot, struct page *page);
 bool exmap_io_submit(struct exmap_io *io, int flags);
 bool exmap_io_settle(struct exmap_io *io);
 void exmap_io_wait(struct exmap_io *io, bool nowait);

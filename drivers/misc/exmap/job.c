@@ -22,6 +22,9 @@
 /* Vectors of one page that are carried out together */
 #define EXMAP_JOB_SINGLES	64U
 
+/* Pages that were read and are mapped together */
+#define EXMAP_JOB_ARRIVALS	32U
+
 /* All slots of a vector from the given one on have failed */
 static void exmap_job_fail(struct exmap_job *job, unsigned int i, unsigned int slot,
 			   int err)
@@ -135,8 +138,9 @@ static int exmap_job_hold(struct exmap_place *place, unsigned long slot,
  * Collect the page for slot @n of a READ, vector @i, if it is to be read. Returns 0,
  * EXMAP_ROUND_ENDS, or an error.
  */
-static int exmap_job_read_slot(struct exmap_job *job, struct exmap_place *place,
-			       unsigned int i, unsigned int n)
+static __always_inline int __exmap_job_read_slot(struct exmap_job *job,
+						 struct exmap_place *place,
+						 unsigned int i, unsigned int n)
 {
 	struct exmap_flights *flights = job->exmap->flights;
 	const struct exmap_vec *vec = &job->vecs[i];
@@ -173,6 +177,12 @@ static int exmap_job_read_slot(struct exmap_job *job, struct exmap_place *place,
 	}
 	exmap_io_add(job->io, page, i, vec->flags, 0);
 	return 0;
+}
+
+static noinline int exmap_job_read_slot(struct exmap_job *job, struct exmap_place *place,
+					unsigned int i, unsigned int n)
+{
+	return __exmap_job_read_slot(job, place, i, n);
 }
 
 /* Collect the pages of a READ. Returns false if the round ends before its last slot. */
@@ -365,9 +375,46 @@ static noinline bool exmap_job_singles(struct exmap_job *job, struct exmap_place
 	return done;
 }
 
-static bool exmap_opcode_is_placing(u8 opcode)
+/*
+ * Collect the pages of the next vectors, as far as they READ one page each and nothing is
+ * special about them. Returns whether there were some.
+ */
+static noinline bool exmap_job_reads(struct exmap_job *job, struct exmap_place *place)
 {
-	return opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_FREE;
+	const struct exmap_vec *vec = job->vecs + job->next, like = *vec;
+	const unsigned long nr_slots = job->exmap->nr_slots;
+	const unsigned int first = job->next;
+
+	if (like.len != 1 || exmap_vec_check(job, &like))
+		return false;
+	if (place->freeing)
+		exmap_place_set_freeing(place, false);
+	for (; job->next < job->nr; job->next++, vec++) {
+		if (unlikely(vec->page >= nr_slots ||
+			     memcmp(&vec->len, &like.len,
+				    sizeof(like) - offsetof(struct exmap_vec, len))))
+			break;
+		job->results[job->next] = (struct exmap_result) {};
+		if (unlikely(__exmap_job_read_slot(job, place, job->next, 0))) {
+			/* exmap_job_vec() tries again, possibly with another outcome */
+			job->waiting = false;
+			break;
+		}
+	}
+	return job->next != first;
+}
+
+/* Carry out the next vectors together, if they are of a frequent kind */
+static __always_inline bool exmap_job_together(struct exmap_job *job,
+					       struct exmap_place *place)
+{
+	const u8 opcode = job->vecs[job->next].opcode;
+
+	if (job->next_slot)
+		return false;
+	if (opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_FREE)
+		return exmap_job_singles(job, place);
+	return opcode == EXMAP_OP_READ && exmap_job_reads(job, place);
 }
 
 /* Fail a page that could not be read at first, and cannot be read now */
@@ -440,9 +487,7 @@ static int exmap_job_collect(struct exmap_job *job)
 	}
 	if (exmap_job_redo(job, &place)) {
 		while (!exmap_job_ends(job)) {
-			if (!job->next_slot &&
-			    exmap_opcode_is_placing(job->vecs[job->next].opcode) &&
-			    exmap_job_singles(job, &place))
+			if (exmap_job_together(job, &place))
 				continue;
 			if (!exmap_job_vec(job, &place))
 				break;
@@ -452,38 +497,6 @@ static int exmap_job_collect(struct exmap_job *job)
 	exmap_place_end(&place);
 	job->flying = job->io && job->io->nr_runs;
 	return 0;
-}
-
-/*
- * Map a page that was read, and set *page to NULL. A slot that got another page
- * meanwhile keeps that one.
- */
-static int exmap_job_map(struct exmap_job *job, struct vma_batch *vb,
-			 struct vm_area_struct *vma, unsigned long slot,
-			 struct page **page, u32 *mapped)
-{
-	struct exmap *exmap = job->exmap;
-
-	if (IS_ERR(vma))
-		return PTR_ERR(vma);
-	for (;;) {
-		const u64 generation = READ_ONCE(exmap->pool.generation);
-
-		vb->pages = page;
-		vb->nr = 1;
-		if (likely(vma_batch_map(vb, exmap_slot_addr(exmap, slot), 1))) {
-			if (likely(!vb->nr)) {
-				*page = NULL;
-				++*mapped;
-			}
-			return 0;
-		}
-		if (vb->stop != VMA_BATCH_UNFLUSHED)
-			return vb->stop == VMA_BATCH_NOMEM ? -ENOMEM : -EIO;
-		/* The slot has lost another page a moment ago */
-		vma_batch_end(vb);
-		exmap_region_flush(exmap, vma, generation);
-	}
 }
 
 /* Returns why a page was not transferred */
@@ -498,43 +511,128 @@ static int exmap_job_error(const struct exmap_job *job, const struct exmap_run *
 }
 
 /*
- * Evaluate a run. Pages that were read for a slot and not mapped stay in io->bvecs:
- * returns their number.
+ * End the flight of a page, and report it. A page that was read for a slot and not mapped
+ * stays in io->bvecs: returns the number of such pages.
  */
+static unsigned int exmap_job_finish(struct exmap_job *job, unsigned int i, int err)
+{
+	struct exmap_io_page *info = &job->io->pages[i];
+	struct page **page = &job->io->bvecs[i].bv_page;
+
+	exmap_io_land(job->io, info, *page, !err);
+	if (info->flight.kind != EXMAP_FLIGHT_READ) {
+		put_page(*page);
+		*page = NULL;
+	} else if (unlikely(err)) {
+		/* A request that failed may have left anything in the page */
+		clear_highpage(*page);
+	}
+	if (unlikely(err == EXMAP_JOB_REDO))
+		info->redo = true;
+	else if (unlikely(err))
+		exmap_job_fail(job, info->vec,
+			       info->flight.slot - job->vecs[info->vec].page, err);
+	return *page ? 1 : 0;
+}
+
+/**
+ * struct exmap_arrivals - pages that were read and are going to be mapped together
+ * @nr: number of pages
+ * @index: where they are in io->pages
+ * @addrs: the addresses of their slots
+ * @pages: the pages; vma_batch_map_each() takes the last one first
+ */
+struct exmap_arrivals {
+	unsigned int nr;
+	unsigned int index[EXMAP_JOB_ARRIVALS];
+	unsigned long addrs[EXMAP_JOB_ARRIVALS];
+	struct page *pages[EXMAP_JOB_ARRIVALS];
+};
+
+static void exmap_job_add_arrival(struct exmap_job *job, struct exmap_arrivals *arrivals,
+				  unsigned int i)
+{
+	const unsigned int nr = arrivals->nr++;
+
+	arrivals->index[nr] = i;
+	arrivals->addrs[nr] = exmap_slot_addr(job->exmap, job->io->pages[i].flight.slot);
+	arrivals->pages[EXMAP_JOB_ARRIVALS - 1 - nr] = job->io->bvecs[i].bv_page;
+}
+
+/* Report a page that vma_batch_map_each() was asked to map at @addr */
+static unsigned int exmap_job_mapped(struct exmap_job *job, unsigned int i,
+				     unsigned long addr)
+{
+	/* A slot that got another page meanwhile keeps that one */
+	if (likely(addr != VMA_BATCH_NOWHERE)) {
+		job->results[job->io->pages[i].vec].pages++;
+		job->io->bvecs[i].bv_page = NULL;
+	}
+	return exmap_job_finish(job, i, 0);
+}
+
+/* Map pages that were read. Returns the number of those that were not mapped. */
+static unsigned int exmap_job_map(struct exmap_job *job, struct exmap_arrivals *arrivals,
+				  struct vma_batch *vb)
+{
+	const unsigned int nr = arrivals->nr;
+	unsigned int i = 0, end, left = 0;
+
+	vb->pages = arrivals->pages + EXMAP_JOB_ARRIVALS - nr;
+	while (i < nr) {
+		const u64 generation = READ_ONCE(job->exmap->pool.generation);
+
+		vb->nr = nr - i;
+		end = i + vma_batch_map_each(vb, arrivals->addrs + i, nr - i);
+		for (; i < end; i++)
+			left += exmap_job_mapped(job, arrivals->index[i], arrivals->addrs[i]);
+		if (likely(i == nr))
+			break;
+		if (vb->stop == VMA_BATCH_UNFLUSHED) {
+			/* The slot has lost another page a moment ago */
+			vma_batch_end(vb);
+			exmap_region_flush(job->exmap, vb->vma, generation);
+			continue;
+		}
+		left += exmap_job_finish(job, arrivals->index[i++],
+					 vb->stop == VMA_BATCH_NOMEM ? -ENOMEM : -EIO);
+		/* In a job that stops at its first failure, nothing behind it is mapped */
+		for (; job->prefix && i < nr; i++)
+			left += exmap_job_finish(job, arrivals->index[i], 0);
+	}
+	arrivals->nr = 0;
+	return left;
+}
+
+/* Evaluate a run. Returns as exmap_job_finish(). */
 static unsigned int exmap_job_place_run(struct exmap_job *job, struct exmap_run *run,
+					struct exmap_arrivals *arrivals,
 					struct vma_batch *vb, struct vm_area_struct *vma)
 {
 	unsigned int left = 0;
 
-	for (unsigned int i = 0; i < run->nr; i++) {
-		struct exmap_io_page *info = &job->io->pages[run->first + i];
-		struct page **page = &job->io->bvecs[run->first + i].bv_page;
-		struct exmap_result *result = &job->results[info->vec];
-		const unsigned long slot = run->slot + i;
+	for (unsigned int i = run->first; i < run->first + run->nr; i++) {
+		const struct exmap_io_page *info = &job->io->pages[i];
 		int err = 0;
 
-		if (unlikely(!exmap_io_page_ok(run, i)))
+		if (unlikely(!exmap_io_page_ok(run, i - run->first))) {
 			err = exmap_job_error(job, run, info);
-		else if (exmap_job_is_behind(job, info->vec, slot))
+		} else if (exmap_job_is_behind(job, info->vec, info->flight.slot)) {
 			;
-		else if (info->flight.kind == EXMAP_FLIGHT_READ)
-			err = exmap_job_map(job, vb, vma, slot, page, &result->pages);
-		else
-			result->pages++;
-
-		exmap_io_land(job->io, info, *page, !err);
-		if (info->flight.kind != EXMAP_FLIGHT_READ) {
-			put_page(*page);
-			*page = NULL;
-		} else if (unlikely(err)) {
-			/* A request that failed may have left anything in the page */
-			clear_highpage(*page);
+		} else if (info->flight.kind != EXMAP_FLIGHT_READ) {
+			job->results[info->vec].pages++;
+		} else if (IS_ERR(vma)) {
+			err = PTR_ERR(vma);
+		} else {
+			exmap_job_add_arrival(job, arrivals, i);
+			if (arrivals->nr == EXMAP_JOB_ARRIVALS)
+				left += exmap_job_map(job, arrivals, vb);
+			continue;
 		}
-		left += !!*page;
-		if (unlikely(err == EXMAP_JOB_REDO))
-			info->redo = true;
-		else if (unlikely(err))
-			exmap_job_fail(job, info->vec, slot - job->vecs[info->vec].page, err);
+		/* The first error of a vector counts */
+		if (unlikely(err) && arrivals->nr)
+			left += exmap_job_map(job, arrivals, vb);
+		left += exmap_job_finish(job, i, err);
 	}
 	return left;
 }
@@ -546,11 +644,12 @@ static unsigned int exmap_job_place_run(struct exmap_job *job, struct exmap_run 
  */
 static void exmap_job_place(struct exmap_job *job)
 {
+	struct exmap_arrivals arrivals __uninitialized;
 	struct vm_area_struct *vma = ERR_PTR(-ENXIO);
+	struct vma_batch vb __uninitialized;
 	struct exmap *exmap = job->exmap;
 	struct exmap_io *io = job->io;
 	unsigned int left = 0;
-	struct vma_batch vb;
 	bool mmap_locked;
 
 	/* If the task that began the transfer is gone, its reads are of no use */
@@ -560,14 +659,16 @@ static void exmap_job_place(struct exmap_job *job)
 		vma_batch_begin(&vb, vma, NULL, 0, 0);
 		vb.flushed = exmap_quarantine_flushed(&exmap->pool);
 		vb.clean = true;
+		vb.paired = true;
 	}
+	arrivals.nr = 0;
 	job->flying = false;
 	for (unsigned int i = 0; i < io->nr_runs; i++) {
 		if (io->notify && io->runs[i].write && io->runs[i].todo) {
 			job->flying = true;
 			continue;
 		}
-		left += exmap_job_place_run(job, &io->runs[i], &vb, vma);
+		left += exmap_job_place_run(job, &io->runs[i], &arrivals, &vb, vma);
 		/* There is nothing left of it */
 		io->runs[i].nr = 0;
 		io->runs[i].done = 0;
@@ -575,6 +676,7 @@ static void exmap_job_place(struct exmap_job *job)
 		io->runs[i].todo = false;
 	}
 	if (!IS_ERR(vma)) {
+		left += exmap_job_map(job, &arrivals, &vb);
 		vma_batch_end(&vb);
 		if (vb.nr_tables)
 			atomic_long_add(vb.nr_tables, &exmap->nr_tables);
@@ -660,7 +762,7 @@ int exmap_job_run(struct exmap_job *job)
 		if (job->flying) {
 			exmap_io_wait(job->io, job->nowait);
 			exmap_job_place(job);
-		} else if (job->waiting) {
+		} else if (job->waiting && !exmap_job_ends(job)) {
 			err = exmap_job_wait(job);
 		}
 		if (err)

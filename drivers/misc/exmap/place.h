@@ -138,7 +138,7 @@ static inline bool exmap_place_alloc_one(struct exmap *exmap,
 
 	if (unlikely(!exmap_bundle_nr(local)) ||
 	    unlikely(!vma_batch_map_page(vma, exmap_slot_addr(exmap, slot),
-					 local->pages[local->nr - 1])))
+					 local->pages[local->nr - 1], false)))
 		return false;
 	local->nr--;
 	return true;

@@ -12,6 +12,10 @@
 #include "exmap.h"
 #include "interface.h"
 #include "job.h"
+#include "place.h"
+#include "pool.h"
+#include "quarantine.h"
+#include "region.h"
 #include "rw.h"
 
 /* Vectors that are made of a call at once */
@@ -115,6 +119,124 @@ static ssize_t exmap_rw_run(struct exmap_job *job, struct iov_iter *iter, u8 opc
 	return bytes ?: err;
 }
 
+/*
+ * Take a free page for an empty slot, and begin to read. Returns NULL, and nothing has
+ * happened, if that is not simple.
+ */
+static struct page *exmap_rw_take_page(struct exmap *exmap, struct exmap_interface *iface,
+				       unsigned long slot, struct exmap_flight *flight)
+{
+	struct vm_area_struct *vma = exmap_region_trylock(exmap);
+	struct vma_batch vb __uninitialized;
+	struct page *page = NULL;
+	struct exmap_bundle *local;
+	u8 state;
+
+	if (unlikely(!vma))
+		return NULL;
+	mutex_lock(&iface->lock);
+	local = iface->local;
+	if (likely(exmap_bundle_nr(local))) {
+		vma_batch_begin(&vb, vma, NULL, 0, 0);
+		vma_batch_query(&vb, exmap_slot_addr(exmap, slot), 1, &state, false);
+		vma_batch_end(&vb);
+		page = local->pages[local->nr - 1];
+		if (unlikely(state || PageHWPoison(page) ||
+			     !exmap_flight_begin(exmap->flights, flight, slot,
+						 EXMAP_FLIGHT_READ)))
+			page = NULL;
+		else
+			local->nr--;
+	}
+	mutex_unlock(&iface->lock);
+	vma_end_read(vma);
+	return page;
+}
+
+/*
+ * Map a page that was read, wherever that is not simple. Sets *page to NULL, unless the
+ * slot got another page meanwhile, which it keeps.
+ */
+static noinline int exmap_rw_map_page_slowly(struct exmap *exmap, unsigned long slot,
+					     struct page **page)
+{
+	struct vm_area_struct *vma;
+	struct vma_batch vb;
+	bool mmap_locked;
+	u64 generation;
+
+	vma = exmap_region_lock(exmap, &mmap_locked);
+	if (IS_ERR(vma))
+		return PTR_ERR(vma);
+	vma_batch_begin(&vb, vma, page, 1, 1);
+	vb.flushed = exmap_quarantine_flushed(&exmap->pool);
+	vb.clean = true;
+	for (;;) {
+		generation = READ_ONCE(exmap->pool.generation);
+		if (vma_batch_map(&vb, exmap_slot_addr(exmap, slot), 1)) {
+			vb.stop = VMA_BATCH_EMPTY;
+			break;
+		}
+		if (vb.stop != VMA_BATCH_UNFLUSHED)
+			break;
+		/* The slot has lost another page a moment ago */
+		vma_batch_end(&vb);
+		exmap_region_flush(exmap, vma, generation);
+	}
+	vma_batch_end(&vb);
+	if (vb.nr_tables)
+		atomic_long_add(vb.nr_tables, &exmap->nr_tables);
+	exmap_region_unlock(exmap, vma, mmap_locked);
+	if (!vb.nr)
+		*page = NULL;
+	if (vb.stop == VMA_BATCH_EMPTY)
+		return 0;
+	return vb.stop == VMA_BATCH_NOMEM ? -ENOMEM : -EIO;
+}
+
+/* Map a page that was read. Returns as exmap_rw_map_page_slowly(). */
+static int exmap_rw_map_page(struct exmap *exmap, unsigned long slot, struct page **page)
+{
+	struct vm_area_struct *vma = exmap_region_trylock(exmap);
+	bool mapped;
+
+	if (likely(vma)) {
+		mapped = vma_batch_map_page(vma, exmap_slot_addr(exmap, slot), *page, true);
+		vma_end_read(vma);
+		if (likely(mapped)) {
+			*page = NULL;
+			return 0;
+		}
+	}
+	return exmap_rw_map_page_slowly(exmap, slot, page);
+}
+
+/*
+ * Read a page for an empty slot, as when a thread misses a page, with half of the
+ * instructions of a job. Returns what the call returns, or 0 if it must be made as a job,
+ * because it is not the simplest case or because the file was not read.
+ */
+static ssize_t exmap_rw_read_page(struct exmap *exmap, struct exmap_interface *iface,
+				  unsigned long slot)
+{
+	struct exmap_flight flight __uninitialized;
+	struct page *page;
+	ssize_t ret = 0;
+
+	page = exmap_rw_take_page(exmap, iface, slot, &flight);
+	if (unlikely(!page))
+		return 0;
+	/* The flag belongs to the previous content of the page */
+	if (unlikely(PageDirty(page)))
+		folio_clear_dirty(page_folio(page));
+	if (likely(exmap_io_read_page(exmap, slot, page)))
+		ret = exmap_rw_map_page(exmap, slot, &page) ?: PAGE_SIZE;
+	exmap_flight_end(exmap->flights, &flight);
+	if (unlikely(page))
+		exmap_pool_put(&exmap->pool, iface, &page, 1);
+	return ret;
+}
+
 /* Most calls are of one page, and need no memory */
 static ssize_t exmap_rw_one(struct exmap_job *job, struct iov_iter *iter, u8 opcode)
 {
@@ -156,6 +278,8 @@ static ssize_t exmap_rw(struct kiocb *iocb, struct iov_iter *iter, int opcode)
 {
 	struct exmap *exmap = exmap_of_mapped(iocb->ki_filp);
 	struct exmap_job job = {};
+	unsigned long at;
+	ssize_t ret;
 
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
@@ -171,9 +295,18 @@ static ssize_t exmap_rw(struct kiocb *iocb, struct iov_iter *iter, int opcode)
 	job.sync = iocb->ki_flags & (IOCB_DSYNC | IOCB_SYNC);
 	if (job.nowait && exmap_rw_waits(exmap, opcode))
 		return -EAGAIN;
-	if (iov_iter_count(iter) == PAGE_SIZE && iter->nr_segs == 1)
-		return exmap_rw_one(&job, iter, opcode);
-	return exmap_rw_many(&job, iter, opcode);
+	if (iov_iter_count(iter) != PAGE_SIZE || iter->nr_segs != 1)
+		return exmap_rw_many(&job, iter, opcode);
+	at = (unsigned long)untagged_addr(iter_iov_addr(iter)) - exmap->start;
+	if (opcode == EXMAP_OP_READ && exmap->backing && !job.nowait &&
+	    PAGE_ALIGNED(at) && at >> PAGE_SHIFT < exmap->nr_slots) {
+		ret = exmap_rw_read_page(exmap, job.iface, at >> PAGE_SHIFT);
+		if (likely(ret > 0))
+			iov_iter_advance(iter, ret);
+		if (likely(ret))
+			return ret;
+	}
+	return exmap_rw_one(&job, iter, opcode);
 }
 
 /**

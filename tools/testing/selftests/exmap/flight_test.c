@@ -94,6 +94,7 @@ static const char *flight_open(struct __test_metadata *_metadata, struct flight 
 			       long nsec, __u64 setup_flags)
 {
 	struct exmap_setup2 setup = { .flags = setup_flags };
+	int iface;
 
 	f->ring.fd = -1;
 	f->other_ring.fd = -1;
@@ -108,6 +109,11 @@ static const char *flight_open(struct __test_metadata *_metadata, struct flight 
 		ASSERT_EQ(0, fill_file(f->fd, FILE_PAGES));
 	setup.fd = f->fd;
 	exmap_create2(_metadata, &f->ex, setup, 2, BUFFER, PAGES);
+	/* The quick paths need free pages at the interface */
+	for (iface = 0; iface < 2; iface++) {
+		ASSERT_EQ(1, ex_alloc(&f->ex, iface, PAGES - 1, 1));
+		ASSERT_EQ(1, ex_free(&f->ex, iface, PAGES - 1, 1));
+	}
 	return NULL;
 }
 

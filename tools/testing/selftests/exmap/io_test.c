@@ -1283,6 +1283,42 @@ TEST_F_TIMEOUT(slow, in_flight_together, SLOW)
 	EXPECT_EQ(24, most);
 }
 
+/*
+ * Some slots get another page while theirs are being read. Each of the others gets the page
+ * that was read for it, although all are mapped together.
+ */
+TEST_F_TIMEOUT(slow, some_are_filled_meanwhile, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vecs[24];
+	struct exmap_result r[24];
+	struct slow_call call = { .vecs = vecs, .results = r, .nr = 24 };
+	struct worker w;
+	int round, i, met = 0;
+
+	for (i = 0; i < 24; i++)
+		vecs[i] = ex_vec(EXMAP_OP_READ, i * 2, 1, 0);
+	for (round = 0; round < 20 && !met; round++) {
+		call.over = false;
+		begin_slowly(_metadata, &w, &call, ex, &self->disk);
+		for (i = 0; i < 24; i += 3) {
+			ASSERT_EQ(1, ex_alloc(ex, 1, i * 2, 1));
+			renew(ex, i * 2);
+		}
+		met = still_at_it(&call);
+		join_workers(_metadata, &w, 1);
+		EXPECT_EQ(0, w.value);
+		for (i = 0; met && i < 24; i++) {
+			EXPECT_EQ(i % 3 != 0, r[i].pages);
+			EXPECT_EQ(0, r[i].res);
+			EXPECT_TRUE(page_is(page_at(ex, i * 2), i % 3 ? i * 2 : NEW(i * 2)))
+				TH_LOG("slot %d", i * 2);
+		}
+		EXPECT_EQ(24, ex_drain(ex, 0, 0, 64));
+	}
+	EXPECT_EQ(1, met);
+}
+
 /* The region is unmapped while its pages are being read and written */
 TEST_F_TIMEOUT(slow, munmap_meanwhile, SLOW)
 {

@@ -4,6 +4,7 @@
  * into the slots that the buffer addresses select.
  */
 #include "common.h"
+#include "nullb.h"
 
 #define FILE_PAGES	1024
 
@@ -575,6 +576,65 @@ TEST_F(proxy, odd_files)
 		close(fd);
 	}
 	EXPECT_EQ((ssize_t)PG, read_pages(ex, 0, 1, 1));
+}
+
+/* A page is read from the disk once, whatever the slot has been used for before */
+
+FIXTURE(once) {
+	struct nullb disk;
+	struct exmap ex;
+	int fd;
+};
+
+FIXTURE_VARIANT(once) {
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(once, strict) {};
+FIXTURE_VARIANT_ADD(once, deferred) { .flags = EXMAP_SETUP_DEFERRED };
+
+FIXTURE_SETUP(once)
+{
+	struct exmap_setup2 setup = { .flags = variant->flags };
+
+	if (nullb_create(&self->disk, "once", 0, NULL))
+		SKIP(return, "no null_blk through configfs");
+	self->fd = open(self->disk.path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	ASSERT_LE(0, self->fd);
+	setup.fd = self->fd;
+	exmap_create2(_metadata, &self->ex, setup, 1, 8, 2048);
+	/* Leave free pages at the interface */
+	ASSERT_EQ(4, ex_alloc(&self->ex, 0, 0, 4));
+	ASSERT_EQ(4, ex_free(&self->ex, 0, 0, 4));
+	if (variant->flags)
+		ASSERT_EQ(0, ex_ioctl(self->ex.fd, EXMAP_IOCTL_FLUSH, NULL));
+	ASSERT_EQ(1, ex_alloc(&self->ex, 0, 1, 1));
+	ASSERT_EQ(1, ex_free(&self->ex, 0, 1, 1));
+}
+
+FIXTURE_TEARDOWN(once)
+{
+	exmap_destroy(&self->ex);
+	close(self->fd);
+	nullb_destroy(&self->disk);
+}
+
+TEST_F(once, pread)
+{
+	/* Freed and flushed; freed; resident; never used; without a page table */
+	static const long slots[] = { 0, 1, 0, 9, 1500 };
+	struct exmap *ex = &self->ex;
+	long sectors;
+	int i;
+
+	for (i = 0; i < (int)ARRAY_SIZE(slots); i++) {
+		sectors = nullb_sectors_read(&self->disk);
+		EXPECT_EQ((ssize_t)PG, ex_pread(ex->fd, 0, EXMAP_OP_READ,
+						page_at(ex, slots[i]), PG));
+		sectors = nullb_sectors_read(&self->disk) - sectors;
+		EXPECT_EQ((long)PG / 512, sectors)
+			TH_LOG("slot %ld", slots[i]);
+	}
 }
 
 TEST_HARNESS_MAIN

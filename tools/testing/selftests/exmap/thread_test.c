@@ -23,7 +23,9 @@ FIXTURE_TEARDOWN(threads)
 
 	EXPECT_LE(0, ex_drain(ex, 0, 0, ex->pages));
 	EXPECT_EQ(0, count_present(ex, 0, ex->pages));
-	EXPECT_EQ(ex->buffer, ex_fill(ex, ex->ifaces - 1, 0));
+	/* Pages that MADV_DONTNEED has dropped are found a few at a time */
+	EXPECT_EQ(ex->buffer, fill_in_time(ex, ex->ifaces - 1, 0, ex->buffer));
+	EXPECT_EQ(0, fill_now(ex, ex->ifaces - 1, ex->buffer, 1));
 	memset(ex->region, 1, ex->buffer * PG);
 	EXPECT_EQ(ex->buffer, ex_drain(ex, 0, 0, ex->pages));
 	exmap_destroy(ex);
