@@ -1004,8 +1004,8 @@ bool vma_batch_hold(struct vma_batch *vb, unsigned long addr, bool dirty,
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_hold, "exmap");
 
 /* Returns the bits of enum vma_batch_slot */
-static noinline u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
-			       bool age)
+static noinline u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr,
+					pte_t *ptep, bool age)
 {
 	struct vm_area_struct *vma = vb->vma;
 	const pte_t pte = ptep_get(ptep);

@@ -30,6 +30,7 @@ static const struct bench_param bench_params[] = {
 	{ "cold, 512 addresses", 512UL * SZ_1G, 1 << 19, 512 },
 	{ "cold, 64 addresses", 512UL * SZ_1G, 1 << 19, 64 },
 };
+
 KUNIT_ARRAY_PARAM_DESC(bench, bench_params, name);
 
 struct bench {
@@ -139,7 +140,8 @@ static void fill(struct kunit *test, struct bench *b)
 	for (i = 0; i < b->param->nr_pages; i += b->param->batch) {
 		for (k = 0; k < b->param->batch; k++) {
 			b->batch_pages[k] = b->pages[i + k];
-			b->addrs[i + k] = b->batch_addrs[k] = next_address(b);
+			b->batch_addrs[k] = next_address(b);
+			b->addrs[i + k] = b->batch_addrs[k];
 		}
 		map_batch(test, b, b->param->batch);
 	}
@@ -159,8 +161,10 @@ static void exchange(struct kunit *test, struct bench *b, unsigned int round)
 	unsigned int i;
 
 	b->unmap_ticks[round] = unmap_oldest(test, b);
-	for (i = 0; i < batch; i++)
-		b->addrs[b->oldest + i] = b->batch_addrs[i] = next_address(b);
+	for (i = 0; i < batch; i++) {
+		b->batch_addrs[i] = next_address(b);
+		b->addrs[b->oldest + i] = b->batch_addrs[i];
+	}
 	b->map_ticks[round] = map_batch(test, b, batch);
 	b->oldest = (b->oldest + batch) % b->param->nr_pages;
 }
@@ -249,6 +253,7 @@ static struct kunit_suite vma_batch_suite = {
 	.name = "vma_batch_bench",
 	.test_cases = vma_batch_cases,
 };
+
 kunit_test_suite(vma_batch_suite);
 
 MODULE_DESCRIPTION("Benchmark of vma_batch");
