@@ -49,7 +49,11 @@ struct bench {
 static u64 ticks(void)
 {
 #ifdef __x86_64__
-	return __builtin_ia32_rdtsc();
+	u32 low, high;
+
+	/* User-mode Linux has no function for this */
+	asm volatile("rdtsc" : "=a" (low), "=d" (high));
+	return low | (u64)high << 32;
 #else
 	return ktime_get_ns();
 #endif
