@@ -620,7 +620,7 @@ cold() {
 
 # ------------------------------------------------------------------- clock
 
-CLOCK_ROUNDS=9
+CLOCK_ROUNDS=${CLOCK_ROUNDS:-9}
 CLOCK_WHAT=(exmap exmap-deferred exmap-vectors fault+process_madvise fault+guard)
 
 # All methods in turn, again and again, so that they share what else the machine does
