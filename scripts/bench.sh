@@ -552,18 +552,23 @@ cold_tree() {	# <where>
 	cp -au "$TREE/." "$1/"
 	sed '/^config SPLIT_PTE_PTLOCKS/,/^config/{/depends on !UML/d}' "$TREE/mm/Kconfig" >"$TMP/Kconfig"
 	sed '/guard(spinlock_irqsave)(&mm->context.sync_tlb_lock)/i\	return;' "$TREE/$file" >"$TMP/pgtable.h"
-	cp -p "$TREE/mm/vma_batch.c" "$1/mm/"
+	# As new, because the object may be that of the last run without prefetching
+	cp "$TREE/mm/vma_batch.c" "$1/mm/"
 	cmp -s "$TMP/Kconfig" "$1/mm/Kconfig" || cp "$TMP/Kconfig" "$1/mm/Kconfig"
 	cmp -s "$TMP/pgtable.h" "$1/$file" || cp "$TMP/pgtable.h" "$1/$file"
 }
 
-cold_run() {	# <label>
-	local tree=$CACHE/cold-tree out=$BUILD/cold i
+cold_make() {	# <argument of make>...
+	make -C "$CACHE/cold-tree" O="$BUILD/cold" ARCH=um CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= \
+		-j"$JOBS" "$@" >>"$BUILD/cold/build.log" 2>&1 || die "build failed (log: $BUILD/cold/build.log)"
+}
 
-	make -C "$tree" O="$out" ARCH=um CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= \
-		-j"$JOBS" linux >>"$out/build.log" 2>&1 || die "build failed (log: $out/build.log)"
+cold_run() {	# <label> <where the memory of the machine is>
+	local i
+
+	cold_make linux
 	for i in 1 2 3; do
-		timeout 600 "$out/linux" mem=8G con0=fd:0,fd:1 con=null ssl=null kunit_shutdown=poweroff \
+		TMPDIR=$2 timeout 600 "$BUILD/cold/linux" mem=8G con0=fd:0,fd:1 con=null ssl=null kunit_shutdown=poweroff \
 			</dev/null >"$TMP/console" 2>&1 || true
 		sed -n 's/.*bench_test: \(.*\), \(.*\) addresses: map \(.*\), unmap \(.*\) ticks.*/'"$1"',\1,\2,\3,\4/p' \
 			"$TMP/console" | tee "$TMP/lines"
@@ -572,23 +577,19 @@ cold_run() {	# <label>
 }
 
 cold() {
-	local tree=$CACHE/cold-tree out=$BUILD/cold csv=$OUT/cold.csv
+	local csv=$OUT/cold.csv memory=/dev/shm
 
 	say "bench: page tables that are not in the cache, 5 minutes"
-	mkdir -p "$out" "$TMP/memory"
+	mkdir -p "$BUILD/cold" "$TMP/memory"
 	# Real kernels have huge pages for all of their memory
-	if mount -t tmpfs -o huge=always,size=10g none "$TMP/memory" 2>/dev/null; then
-		export TMPDIR=$TMP/memory
-	fi
-	: >"$out/build.log"
-	cold_tree "$tree"
-	make -C "$tree" O="$out" ARCH=um CC="ccache gcc" HOSTCC="ccache gcc" LOCALVERSION= \
-		KCONFIG_ALLCONFIG="$TOP/configs/cold.config" allnoconfig >>"$out/build.log" 2>&1 ||
-		die "build failed (log: $out/build.log)"
+	! mount -t tmpfs -o huge=always,size=10g none "$TMP/memory" 2>/dev/null || memory=$TMP/memory
+	: >"$BUILD/cold/build.log"
+	cold_tree "$CACHE/cold-tree"
+	cold_make KCONFIG_ALLCONFIG="$TOP/configs/cold.config" allnoconfig
 	echo "prefetching,tables,batch,map,unmap" >"$csv"
-	cold_run with >>"$csv"
-	sed -i '/vma_batch_prefetch(vb, addrs + done, chunk);/d' "$tree/mm/vma_batch.c"
-	cold_run without >>"$csv"
+	cold_run with "$memory" >>"$csv"
+	sed -i '/vma_batch_prefetch(vb, addrs + done, chunk);/d' "$CACHE/cold-tree/mm/vma_batch.c"
+	cold_run without "$memory" >>"$csv"
 
 	echo "Ticks of the TSC to map a page and to unmap it, without the flush, natively"
 	sed -n 's/^model name.*: //p; s/^cache size.*: /cache /p' /proc/cpuinfo | sort -u | paste -sd ' '
