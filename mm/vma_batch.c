@@ -284,13 +284,18 @@ static unsigned long vma_batch_hole_end(const struct vma_batch *vb,
 	return min(end - 1, addr | (vb->hole - 1)) + 1;
 }
 
-static __always_inline void vma_batch_check(struct vma_batch *vb, unsigned long addr,
-					    unsigned long nr_slots)
+static __always_inline void vma_batch_check_one(struct vma_batch *vb, unsigned long addr)
 {
 	if (IS_ENABLED(CONFIG_DEBUG_VM))
 		vma_assert_stabilised(vb->vma);
 	VM_WARN_ON_ONCE(!(vb->vma->vm_flags & VM_MIXEDMAP));
 	VM_WARN_ON_ONCE(!PAGE_ALIGNED(addr));
+}
+
+static __always_inline void vma_batch_check(struct vma_batch *vb, unsigned long addr,
+					    unsigned long nr_slots)
+{
+	vma_batch_check_one(vb, addr);
 	VM_WARN_ON_ONCE(nr_slots &&
 			!range_in_vma(vb->vma, addr, addr + nr_slots * PAGE_SIZE));
 }
@@ -549,8 +554,8 @@ static noinline unsigned int vma_batch_map_chunk(struct vma_batch *vb,
 		const unsigned long addr = addrs[i];
 		pte_t *ptep, old;
 
-		vma_batch_check(vb, addr, 1);
-		if (unlikely(!vma_batch_lock(vb, addr, true, &ptep))) {
+		vma_batch_check_one(vb, addr);
+		if (unlikely(!vma_batch_lock(vb, addr, !vb->no_tables, &ptep))) {
 			vb->stop = VMA_BATCH_NOMEM;
 			break;
 		}
@@ -614,6 +619,9 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
  *	before, is replaced by VMA_BATCH_NOWHERE.
  * @nr_addrs: length of @addrs
  *
+ * If the mmap_lock is held, the addresses may lie in several VM_MIXEDMAP VMAs of the mm
+ * that have the same vm_page_prot.
+ *
  * Context: As vma_batch_map().
  *
  * Return: The number of addresses that are done, from the first on. If it is less
@@ -656,7 +664,7 @@ static __always_inline struct page *vma_batch_unmap_one(struct vma_batch *vb,
 	if (deferred) {
 		set_pte_at(vma->vm_mm, addr, ptep, vma_batch_marker(vb->generation));
 		/* For vma_batch_map_back() */
-		page_folio(page)->index = linear_page_index(vma, addr);
+		page_folio(page)->index = addr >> PAGE_SHIFT;
 		set_page_private(page, vb->generation);
 	}
 	/* Checks, and does nothing else */
@@ -783,7 +791,7 @@ static __always_inline void vma_batch_unmap_chunk(struct vma_batch *vb,
 		const unsigned long addr = addrs[i];
 		pte_t *ptep;
 
-		vma_batch_check(vb, addr, 1);
+		vma_batch_check_one(vb, addr);
 		flush_cache_range(vb->vma, addr, addr + PAGE_SIZE);
 		if (unlikely(!vma_batch_lock(vb, addr, false, &ptep) ||
 			     !pte_present(ptep_get(ptep)))) {
@@ -872,6 +880,9 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap, "exmap");
  *	page, is replaced by VMA_BATCH_NOWHERE.
  * @nr_addrs: length of @addrs
  *
+ * If the mmap_lock is held, the addresses may lie in several VM_MIXEDMAP VMAs of the mm,
+ * but not with @vb->free_tables.
+ *
  * Context: As vma_batch_unmap().
  *
  * Return: The number of addresses that are done, from the first on. If it is less
@@ -893,7 +904,8 @@ unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 		}
 		if (unlikely(notify)) {
 			chunk = 1;
-			vma_batch_unmap(vb, addrs[done], 1);
+			flush_cache_range(vb->vma, addrs[done], addrs[done] + PAGE_SIZE);
+			vma_batch_unmap_notify(vb, addrs[done], addrs[done] + PAGE_SIZE);
 			if (vb->nr == before)
 				addrs[done] = VMA_BATCH_NOWHERE;
 			continue;
@@ -928,7 +940,7 @@ bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *p
 
 	vma_batch_check(vb, addr, 1);
 	if (PageHWPoison(page) ||
-	    page_folio(page)->index != linear_page_index(vb->vma, addr) ||
+	    page_folio(page)->index != addr >> PAGE_SHIFT ||
 	    !vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep) ||
 	    !pte_same(ptep_get(ptep), vma_batch_marker(page_private(page))))
 		return false;
@@ -1213,17 +1225,17 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_page, "exmap");
 
 /**
  * vma_batch_flush - flush what was unmapped with deferred flushes
- * @vma: the VMA
+ * @mm: the mm
  *
  * On return, what vma_batch_end() says about pages holds for those that were
  * unmapped with @vb->deferred in batches that had ended before.
  *
- * Context: Process context, may sleep. The VMA lock of @vma or the mmap_lock of its
- * mm is held, or @vma is being closed.
+ * Context: Process context, may sleep. The mmap_lock or the lock of a VMA is held, or a
+ * VMA is being closed.
  */
-void vma_batch_flush(struct vm_area_struct *vma)
+void vma_batch_flush(struct mm_struct *mm)
 {
-	flush_tlb_range(vma, vma->vm_start, vma->vm_end);
+	flush_tlb_mm(mm);
 	/* See vma_batch_flush_pending() */
 	smp_mb();
 }

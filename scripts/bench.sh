@@ -356,10 +356,10 @@ shootdowns() {
 
 # ----------------------------------------------------------------- scaling
 
-SCALING_CPUS=(1 2 4 8 16 32)
+SCALING_CPUS=(1 2 4 8 16 32 64)
 SCALING_PAGES=65536
 # Twice the free pages that all threads together keep for themselves
-SCALING_POOL=32768
+SCALING_POOL=65536
 
 scaling_cases() {	# <cpus>
 	local what pattern

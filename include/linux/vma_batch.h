@@ -10,7 +10,7 @@
  * enum vma_batch_stop - why a function did not reach the end of its range
  * @VMA_BATCH_EMPTY: no page is left in the array
  * @VMA_BATCH_POISONED: the last page of the array has PageHWPoison()
- * @VMA_BATCH_NOMEM: there was no memory for a page table
+ * @VMA_BATCH_NOMEM: there was no memory for a page table, or none was to be allocated
  * @VMA_BATCH_UNFLUSHED: the slot lost its page with a generation that is not flushed
  * @VMA_BATCH_FULL: the array has no room left
  */
@@ -52,6 +52,8 @@ enum vma_batch_slot {
  * @paired: with vma_batch_map_each(), each page belongs to an address: if the slot has
  *	a page, the other one is left out, and stays where it is in @pages, instead of
  *	being mapped at the next address. vma_batch_map() is not used then.
+ * @no_tables: stop with %VMA_BATCH_NOMEM where vma_batch_map_each() would have to allocate
+ *	a page table
  * @free_tables: free PTE tables whose last page is unmapped; not with @deferred
  * @deferred: vma_batch_unmap() does not flush, but leaves @generation in the slots
  * @generation: see @deferred
@@ -69,8 +71,10 @@ enum vma_batch_slot {
  *
  * Between two calls, the caller may change @pages, @nr and @max, except for pages
  * that vma_batch_unmap() has put there and vma_batch_end() has not flushed yet. It
- * may change @free_tables, @deferred, @generation and @flushed as well, which
- * vma_batch_begin() clears.
+ * may change @no_tables, @free_tables, @deferred, @generation and @flushed as well, which
+ * vma_batch_begin() clears. If the mmap_lock is held, it may change @vma to another
+ * VM_MIXEDMAP VMA of the mm, except between vma_batch_unmap() and vma_batch_end() with
+ * @free_tables.
  *
  * The page table lock is kept from one call to the next, so that neighbouring
  * ranges do not take it again. The caller must not sleep, fault, or use another
@@ -93,6 +97,7 @@ struct vma_batch {
 	unsigned int max;
 	bool clean;
 	bool paired;
+	bool no_tables;
 	bool free_tables;
 	bool deferred;
 	u32 generation;
@@ -141,6 +146,7 @@ static inline void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *
 	vb->max = max;
 	vb->clean = false;
 	vb->paired = false;
+	vb->no_tables = false;
 	vb->free_tables = false;
 	vb->deferred = false;
 	vb->generation = 0;
@@ -175,7 +181,7 @@ void vma_batch_end(struct vma_batch *vb);
 bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
 			struct page *page, bool clean);
 struct page *vma_batch_unmap_page(struct vm_area_struct *vma, unsigned long addr);
-void vma_batch_flush(struct vm_area_struct *vma);
+void vma_batch_flush(struct mm_struct *mm);
 
 #ifdef CONFIG_PER_VMA_LOCK
 struct vm_area_struct *lock_vma_cached(struct mm_struct *mm,

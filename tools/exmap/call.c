@@ -200,6 +200,8 @@ void call_start(struct call *call)
 	}
 	call->params = (struct exmap_vectors) {
 		.size = sizeof(call->params),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
 		.interface = self->interface,
 		.nr = call->nr,
 		.vecs = (unsigned long)call->vec,

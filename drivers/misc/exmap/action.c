@@ -129,7 +129,7 @@ static noinline int exmap_action_vector(struct exmap_place *place, unsigned long
 	unsigned long done;
 
 	*changed = 0;
-	if (!exmap_slots_ok(place->exmap, slot, len))
+	if (!exmap_slots_ok(place->at.exmap, slot, len))
 		return len ? -ERANGE : 0;
 	if (fatal_signal_pending(current))
 		return -EINTR;
@@ -149,9 +149,10 @@ static __always_inline long exmap_action_vectors(struct exmap_place *place,
 {
 	struct exmap_action action = { .vecs = vecs };
 	unsigned long addrs[EXMAP_ACTION_SINGLES] __uninitialized;
-	struct exmap_flights *flights = alloc ? NULL : place->exmap->flights;
-	const unsigned long start = place->exmap->start;
-	const unsigned long nr_slots = place->exmap->nr_slots;
+	const struct exmap *exmap = place->at.exmap;
+	struct exmap_flights *flights = alloc ? NULL : exmap->flights;
+	const unsigned long start = exmap->start;
+	const unsigned long nr_slots = exmap->nr_slots;
 
 	for (unsigned int i = 0; i < nr_vecs; ) {
 		const unsigned int some = min(nr_vecs - i, EXMAP_ACTION_SINGLES);
@@ -165,7 +166,8 @@ static __always_inline long exmap_action_vectors(struct exmap_place *place,
 			vec.value = READ_ONCE(vecs[i + nr].value);
 			slot = exmap_iov_single(vec);
 			if (unlikely(slot >= nr_slots ||
-				     exmap_flight_may_be_busy(flights, slot)))
+				     exmap_flight_may_be_busy(flights,
+							      (start >> PAGE_SHIFT) + slot)))
 				break;
 			addrs[nr] = start + (slot << PAGE_SHIFT);
 		}
@@ -239,7 +241,7 @@ static noinline long exmap_action_place(struct exmap *exmap,
 	struct exmap_iov *vecs;
 	long ret;
 
-	ret = exmap_place_begin(&place, exmap, iface);
+	ret = exmap_place_begin(&place, exmap, iface, false);
 	if (ret)
 		return ret;
 	if (!nr_vecs)
@@ -284,7 +286,8 @@ static noinline long exmap_action_io(struct exmap *exmap, struct exmap_interface
 		const struct exmap_iov vec = { .value = READ_ONCE(vecs[i].value) };
 
 		job.vecs[i] = (struct exmap_vec) {
-			.page = vec.page, .len = vec.len, .opcode = opcode,
+			.page = vec.page, .region = exmap->number, .len = vec.len,
+			.opcode = opcode,
 		};
 	}
 	ret = exmap_job_prepare(&job, NULL);
@@ -358,7 +361,7 @@ long exmap_action(struct exmap *exmap, const struct exmap_action_params __user *
 	iface = exmap_interface_get(exmap, params.interface);
 
 	/* exmap_action_single() does nothing where there is no region */
-	if (likely(iface && !(flags | exmap->pool.deferred))) {
+	if (likely(iface && !(flags | exmap->pool->deferred))) {
 		what = exmap_action_what(head);
 		if (what == exmap_action_single_what(EXMAP_OP_ALLOC) ?
 		    likely(exmap_action_single(exmap, iface, true)) :

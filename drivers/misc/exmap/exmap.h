@@ -2,21 +2,25 @@
 /*
  * exmap: explicit page placement for database buffer managers
  *
- * An exmap consists of a *region* (region.h), which is one VMA whose page-sized
- * slots are empty unless the program asks for a page, a *pool* of pages (pool.h),
- * and *interfaces* (interface.h), through which the threads of the program use it.
+ * An exmap is what an open file stands for: a *region* (region.h), which is one VMA
+ * whose page-sized slots are empty unless the program asks for a page, and the file
+ * that belongs to it. Its pages come from a *pool* (pool.h), which can be shared by
+ * many regions of a process (attach.h), and which has *interfaces* (interface.h),
+ * through which the threads of the program use it.
  *
- * Locks, in the order in which they are taken: mmap_lock or the VMA lock of the
- * region; exmap::lock; exmap_pool::flush_lock; exmap_interface::lock, never two of
- * them at a time; the page table lock; then the spin locks exmap_pool::lock,
- * exmap_node::lock and those of flight.c, which do not nest. The VMA lock is held
- * while pages are mapped or unmapped, which keeps exmap_pool_close() away. None of
- * these locks is held during transfers from and to the backing file.
+ * Locks, in the order in which they are taken: mmap_lock or the VMA lock of a
+ * region; exmap::lock; exmap_pool::attach_lock; exmap_pool::regions_lock;
+ * exmap_pool::flush_lock; exmap_interface::lock, never two of them at a time; the
+ * page table lock; then the spin locks exmap_pool::lock, exmap_node::lock and those of
+ * flight.c, which do not nest. The VMA lock, or the mmap_lock, is held while pages are
+ * mapped or unmapped, which keeps exmap_pool_close() away. None of these locks is held
+ * during transfers from and to the backing file.
  * Documentation/driver-api/exmap.rst says more.
  */
 #ifndef _EXMAP_H
 #define _EXMAP_H
 
+#include <linux/build_bug.h>
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/kref.h>
@@ -24,6 +28,7 @@
 #include <linux/mutex.h>
 #include <linux/nospec.h>
 #include <linux/sched.h>
+#include <linux/string.h>
 #include <linux/types.h>
 #include <uapi/linux/exmap.h>
 
@@ -31,7 +36,6 @@
 #include "pool.h"
 
 struct exmap_flights;
-struct user_struct;
 
 /**
  * enum exmap_state - the state of the region
@@ -46,29 +50,31 @@ enum exmap_state {
 };
 
 /**
- * struct exmap - a region, a pool, and interfaces
- * @ref: One reference for each open file, including clones.
+ * struct exmap - a region, its backing file, and its place in a pool
+ * @ref: One reference for each open file, including clones, and for each transfer that a
+ *	call on another file has in flight.
  * @mm: The address space of the program, with a reference to the struct only. It is
  *	compared with current->mm, and not used otherwise unless that is the same.
- * @lock: Protects @state, @user, @locked, and the setup.
+ * @lock: Protects @state and the setup.
  * @state: The state of the region. May be read without @lock.
  * @start: Address of the region. Valid once @state was seen as EXMAP_MAPPED.
  * @nr_slots: Length of the region in pages. Valid like @start.
- * @vma: The region, as a hint for lock_vma_cached(), or NULL.
+ * @vma: The region, as a hint for lock_vma_cached(), or NULL. Cleared with
+ *	exmap_pool::regions_lock held for writing.
  * @nr_tables: Number of PTE tables of the region, as far as it is known: those that
  *	MADV_DONTNEED has freed are counted until the tables are counted anew.
  * @ready: Set with release semantics when the setup is complete. The fields below
  *	do not change afterwards, except for the content of @pool.
  * @fault: Puts a page into a slot that is touched, or NULL to let SIGSEGV be raised.
- * @pool: The pages.
+ * @pool: The pages and interfaces. NULL until @ready is set.
+ * @number: Number of the region in @pool.
+ * @plain: exmap_vec_word() of a vector of one page of this region, with opcode 0.
  * @backing: The file that pages are read from and written to, or NULL.
  * @offset: Byte of @backing that corresponds to the first byte of the region.
- * @flights: Slots that take part in a transfer. NULL without @backing.
+ * @flights: Slots of @pool that take part in a transfer. NULL without @backing.
  * @pending_lock: Protects @pending.
  * @pending: Calls that an io_uring worker is going to end. If the ring is closed
  *	first, no worker does, and they are freed with the exmap.
- * @user: Whose RLIMIT_MEMLOCK the exmap is charged to, or NULL.
- * @locked: Number of pages charged.
  */
 struct exmap {
 	struct kref ref;
@@ -81,14 +87,14 @@ struct exmap {
 	atomic_long_t nr_tables;
 	bool ready;
 	int (*fault)(struct exmap *exmap, struct vm_area_struct *vma, unsigned long slot);
-	struct exmap_pool pool;
+	struct exmap_pool *pool;
+	u16 number;
+	u64 plain;
 	struct file *backing;
 	loff_t offset;
 	struct exmap_flights *flights;
 	spinlock_t pending_lock;	/* pending */
 	struct list_head pending;
-	struct user_struct *user;
-	unsigned long locked;
 };
 
 /**
@@ -104,7 +110,7 @@ struct exmap_pending {
 struct exmap *exmap_of_mapped(struct file *file);
 struct exmap *exmap_of_or_new(struct file *file);
 int exmap_clone(struct file *file, struct file *source);
-void exmap_release(struct file *file);
+void exmap_put(struct exmap *exmap);
 
 /**
  * exmap_of() - Return the exmap of a file.
@@ -151,11 +157,41 @@ static inline struct exmap *exmap_of_ready(struct file *file)
 static inline struct exmap_interface *
 exmap_interface_get(struct exmap *exmap, u64 number)
 {
-	const unsigned int nr = exmap->pool.nr_interfaces;
+	const unsigned int nr = exmap->pool->nr_interfaces;
 
 	if (number >= nr)
 		return NULL;
-	return &exmap->pool.interfaces[array_index_nospec((unsigned int)number, nr)];
+	return &exmap->pool->interfaces[array_index_nospec((unsigned int)number, nr)];
+}
+
+/**
+ * exmap_vec_word() - Return what a vector says besides the page as one number.
+ * @vec: the vector
+ *
+ * Return: region, length, node, flags and opcode, in the order of the byte in memory.
+ */
+static __always_inline u64 exmap_vec_word(const struct exmap_vec *vec)
+{
+	u64 word;
+
+	static_assert(sizeof(*vec) == sizeof(vec->page) + sizeof(word));
+	memcpy(&word, &vec->region, sizeof(word));
+	return word;
+}
+
+/**
+ * exmap_vec_word_is() - Test whether a vector is of one page and has no flags.
+ * @word: exmap_vec_word() of the vector
+ * @exmap: the exmap whose region the vector must name
+ * @opcode: the opcode that it must have
+ *
+ * Return: true if it is so.
+ */
+static __always_inline bool exmap_vec_word_is(u64 word, const struct exmap *exmap, u8 opcode)
+{
+	const struct exmap_vec difference = { .opcode = opcode };
+
+	return (word ^ exmap->plain) == exmap_vec_word(&difference);
 }
 
 /**
@@ -184,19 +220,31 @@ static inline unsigned long exmap_slot_addr(const struct exmap *exmap, unsigned 
 }
 
 /**
+ * exmap_slot_page() - Return the number of the page of the address space that a slot is.
+ * @exmap: the exmap, whose region is or was mapped
+ * @slot: the slot, inside the region
+ *
+ * Return: the number, by which slots of all regions can be told apart.
+ */
+static inline unsigned long exmap_slot_page(const struct exmap *exmap, unsigned long slot)
+{
+	return (exmap->start >> PAGE_SHIFT) + slot;
+}
+
+/**
  * exmap_tables_exceeded() - Test whether empty PTE tables must be freed.
- * @exmap: the exmap, set up
+ * @pool: the pool
  *
  * Up to the bound, empty tables stay for the next use of their slots, as far as
  * they are not freed by the calls that ask for it. It is an eighth of the memory of
  * the pool, and 4 MiB.
  *
- * Return: true if the region has more tables.
+ * Return: true if the regions of the pool have more tables.
  */
-static inline bool exmap_tables_exceeded(const struct exmap *exmap)
+static inline bool exmap_tables_exceeded(const struct exmap_pool *pool)
 {
-	return atomic_long_read(&exmap->nr_tables) >
-	       (long)(READ_ONCE(exmap->pool.limit) / 8 + (4 << 20) / PAGE_SIZE);
+	return atomic_long_read(&pool->nr_tables) >
+	       (long)(READ_ONCE(pool->limit) / 8 + (4 << 20) / PAGE_SIZE);
 }
 
 #endif /* _EXMAP_H */

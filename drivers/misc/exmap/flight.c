@@ -10,7 +10,7 @@
 #include "pool.h"
 
 /**
- * exmap_flights_alloc() - Set up the slots in flight of an exmap.
+ * exmap_flights_alloc() - Set up the slots in flight of a pool.
  *
  * Return: the table, to be freed with exmap_flights_free(); NULL without memory.
  */

@@ -7,8 +7,9 @@
  * it is being written. Operations that meet a flight behave as
  * Documentation/userspace-api/exmap.rst specifies.
  *
- * Flights are found by slot, in a hash table of the exmap, and are part of the
- * memory of the transfer. So a flight needs no memory of its own, and pages and page
+ * Flights are found by slot, in a hash table of the pool, and are part of the memory of
+ * the transfer. A slot is identified by exmap_slot_page(), which tells the regions of a
+ * pool apart. So a flight needs no memory of its own, and pages and page
  * tables carry no state of the driver.
  */
 #ifndef _EXMAP_FLIGHT_H
@@ -52,7 +53,7 @@ enum exmap_stall {
 /**
  * struct exmap_flight - a slot in flight
  * @node: Entry of exmap_flight_bucket::flights, protected by the lock of the bucket.
- * @slot: The slot.
+ * @slot: The slot, as exmap_slot_page() returns it, here and below.
  * @kind: What the transfer does.
  * @stall: An enum exmap_stall of all transfers that are in flight together. Not used
  *	for %EXMAP_FLIGHT_READ, for which no other flight waits.
@@ -78,7 +79,7 @@ struct exmap_flight_bucket {
 };
 
 /**
- * struct exmap_flights - all slots in flight of an exmap
+ * struct exmap_flights - all slots in flight of a pool
  * @buckets: the hash table
  */
 struct exmap_flights {

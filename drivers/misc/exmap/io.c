@@ -93,11 +93,12 @@ void exmap_io_free(struct exmap_io *io)
 
 /* Tests whether a page can be part of the last run */
 static bool exmap_run_continues(const struct exmap_io *io, const struct exmap_run *last,
+				const struct exmap *exmap, unsigned long slot,
 				const struct exmap_io_page *info, int flags)
 {
 	const struct exmap_io_page *first;
 
-	if (!io->nr_runs || last->nr == EXMAP_RUN_PAGES)
+	if (!io->nr_runs || last->nr == EXMAP_RUN_PAGES || last->exmap != exmap)
 		return false;
 	first = &io->pages[last->first];
 	/*
@@ -106,7 +107,7 @@ static bool exmap_run_continues(const struct exmap_io *io, const struct exmap_ru
 	 */
 	if (io->notify && last->write && first->vec != info->vec)
 		return false;
-	return info->flight.slot == last->slot + last->nr &&
+	return slot == last->slot + last->nr &&
 	       (info->flight.kind == EXMAP_FLIGHT_WRITE) == last->write &&
 	       flags == last->flags && info->zero == first->zero;
 }
@@ -114,37 +115,44 @@ static bool exmap_run_continues(const struct exmap_io *io, const struct exmap_ru
 /**
  * exmap_io_add() - Add a page to what is to be transferred.
  * @io: the transfers, of which none is in flight
+ * @exmap: the exmap, of the same pool; it has another reference
  * @page: the page, whose reference goes over to @io. The caller has begun the flight
  *	of exmap_io_next(), which says what is done with the page.
  * @vec: the vector of the job that asks for it
+ * @n: which of the slots of the vector it is
  * @vec_flags: the flags of that vector, enum exmap_vec_flags
  * @flags: IOCB_DSYNC, IOCB_SYNC or 0
  *
  * Context: Any.
  */
-void exmap_io_add(struct exmap_io *io, struct page *page, unsigned int vec,
-		  unsigned int vec_flags, int flags)
+void exmap_io_add(struct exmap_io *io, struct exmap *exmap, struct page *page,
+		  unsigned int vec, unsigned int n, unsigned int vec_flags, int flags)
 {
 	struct exmap_run *run = io->runs + io->nr_runs, *last = run - 1;
 	const unsigned int i = io->nr_pages++;
 	struct exmap_io_page *info = &io->pages[i];
+	const unsigned long slot = info->flight.slot - exmap_slot_page(exmap, 0);
 
 	bvec_set_page(&io->bvecs[i], page, PAGE_SIZE, 0);
 	info->vec = vec;
+	info->n = n;
 	info->err = 0;
 	info->dirty = vec_flags & EXMAP_VEC_DIRTY;
 	info->landed = false;
 	info->redo = false;
 	info->zero = vec_flags & EXMAP_VEC_ZERO;
-	if (exmap_run_continues(io, last, info, flags)) {
+	if (exmap_run_continues(io, last, exmap, slot, info, flags)) {
 		last->nr++;
 		return;
 	}
 	io->nr_runs++;
 	run->io = io;
+	run->exmap = exmap;
+	if (unlikely(exmap != io->exmap))
+		kref_get(&exmap->ref);
 	run->first = i;
 	run->nr = 1;
-	run->slot = info->flight.slot;
+	run->slot = slot;
 	run->write = info->flight.kind == EXMAP_FLIGHT_WRITE;
 	run->flags = flags;
 	run->single = false;
@@ -152,6 +160,24 @@ void exmap_io_add(struct exmap_io *io, struct page *page, unsigned int vec,
 	run->queued = false;
 	run->res = 0;
 	run->done = 0;
+}
+
+/**
+ * exmap_run_done() - Forget a run whose pages are taken care of.
+ * @run: the run, not in flight
+ *
+ * Context: Process context, may sleep. No locks are held.
+ */
+void exmap_run_done(struct exmap_run *run)
+{
+	run->nr = 0;
+	run->done = 0;
+	run->res = 0;
+	run->todo = false;
+	if (unlikely(run->exmap != run->io->exmap)) {
+		exmap_put(run->exmap);
+		run->exmap = run->io->exmap;
+	}
 }
 
 /**
@@ -171,7 +197,7 @@ void exmap_io_land(struct exmap_io *io, struct exmap_io_page *info, struct page 
 	/* Before the flight ends, so that the page is clean to nobody */
 	if (unlikely(!ok) && info->dirty)
 		folio_set_dirty(page_folio(page));
-	exmap_flight_end(io->exmap->flights, &info->flight);
+	exmap_flight_end(io->exmap->pool->flights, &info->flight);
 	info->landed = true;
 }
 
@@ -239,7 +265,7 @@ void exmap_io_stall(struct exmap_io *io)
 	/* A task that finds the transfers stalled sees the results of the requests */
 	atomic_set_release(&io->stall, EXMAP_STALLED);
 	for (unsigned int i = 0; i < io->nr_pages; i++)
-		exmap_flight_wake(io->exmap->flights, io->pages[i].flight.slot);
+		exmap_flight_wake(io->exmap->pool->flights, io->pages[i].flight.slot);
 }
 
 /**
@@ -393,6 +419,15 @@ bool exmap_io_read_page(const struct exmap *exmap, unsigned long slot, struct pa
 	return false;
 }
 
+/* Returns the file of the first request that is to be made, or NULL if there is none */
+static const struct file *exmap_io_file(const struct exmap_io *io)
+{
+	for (unsigned int i = 0; i < io->nr_runs; i++)
+		if (io->runs[i].todo)
+			return io->runs[i].exmap->backing;
+	return NULL;
+}
+
 /**
  * exmap_io_submit() - Request everything that is still to be transferred.
  * @io: the transfers, of which none is in flight
@@ -404,30 +439,37 @@ bool exmap_io_read_page(const struct exmap *exmap, unsigned long slot, struct pa
  */
 bool exmap_io_submit(struct exmap_io *io, int flags)
 {
-	struct file *file = io->exmap->backing;
+	const struct file *file = exmap_io_file(io);
+	const struct exmap *exmap = NULL;
 	/* For a single request, the file can do the waiting */
 	const bool alone = io->nr_runs == 1 && !io->notify && !flags;
 	/*
 	 * A plug holds requests back until it is finished or the task sleeps, which
 	 * is of no use where the file waits for each of them.
 	 */
-	const bool plugged = io->nr_runs > 1 &&
+	const bool plugged = io->nr_runs > 1 && file &&
 			     (file->f_iocb_flags & IOCB_DIRECT || flags & IOCB_NOWAIT);
-	struct kiocb proto = exmap_io_kiocb(io->exmap, flags);
 	struct blk_plug plug;
+	struct kiocb proto;
 
-	if (!alone)
-		proto.ki_complete = exmap_run_complete;
 	if (!io->notify)
 		init_completion(&io->waited);
 	atomic_set(&io->pending, io->nr_runs + 1);
 	if (plugged)
 		blk_start_plug(&plug);
 	for (unsigned int i = 0; i < io->nr_runs; i++) {
-		if (io->runs[i].todo)
-			exmap_run_start(&io->runs[i], &proto);
-		else
+		struct exmap_run *run = &io->runs[i];
+
+		if (!run->todo) {
 			atomic_dec(&io->pending);
+			continue;
+		}
+		if (run->exmap != exmap) {
+			exmap = run->exmap;
+			proto = exmap_io_kiocb(exmap, flags);
+			proto.ki_complete = alone ? NULL : exmap_run_complete;
+		}
+		exmap_run_start(run, &proto);
 	}
 	if (plugged)
 		blk_finish_plug(&plug);
@@ -555,10 +597,10 @@ bool exmap_io_settle(struct exmap_io *io)
  */
 void exmap_io_wait(struct exmap_io *io, bool nowait)
 {
-	const struct file *file = io->exmap->backing;
-	const bool direct = file->f_iocb_flags & IOCB_DIRECT;
+	const struct file *file = exmap_io_file(io);
 	/* Reads of cached files begin in a first round, and wait in a second one */
-	bool first = nowait || (!direct && io->nr_runs > 1 && !io->runs[0].write &&
+	bool first = nowait || (file && !(file->f_iocb_flags & IOCB_DIRECT) &&
+				io->nr_runs > 1 && !io->runs[0].write &&
 				file->f_mode & FMODE_NOWAIT);
 
 	do {
@@ -571,7 +613,7 @@ void exmap_io_wait(struct exmap_io *io, bool nowait)
 /* Write what is left of a run, and wait for it */
 static void exmap_run_finish(struct exmap_run *run)
 {
-	const struct kiocb proto = exmap_io_kiocb(run->io->exmap, 0);
+	const struct kiocb proto = exmap_io_kiocb(run->exmap, 0);
 	const size_t size = run->nr * PAGE_SIZE;
 
 	/* exmap_io_settle() has counted the bytes of a run that is to be made again */

@@ -37,6 +37,7 @@ struct exmap;
  * struct exmap_io_page - a page that is transferred
  * @flight: The slot in flight.
  * @vec: The vector of the job that asked for it.
+ * @n: Which of the slots of the vector it is.
  * @err: Why it was not transferred, although exmap_run::done covers it.
  * @dirty: The page was dirty, and is again if it cannot be written.
  * @landed: The flight has ended.
@@ -47,6 +48,7 @@ struct exmap;
 struct exmap_io_page {
 	struct exmap_flight flight;
 	u32 vec;
+	u16 n;
 	s16 err;
 	bool dirty;
 	bool landed;
@@ -58,6 +60,8 @@ struct exmap_io_page {
  * struct exmap_run - one request: pages that are neighbours in region and file
  * @iocb: The request.
  * @io: The transfers that it is part of.
+ * @exmap: The exmap, whose backing file it is for. A reference is held unless it is
+ *	exmap_io::exmap.
  * @first: Index of its first page in @io.
  * @nr: Number of pages.
  * @slot: Slot of the first page.
@@ -73,6 +77,7 @@ struct exmap_io_page {
 struct exmap_run {
 	struct kiocb iocb;
 	struct exmap_io *io;
+	struct exmap *exmap;
 	unsigned int first;
 	unsigned int nr;
 	unsigned long slot;
@@ -87,7 +92,7 @@ struct exmap_run {
 
 /**
  * struct exmap_io - transfers that are in flight together
- * @exmap: The exmap.
+ * @exmap: The exmap on whose file the call is made.
  * @pending: Number of requests in flight, and one while more are being made.
  * @nr_pages: Number of pages in @bvecs and @pages.
  * @max_pages: Capacity of @bvecs and @pages.
@@ -141,8 +146,9 @@ struct exmap_io *exmap_io_few_init(struct exmap_io_few *few, struct exmap *exmap
 struct exmap_io *exmap_io_alloc(struct exmap *exmap, unsigned int max_pages,
 				unsigned int max_runs);
 void exmap_io_free(struct exmap_io *io);
-void exmap_io_add(struct exmap_io *io, struct page *page, unsigned int vec,
-		  unsigned int vec_flags, int flags);
+void exmap_io_add(struct exmap_io *io, struct exmap *exmap, struct page *page,
+		  unsigned int vec, unsigned int n, unsigned int vec_flags, int flags);
+void exmap_run_done(struct exmap_run *run);
 void exmap_io_land(struct exmap_io *io, struct exmap_io_page *info, struct page *page,
 		   bool ok);
 bool exmap_io_read_page(const struct exmap *exmap, unsigned long slot, struct page *page);

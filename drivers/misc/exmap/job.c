@@ -8,6 +8,8 @@
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
 
+#include "attach.h"
+#include "cursor.h"
 #include "job.h"
 #include "place.h"
 #include "quarantine.h"
@@ -39,11 +41,24 @@ static void exmap_job_fail(struct exmap_job *job, unsigned int i, unsigned int s
 }
 
 /* Tests whether a slot lies behind a failure, and must therefore stay as it was */
-static bool exmap_job_is_behind(const struct exmap_job *job, unsigned int i,
-				unsigned long slot)
+static bool exmap_job_is_behind(const struct exmap_job *job,
+				const struct exmap_io_page *info)
 {
 	return unlikely(job->failed) && job->prefix &&
-	       (i > job->first_failed || slot - job->vecs[i].page >= job->vecs[i].len);
+	       (info->vec > job->first_failed || info->n >= job->vecs[info->vec].len);
+}
+
+/* Select the region of a vector */
+static __always_inline int exmap_job_select(const struct exmap_job *job,
+					    struct exmap_cursor *cursor,
+					    const struct exmap_vec *vec)
+{
+	struct exmap *exmap;
+
+	if (likely(!job->many))
+		return 0;
+	exmap = exmap_attached(cursor->pool, vec->region);
+	return exmap ? exmap_cursor_select(cursor, exmap) : -ENXIO;
 }
 
 /*
@@ -54,8 +69,8 @@ static noinline int exmap_alloc_each(struct exmap_place *place,
 				     const struct exmap_vec *vec,
 				     unsigned long *fresh, unsigned long *changed)
 {
-	const unsigned long start = exmap_slot_addr(place->exmap, vec->page);
-	struct vma_batch *vb = &place->vb;
+	const unsigned long start = exmap_slot_addr(place->at.exmap, vec->page);
+	struct vma_batch *vb = &place->at.vb;
 	struct page *zeroed = NULL;
 
 	for (unsigned int i = 0; i < vec->len; ) {
@@ -109,7 +124,10 @@ static noinline int exmap_alloc_all_or_nothing(struct exmap_place *place,
 	return err;
 }
 
-/* The slot is in another flight. Returns EXMAP_ROUND_ENDS, or -EAGAIN. */
+/*
+ * The slot, as exmap_slot_page() returns it, is in another flight. Returns
+ * EXMAP_ROUND_ENDS, or -EAGAIN.
+ */
 static int exmap_job_must_wait(struct exmap_job *job, unsigned long slot,
 			       enum exmap_flight_kind kind)
 {
@@ -122,12 +140,12 @@ static int exmap_job_must_wait(struct exmap_job *job, unsigned long slot,
 }
 
 /* Take a reference to the page of a slot that is going to be overwritten */
-static int exmap_job_hold(struct exmap_place *place, unsigned long slot,
+static int exmap_job_hold(struct exmap_place *place, unsigned long addr,
 			  struct page **page)
 {
-	if (!vma_batch_hold(&place->vb, exmap_slot_addr(place->exmap, slot), false, page))
+	if (!vma_batch_hold(&place->at.vb, addr, false, page))
 		return -ENOENT;
-	if (place->vma->vm_flags & VM_WRITE)
+	if (place->at.vma->vm_flags & VM_WRITE)
 		return 0;
 	/* As a read into any other memory that is write protected */
 	put_page(*page);
@@ -142,9 +160,10 @@ static __always_inline int __exmap_job_read_slot(struct exmap_job *job,
 						 struct exmap_place *place,
 						 unsigned int i, unsigned int n)
 {
-	struct exmap_flights *flights = job->exmap->flights;
+	struct exmap_flights *flights = job->exmap->pool->flights;
 	const struct exmap_vec *vec = &job->vecs[i];
-	const unsigned long slot = vec->page + n;
+	const unsigned long slot = exmap_slot_page(place->at.exmap, vec->page + n);
+	const unsigned long addr = slot << PAGE_SHIFT;
 	struct exmap_io_page *info = exmap_io_next(job->io);
 	enum exmap_flight_kind kind;
 	struct page *page;
@@ -154,14 +173,13 @@ static __always_inline int __exmap_job_read_slot(struct exmap_job *job,
 	if (!info)
 		return EXMAP_ROUND_ENDS;
 	do {
-		vma_batch_query(&place->vb, exmap_slot_addr(job->exmap, slot), 1, &state,
-				false);
+		vma_batch_query(&place->at.vb, addr, 1, &state, false);
 		if (state && !(vec->flags & EXMAP_VEC_REPLACE))
 			return 0;
 		kind = state ? EXMAP_FLIGHT_REREAD : EXMAP_FLIGHT_READ;
 		if (unlikely(!exmap_flight_begin(flights, &info->flight, slot, kind)))
 			return exmap_job_must_wait(job, slot, kind);
-		err = state ? exmap_job_hold(place, slot, &page) :
+		err = state ? exmap_job_hold(place, addr, &page) :
 			      exmap_place_page(place, &page, vec->len - n);
 		if (unlikely(err))
 			exmap_flight_end(flights, &info->flight);
@@ -175,7 +193,7 @@ static __always_inline int __exmap_job_read_slot(struct exmap_job *job,
 		if (unlikely(PageDirty(page)))
 			folio_clear_dirty(page_folio(page));
 	}
-	exmap_io_add(job->io, page, i, vec->flags, 0);
+	exmap_io_add(job->io, place->at.exmap, page, i, n, vec->flags, 0);
 	return 0;
 }
 
@@ -211,14 +229,14 @@ static bool exmap_job_redo(struct exmap_job *job, struct exmap_place *place)
 {
 	for (; job->redo < job->redo_end; job->redo++) {
 		const struct exmap_io_page *info = &job->io->pages[job->redo];
-		const unsigned int i = info->vec;
-		const unsigned long n = info->flight.slot - job->vecs[i].page;
+		const unsigned int i = info->vec, n = info->n;
 		int ret;
 
 		/* The vector was reduced if another part of it has failed */
 		if (!info->redo || n >= job->vecs[i].len)
 			continue;
-		ret = exmap_job_read_slot(job, place, i, n);
+		ret = exmap_job_select(job, &place->at, &job->vecs[i]) ?:
+		      exmap_job_read_slot(job, place, i, n);
 		if (ret == EXMAP_ROUND_ENDS)
 			return false;
 		if (unlikely(ret))
@@ -232,11 +250,12 @@ static bool exmap_job_write(struct exmap_job *job, struct exmap_place *place,
 			    const struct exmap_vec *vec)
 {
 	const int flags = job->sync | (vec->flags & EXMAP_VEC_DSYNC ? IOCB_DSYNC : 0);
-	struct exmap_flights *flights = job->exmap->flights;
+	struct exmap_flights *flights = job->exmap->pool->flights;
 	const bool dirty = vec->flags & EXMAP_VEC_DIRTY;
 
 	for (; job->next_slot < vec->len; job->next_slot++) {
-		const unsigned long slot = vec->page + job->next_slot;
+		const unsigned long slot = exmap_slot_page(place->at.exmap,
+							   vec->page + job->next_slot);
 		struct exmap_io_page *info = exmap_io_next(job->io);
 		struct page *page;
 		bool resident;
@@ -256,10 +275,10 @@ static bool exmap_job_write(struct exmap_job *job, struct exmap_place *place,
 		 * The flight begins before the page is marked clean, so that the page is
 		 * clean to nobody before its content is in the file.
 		 */
-		resident = vma_batch_hold(&place->vb, exmap_slot_addr(job->exmap, slot),
-					  dirty, &page);
+		resident = vma_batch_hold(&place->at.vb, slot << PAGE_SHIFT, dirty, &page);
 		if (page) {
-			exmap_io_add(job->io, page, job->next, vec->flags, flags);
+			exmap_io_add(job->io, place->at.exmap, page, job->next,
+				     job->next_slot, vec->flags, flags);
 			continue;
 		}
 		exmap_flight_end(flights, &info->flight);
@@ -271,26 +290,31 @@ static bool exmap_job_write(struct exmap_job *job, struct exmap_place *place,
 	return true;
 }
 
-static int exmap_vec_check(const struct exmap_job *job, const struct exmap_vec *vec)
+/* Check a vector, and select its region */
+static int exmap_job_check(const struct exmap_job *job, struct exmap_cursor *cursor,
+			   const struct exmap_vec *vec)
 {
-	static const u16 flags[] = {
+	static const u8 flags[] = {
 		[EXMAP_OP_READ]	 = EXMAP_VEC_ZERO | EXMAP_VEC_REPLACE,
 		[EXMAP_OP_ALLOC] = EXMAP_VEC_ZERO | EXMAP_VEC_ALL_OR_NOTHING,
 		[EXMAP_OP_FREE]	 = 0,
 		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
 	};
 
-	if (vec->opcode >= ARRAY_SIZE(flags) || vec->order || vec->node)
+	int err;
+
+	if (vec->opcode >= ARRAY_SIZE(flags) || vec->node)
 		return -EINVAL;
 	if (vec->flags & ~flags[array_index_nospec(vec->opcode, ARRAY_SIZE(flags))] ||
 	    (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
 	     vec->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
 		return -EINVAL;
-	if (!vec->len)
-		return 0;
-	if (!exmap_slots_ok(job->exmap, vec->page, vec->len))
+	err = exmap_job_select(job, cursor, vec);
+	if (err || !vec->len)
+		return err;
+	if (!exmap_slots_ok(cursor->exmap, vec->page, vec->len))
 		return -ERANGE;
-	if (exmap_opcode_is_io(vec->opcode) && !job->exmap->backing)
+	if (exmap_opcode_is_io(vec->opcode) && !cursor->exmap->backing)
 		return -ENODEV;
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
@@ -306,11 +330,13 @@ static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 
 	if (!job->next_slot) {
 		job->results[i] = (struct exmap_result) {};
-		err = exmap_vec_check(job, vec);
-		if (err) {
-			exmap_job_fail(job, i, 0, err);
-			return true;
-		}
+		err = exmap_job_check(job, &place->at, vec);
+	} else {
+		err = exmap_job_select(job, &place->at, vec);
+	}
+	if (err) {
+		exmap_job_fail(job, i, job->next_slot, err);
+		return true;
 	}
 	/* The vector was reduced if a transfer of an earlier round has failed */
 	if (job->next_slot >= vec->len)
@@ -338,29 +364,56 @@ static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 }
 
 /*
+ * Returns the exmap of a region whose pages can be mapped or unmapped together with those
+ * of the region that is selected. The caller tests that it has the right number. Returns
+ * NULL if the region must be selected itself.
+ */
+static __always_inline struct exmap *exmap_job_other(struct exmap_place *place, u16 region,
+						     bool freeing)
+{
+	const struct exmap_pool *pool = place->at.pool;
+	struct exmap *exmap = pool->regions[array_index_nospec(region, pool->nr_regions)];
+	struct vm_area_struct *vma = exmap ? exmap_region_vma(exmap) : NULL;
+
+	if (unlikely(!vma))
+		return NULL;
+	if (freeing ? place->at.vb.free_tables :
+		      pgprot_val(vma->vm_page_prot) != pgprot_val(place->at.vma->vm_page_prot))
+		return NULL;
+	return exmap;
+}
+
+/*
  * Carry out the next vectors together, as far as they ALLOC or FREE one page each and
  * nothing is special about them. Returns whether there were some.
  */
 static noinline bool exmap_job_singles(struct exmap_job *job, struct exmap_place *place)
 {
-	const struct exmap_vec like = { .len = 1, .opcode = job->vecs[job->next].opcode };
 	const struct exmap_vec *vecs = job->vecs + job->next;
 	const unsigned int max = min(job->nr - job->next, EXMAP_JOB_SINGLES);
-	const bool freeing = like.opcode == EXMAP_OP_FREE;
-	struct exmap_flights *flights = freeing ? job->exmap->flights : NULL;
+	const u8 opcode = vecs->opcode;
+	const bool freeing = opcode == EXMAP_OP_FREE, many = job->many;
+	struct exmap_flights *flights = freeing ? place->at.exmap->flights : NULL;
 	struct exmap_result *results = job->results + job->next;
-	const unsigned long start = job->exmap->start;
-	const unsigned long nr_slots = job->exmap->nr_slots;
+	const struct exmap *exmap = place->at.exmap;
+	unsigned long start = exmap->start, nr_slots = exmap->nr_slots;
 	unsigned long addrs[EXMAP_JOB_SINGLES] __uninitialized;
 	unsigned int nr, done, changed;
 
 	for (nr = 0; nr < max; nr++) {
 		const u64 slot = vecs[nr].page;
 
+		if (many) {
+			exmap = exmap_job_other(place, vecs[nr].region, freeing);
+			if (unlikely(!exmap))
+				break;
+			start = exmap->start;
+			nr_slots = exmap->nr_slots;
+			flights = freeing ? exmap->flights : NULL;
+		}
 		if (unlikely(slot >= nr_slots ||
-			     memcmp(&vecs[nr].len, &like.len,
-				    sizeof(like) - offsetof(struct exmap_vec, len)) ||
-			     exmap_flight_may_be_busy(flights, slot)))
+			     !exmap_vec_word_is(exmap_vec_word(&vecs[nr]), exmap, opcode) ||
+			     exmap_flight_may_be_busy(flights, (start >> PAGE_SHIFT) + slot)))
 			break;
 		addrs[nr] = start + (slot << PAGE_SHIFT);
 	}
@@ -368,8 +421,12 @@ static noinline bool exmap_job_singles(struct exmap_job *job, struct exmap_place
 		return false;
 	if (place->freeing != freeing)
 		exmap_place_set_freeing(place, freeing);
+	place->at.vb.no_tables = many;
 	done = exmap_place_each(place, addrs, nr, &changed);
-	for (unsigned int i = 0; i < done; i++)
+	place->at.vb.no_tables = false;
+	if (likely(changed == done))
+		memset64((u64 *)results, exmap_result_plain(), done);
+	for (unsigned int i = 0; unlikely(changed != done) && i < done; i++)
 		results[i] = (struct exmap_result) { .pages = addrs[i] != VMA_BATCH_NOWHERE };
 	job->next += done;
 	return done;
@@ -381,18 +438,19 @@ static noinline bool exmap_job_singles(struct exmap_job *job, struct exmap_place
  */
 static noinline bool exmap_job_reads(struct exmap_job *job, struct exmap_place *place)
 {
-	const struct exmap_vec *vec = job->vecs + job->next, like = *vec;
-	const unsigned long nr_slots = job->exmap->nr_slots;
+	const struct exmap_vec *vec = job->vecs + job->next;
 	const unsigned int first = job->next;
+	unsigned long nr_slots;
+	u64 like;
 
-	if (like.len != 1 || exmap_vec_check(job, &like))
+	if (vec->len != 1 || exmap_job_check(job, &place->at, vec))
 		return false;
+	like = exmap_vec_word(vec);
+	nr_slots = place->at.exmap->nr_slots;
 	if (place->freeing)
 		exmap_place_set_freeing(place, false);
 	for (; job->next < job->nr; job->next++, vec++) {
-		if (unlikely(vec->page >= nr_slots ||
-			     memcmp(&vec->len, &like.len,
-				    sizeof(like) - offsetof(struct exmap_vec, len))))
+		if (unlikely(vec->page >= nr_slots || exmap_vec_word(vec) != like))
 			break;
 		job->results[job->next] = (struct exmap_result) {};
 		if (unlikely(__exmap_job_read_slot(job, place, job->next, 0))) {
@@ -423,8 +481,7 @@ static void exmap_job_fail_redo(struct exmap_job *job, int err)
 	const struct exmap_io_page *info = &job->io->pages[job->redo++];
 
 	if (info->redo)
-		exmap_job_fail(job, info->vec,
-			       info->flight.slot - job->vecs[info->vec].page, err);
+		exmap_job_fail(job, info->vec, info->n, err);
 }
 
 /* Fail everything that has not been done */
@@ -478,7 +535,7 @@ static int exmap_job_collect(struct exmap_job *job)
 	}
 	job->reading = false;
 	job->waiting = false;
-	err = exmap_place_begin(&place, job->exmap, job->iface);
+	err = exmap_place_begin(&place, job->exmap, job->iface, job->many);
 	if (err && !job->next && !job->next_slot && !job->redo_end)
 		return err;
 	if (err) {
@@ -530,8 +587,7 @@ static unsigned int exmap_job_finish(struct exmap_job *job, unsigned int i, int 
 	if (unlikely(err == EXMAP_JOB_REDO))
 		info->redo = true;
 	else if (unlikely(err))
-		exmap_job_fail(job, info->vec,
-			       info->flight.slot - job->vecs[info->vec].page, err);
+		exmap_job_fail(job, info->vec, info->n, err);
 	return *page ? 1 : 0;
 }
 
@@ -555,7 +611,7 @@ static void exmap_job_add_arrival(struct exmap_job *job, struct exmap_arrivals *
 	const unsigned int nr = arrivals->nr++;
 
 	arrivals->index[nr] = i;
-	arrivals->addrs[nr] = exmap_slot_addr(job->exmap, job->io->pages[i].flight.slot);
+	arrivals->addrs[nr] = job->io->pages[i].flight.slot << PAGE_SHIFT;
 	arrivals->pages[EXMAP_JOB_ARRIVALS - 1 - nr] = job->io->bvecs[i].bv_page;
 }
 
@@ -571,16 +627,20 @@ static unsigned int exmap_job_mapped(struct exmap_job *job, unsigned int i,
 	return exmap_job_finish(job, i, 0);
 }
 
-/* Map pages that were read. Returns the number of those that were not mapped. */
+/*
+ * Map pages that were read for the region that is selected. Returns the number of those
+ * that were not mapped.
+ */
 static unsigned int exmap_job_map(struct exmap_job *job, struct exmap_arrivals *arrivals,
-				  struct vma_batch *vb)
+				  struct exmap_cursor *cursor)
 {
+	struct vma_batch *vb = &cursor->vb;
 	const unsigned int nr = arrivals->nr;
 	unsigned int i = 0, end, left = 0;
 
 	vb->pages = arrivals->pages + EXMAP_JOB_ARRIVALS - nr;
 	while (i < nr) {
-		const u64 generation = READ_ONCE(job->exmap->pool.generation);
+		const u64 generation = READ_ONCE(cursor->pool->generation);
 
 		vb->nr = nr - i;
 		end = i + vma_batch_map_each(vb, arrivals->addrs + i, nr - i);
@@ -591,7 +651,7 @@ static unsigned int exmap_job_map(struct exmap_job *job, struct exmap_arrivals *
 		if (vb->stop == VMA_BATCH_UNFLUSHED) {
 			/* The slot has lost another page a moment ago */
 			vma_batch_end(vb);
-			exmap_region_flush(job->exmap, vb->vma, generation);
+			exmap_region_flush(cursor->pool, generation);
 			continue;
 		}
 		left += exmap_job_finish(job, arrivals->index[i++],
@@ -604,34 +664,41 @@ static unsigned int exmap_job_map(struct exmap_job *job, struct exmap_arrivals *
 	return left;
 }
 
-/* Evaluate a run. Returns as exmap_job_finish(). */
+/*
+ * Evaluate a run. No page can be mapped if @unmappable, an error, is set. Returns as
+ * exmap_job_finish().
+ */
 static unsigned int exmap_job_place_run(struct exmap_job *job, struct exmap_run *run,
 					struct exmap_arrivals *arrivals,
-					struct vma_batch *vb, struct vm_area_struct *vma)
+					struct exmap_cursor *cursor, int unmappable)
 {
 	unsigned int left = 0;
 
+	if (job->many && !unmappable) {
+		left += exmap_job_map(job, arrivals, cursor);
+		unmappable = exmap_cursor_select(cursor, run->exmap);
+	}
 	for (unsigned int i = run->first; i < run->first + run->nr; i++) {
 		const struct exmap_io_page *info = &job->io->pages[i];
 		int err = 0;
 
 		if (unlikely(!exmap_io_page_ok(run, i - run->first))) {
 			err = exmap_job_error(job, run, info);
-		} else if (exmap_job_is_behind(job, info->vec, info->flight.slot)) {
+		} else if (exmap_job_is_behind(job, info)) {
 			;
 		} else if (info->flight.kind != EXMAP_FLIGHT_READ) {
 			job->results[info->vec].pages++;
-		} else if (IS_ERR(vma)) {
-			err = PTR_ERR(vma);
+		} else if (unmappable) {
+			err = unmappable;
 		} else {
 			exmap_job_add_arrival(job, arrivals, i);
 			if (arrivals->nr == EXMAP_JOB_ARRIVALS)
-				left += exmap_job_map(job, arrivals, vb);
+				left += exmap_job_map(job, arrivals, cursor);
 			continue;
 		}
 		/* The first error of a vector counts */
 		if (unlikely(err) && arrivals->nr)
-			left += exmap_job_map(job, arrivals, vb);
+			left += exmap_job_map(job, arrivals, cursor);
 		left += exmap_job_finish(job, i, err);
 	}
 	return left;
@@ -645,21 +712,19 @@ static unsigned int exmap_job_place_run(struct exmap_job *job, struct exmap_run 
 static void exmap_job_place(struct exmap_job *job)
 {
 	struct exmap_arrivals arrivals __uninitialized;
-	struct vm_area_struct *vma = ERR_PTR(-ENXIO);
-	struct vma_batch vb __uninitialized;
+	struct exmap_cursor cursor __uninitialized;
 	struct exmap *exmap = job->exmap;
 	struct exmap_io *io = job->io;
 	unsigned int left = 0;
-	bool mmap_locked;
+	int err = -ENXIO;
 
 	/* If the task that began the transfer is gone, its reads are of no use */
 	if (job->reading && current->mm == exmap->mm)
-		vma = exmap_region_lock(exmap, &mmap_locked);
-	if (!IS_ERR(vma)) {
-		vma_batch_begin(&vb, vma, NULL, 0, 0);
-		vb.flushed = exmap_quarantine_flushed(&exmap->pool);
-		vb.clean = true;
-		vb.paired = true;
+		err = exmap_cursor_lock(&cursor, exmap, job->many);
+	if (!err) {
+		exmap_cursor_begin(&cursor, exmap, cursor.vma);
+		cursor.vb.clean = true;
+		cursor.vb.paired = true;
 	}
 	arrivals.nr = 0;
 	job->flying = false;
@@ -668,30 +733,28 @@ static void exmap_job_place(struct exmap_job *job)
 			job->flying = true;
 			continue;
 		}
-		left += exmap_job_place_run(job, &io->runs[i], &arrivals, &vb, vma);
-		/* There is nothing left of it */
-		io->runs[i].nr = 0;
-		io->runs[i].done = 0;
-		io->runs[i].res = 0;
-		io->runs[i].todo = false;
+		left += exmap_job_place_run(job, &io->runs[i], &arrivals, &cursor, err);
 	}
-	if (!IS_ERR(vma)) {
-		left += exmap_job_map(job, &arrivals, &vb);
-		vma_batch_end(&vb);
-		if (vb.nr_tables)
-			atomic_long_add(vb.nr_tables, &exmap->nr_tables);
-		exmap_region_unlock(exmap, vma, mmap_locked);
+	if (!err) {
+		left += exmap_job_map(job, &arrivals, &cursor);
+		vma_batch_end(&cursor.vb);
+		exmap_cursor_count(&cursor);
+		exmap_cursor_unlock(&cursor);
 	}
+	/* Without a lock, because a run may have the last reference to an exmap */
+	for (unsigned int i = 0; i < io->nr_runs; i++)
+		if (!(io->notify && io->runs[i].write && io->runs[i].todo))
+			exmap_run_done(&io->runs[i]);
 	for (unsigned int i = 0; left && i < io->nr_pages; i++) {
 		if (!io->bvecs[i].bv_page || io->pages[i].flight.kind != EXMAP_FLIGHT_READ)
 			continue;
-		exmap_pool_put(&exmap->pool, job->iface, &io->bvecs[i].bv_page, 1);
+		exmap_pool_put(exmap->pool, job->iface, &io->bvecs[i].bv_page, 1);
 		io->bvecs[i].bv_page = NULL;
 	}
 }
 
 /**
- * exmap_job_prepare() - Make room for transfers, if there can be any.
+ * exmap_job_prepare() - Look which regions there are, and make room for transfers.
  * @job: the job, not begun
  * @few: room for a few transfers, used if it is enough, or all there is; or NULL
  *
@@ -700,16 +763,20 @@ static void exmap_job_place(struct exmap_job *job)
  */
 int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 {
+	const u32 region = job->exmap->number;
 	unsigned int vecs = 0;
 	u64 pages = 0;
+	u32 others = 0;
 
 	for (unsigned int i = 0; i < job->nr; i++) {
+		others |= job->vecs[i].region ^ region;
 		if (!exmap_opcode_is_io(job->vecs[i].opcode))
 			continue;
 		vecs++;
 		pages += job->vecs[i].len;
 	}
-	if (!pages || !job->exmap->backing)
+	job->many = others;
+	if (!pages || !(job->many || job->exmap->backing))
 		return 0;
 	if (few && pages <= EXMAP_IO_FEW) {
 		job->io = exmap_io_few_init(few, job->exmap);
@@ -729,7 +796,7 @@ int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 static int exmap_job_wait(const struct exmap_job *job)
 {
 	atomic_t *stall = NULL;
-	int err = exmap_flight_wait(job->exmap->flights, job->wait_slot, job->wait_kind,
+	int err = exmap_flight_wait(job->exmap->pool->flights, job->wait_slot, job->wait_kind,
 				    &stall);
 
 	if (stall)

@@ -10,6 +10,8 @@
 #ifndef _EXMAP_JOB_H
 #define _EXMAP_JOB_H
 
+#include <linux/build_bug.h>
+#include <linux/string.h>
 #include <linux/types.h>
 
 #include "exmap.h"
@@ -18,7 +20,7 @@
 
 /**
  * struct exmap_job - an array of vectors that is carried out
- * @exmap: The exmap.
+ * @exmap: The exmap on whose file the call is made.
  * @iface: The interface whose pages are used.
  * @vecs: The vectors. In one that has failed, the length is reduced to what precedes
  *	the first slot that could not be done.
@@ -28,13 +30,14 @@
  * @next_slot: Number of its slots that have been begun.
  * @failed: Number of vectors that have failed.
  * @first_failed: The first of them.
+ * @many: Some vectors name other regions of the pool.
  * @prefix: Stop at the first failure. There are no results for the vectors behind it.
  * @nowait: Fail with -EAGAIN where the call would have to wait for the backing file.
  * @flying: The transfers of the current round were started, and were not evaluated.
  * @reading: Some of them read pages for empty slots.
  * @waiting: The round has ended before a slot that is in another flight.
  * @wait_kind: The kind of the flight that has to wait.
- * @wait_slot: The slot.
+ * @wait_slot: The slot, as exmap_slot_page() returns it.
  * @redo: The next of the pages in @io that may have to be read again, as
  *	exmap_job_arrived() has left them.
  * @redo_end: The end of these, or 0.
@@ -51,6 +54,7 @@ struct exmap_job {
 	unsigned int next_slot;
 	unsigned int failed;
 	unsigned int first_failed;
+	bool many;
 	bool prefix;
 	bool nowait;
 	bool flying;
@@ -69,6 +73,21 @@ int exmap_job_run(struct exmap_job *job);
 int exmap_job_start(struct exmap_job *job);
 int exmap_job_arrived(struct exmap_job *job);
 void exmap_job_cancel(struct exmap_job *job);
+
+/**
+ * exmap_result_plain() - Return the result of a vector that has changed one slot.
+ *
+ * Return: struct exmap_result as one number.
+ */
+static __always_inline u64 exmap_result_plain(void)
+{
+	const struct exmap_result result = { .pages = 1 };
+	u64 word;
+
+	static_assert(sizeof(word) == sizeof(result));
+	memcpy(&word, &result, sizeof(word));
+	return word;
+}
 
 /**
  * exmap_opcode_is_io() - Test whether an opcode needs the backing file.

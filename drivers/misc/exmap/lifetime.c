@@ -7,10 +7,8 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
+#include "attach.h"
 #include "exmap.h"
-#include "flight.h"
-#include "interface.h"
-#include "memlock.h"
 
 static void exmap_free(struct kref *ref)
 {
@@ -23,12 +21,7 @@ static void exmap_free(struct kref *ref)
 
 	/* The VMA of a region holds its file: if there was a region, it is gone */
 	if (exmap->ready) {
-		exmap_pool_close(&exmap->pool);
-		for (unsigned int i = 0; i < exmap->pool.nr_interfaces; i++)
-			exmap_interface_destroy(&exmap->pool.interfaces[i]);
-		exmap_pool_destroy(&exmap->pool);
-		exmap_memlock_uncharge(exmap, 0);
-		exmap_flights_free(exmap->flights);
+		exmap_detach(exmap);
 		if (exmap->backing)
 			fput(exmap->backing);
 	}
@@ -108,13 +101,12 @@ int exmap_clone(struct file *file, struct file *source)
 }
 
 /**
- * exmap_release() - Drop the reference of a file to its exmap.
- * @file: an open /dev/exmap that is being released
+ * exmap_put() - Drop a reference to an exmap.
+ * @exmap: the exmap
+ *
+ * Context: Process context, may sleep. No locks are held.
  */
-void exmap_release(struct file *file)
+void exmap_put(struct exmap *exmap)
 {
-	struct exmap *exmap = file->private_data;
-
-	if (exmap)
-		kref_put(&exmap->ref, exmap_free);
+	kref_put(&exmap->ref, exmap_free);
 }

@@ -10,6 +10,7 @@
 #include <linux/uaccess.h>
 
 #include "action.h"
+#include "cursor.h"
 #include "exmap.h"
 #include "interface.h"
 #include "query.h"
@@ -36,9 +37,9 @@ static int exmap_ioctl_stats(struct exmap *exmap, struct exmap_ioctl_stats __use
 	struct exmap_ioctl_stats stats;
 
 	memset(&stats, 0, sizeof(stats));
-	stats.buffer_size = READ_ONCE(exmap->pool.limit);
-	stats.alloc_count = atomic_long_read(&exmap->pool.nr_pages);
-	stats.max_interfaces = exmap->pool.nr_interfaces;
+	stats.buffer_size = READ_ONCE(exmap->pool->limit);
+	stats.alloc_count = atomic_long_read(&exmap->pool->nr_pages);
+	stats.max_interfaces = exmap->pool->nr_interfaces;
 	return copy_to_user(arg, &stats, sizeof(stats)) ? -EFAULT : 0;
 }
 
@@ -73,7 +74,7 @@ static noinline long exmap_ioctl_other(struct file *file, unsigned int cmd,
 	case EXMAP_IOCTL_STATS:
 		return exmap_ioctl_stats(exmap, arg);
 	case EXMAP_IOCTL_FLUSH:
-		return exmap_region_flush_all(exmap);
+		return exmap_cursor_flush(exmap);
 	default:
 		return exmap_query(exmap, arg);
 	}
@@ -125,7 +126,10 @@ static int exmap_file_open(struct inode *inode, struct file *file)
 
 static int exmap_file_release(struct inode *inode, struct file *file)
 {
-	exmap_release(file);
+	struct exmap *exmap = file->private_data;
+
+	if (exmap)
+		exmap_put(exmap);
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * RLIMIT_MEMLOCK: what an exmap is charged for
+ * RLIMIT_MEMLOCK: what a pool is charged for
  */
 #include <linux/capability.h>
 #include <linux/cred.h>
@@ -8,25 +8,25 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/user.h>
 
-#include "exmap.h"
 #include "memlock.h"
+#include "pool.h"
 
 /**
  * exmap_memlock_charge() - Charge pages to RLIMIT_MEMLOCK.
- * @exmap: the exmap
+ * @pool: the pool
  * @nr_pages: number of pages
  *
  * As with io_uring, the pages count for the user, in all processes. The user that
  * did the setup stays charged. The mm's own counter cannot be used, because it is
- * protected by the mmap_lock, which is held when the region is closed.
+ * protected by the mmap_lock, which is held when a region is closed.
  *
- * Context: @exmap->lock is held.
+ * Context: @pool->attach_lock is held.
  * Return: 0, also where the caller has CAP_IPC_LOCK and nothing is charged; or
  * -ENOMEM.
  */
-int exmap_memlock_charge(struct exmap *exmap, unsigned long nr_pages)
+int exmap_memlock_charge(struct exmap_pool *pool, unsigned long nr_pages)
 {
-	struct user_struct *user = exmap->user ?: current_user();
+	struct user_struct *user = pool->user ?: current_user();
 	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
 	unsigned long locked;
 
@@ -37,27 +37,27 @@ int exmap_memlock_charge(struct exmap *exmap, unsigned long nr_pages)
 		if (locked > limit || nr_pages > limit - locked)
 			return -ENOMEM;
 	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &locked, locked + nr_pages));
-	if (!exmap->user)
-		exmap->user = get_uid(user);
-	exmap->locked += nr_pages;
+	if (!pool->user)
+		pool->user = get_uid(user);
+	pool->locked += nr_pages;
 	return 0;
 }
 
 /**
  * exmap_memlock_uncharge() - Undo what was charged to RLIMIT_MEMLOCK.
- * @exmap: the exmap
+ * @pool: the pool
  * @keep: number of pages that stay charged, if so many are
  *
- * Context: @exmap->lock is held, or there is no other user of @exmap.
+ * Context: @pool->lock is held, or there is no other user of @exmap.
  */
-void exmap_memlock_uncharge(struct exmap *exmap, unsigned long keep)
+void exmap_memlock_uncharge(struct exmap_pool *pool, unsigned long keep)
 {
-	if (exmap->locked <= keep)
+	if (pool->locked <= keep)
 		return;
-	atomic_long_sub(exmap->locked - keep, &exmap->user->locked_vm);
-	exmap->locked = keep;
+	atomic_long_sub(pool->locked - keep, &pool->user->locked_vm);
+	pool->locked = keep;
 	if (!keep) {
-		free_uid(exmap->user);
-		exmap->user = NULL;
+		free_uid(pool->user);
+		pool->user = NULL;
 	}
 }

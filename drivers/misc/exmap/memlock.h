@@ -2,9 +2,9 @@
 #ifndef _EXMAP_MEMLOCK_H
 #define _EXMAP_MEMLOCK_H
 
-struct exmap;
+struct exmap_pool;
 
-int exmap_memlock_charge(struct exmap *exmap, unsigned long nr_pages);
-void exmap_memlock_uncharge(struct exmap *exmap, unsigned long keep);
+int exmap_memlock_charge(struct exmap_pool *pool, unsigned long nr_pages);
+void exmap_memlock_uncharge(struct exmap_pool *pool, unsigned long keep);
 
 #endif /* _EXMAP_MEMLOCK_H */

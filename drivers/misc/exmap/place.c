@@ -16,7 +16,7 @@
 static void exmap_place_load(struct exmap_place *place)
 {
 	struct exmap_bundle *bundle = place->freeing ? place->into : place->iface->local;
-	struct vma_batch *vb = &place->vb;
+	struct vma_batch *vb = &place->at.vb;
 
 	vb->deferred = place->deferred && bundle;
 	if (likely(bundle)) {
@@ -37,9 +37,9 @@ static void exmap_place_store(struct exmap_place *place)
 	struct exmap_bundle *bundle = place->freeing ? place->into : place->iface->local;
 
 	if (likely(bundle))
-		bundle->nr = place->vb.nr;
+		bundle->nr = place->at.vb.nr;
 	else if (place->freeing)
-		place->nr_few = place->vb.nr;
+		place->nr_few = place->at.vb.nr;
 }
 
 /*
@@ -48,10 +48,10 @@ static void exmap_place_store(struct exmap_place *place)
  */
 static void exmap_place_settle(struct exmap_place *place)
 {
-	struct exmap_pool *pool = &place->exmap->pool;
+	struct exmap_pool *pool = place->at.pool;
 	struct exmap_interface *iface = place->iface;
 
-	vma_batch_end(&place->vb);
+	vma_batch_end(&place->at.vb);
 	exmap_place_store(place);
 	if (place->into) {
 		if (!place->deferred)
@@ -71,22 +71,19 @@ static __always_inline void exmap_place_begin_locked(struct exmap_place *place,
 						     struct exmap_interface *iface,
 						     struct vm_area_struct *vma)
 {
-	const bool exceeded = exmap_tables_exceeded(exmap);
+	const bool exceeded = exmap_tables_exceeded(exmap->pool);
 
-	place->exmap = exmap;
 	place->iface = iface;
-	place->vma = vma;
 	place->into = NULL;
 	place->nr_few = 0;
 	place->freed = 0;
 	place->freeing = false;
 	/* A table with slots that wait for a flush cannot be freed: flush at once */
-	place->deferred = exmap->pool.deferred && !exceeded;
+	place->deferred = exmap->pool->deferred && !exceeded;
 	place->nomem = false;
 	mutex_lock(&iface->lock);
-	vma_batch_begin(&place->vb, vma, NULL, 0, 0);
-	place->vb.free_tables = exceeded;
-	place->vb.flushed = exmap_quarantine_flushed(&exmap->pool);
+	exmap_cursor_begin(&place->at, exmap, vma);
+	place->at.vb.free_tables = exceeded;
 	exmap_place_load(place);
 }
 
@@ -95,33 +92,33 @@ static __always_inline void exmap_place_begin_locked(struct exmap_place *place,
  * @place: the call, uninitialised memory
  * @exmap: the exmap, of the current process and set up
  * @iface: the interface whose pages are used
+ * @many: other regions of the pool can be selected, too
  *
  * Context: Process context, may sleep. No locks are held. Until exmap_place_end(),
- * the region and the interface are locked and, between two of the functions below,
- * possibly a page table: the caller must not sleep or touch user memory.
+ * the region, or all regions of the pool, and the interface are locked and, between two
+ * of the functions below, possibly a page table: the caller must not sleep or touch user
+ * memory.
  *
  * Return: 0, -ENXIO if there is no region, -EINTR if a fatal signal arrived.
  */
 int exmap_place_begin(struct exmap_place *place, struct exmap *exmap,
-		      struct exmap_interface *iface)
+		      struct exmap_interface *iface, bool many)
 {
-	struct vm_area_struct *vma = exmap_region_lock(exmap, &place->mmap_locked);
+	const int err = exmap_cursor_lock(&place->at, exmap, many);
 
-	if (IS_ERR(vma))
-		return PTR_ERR(vma);
-	exmap_place_begin_locked(place, exmap, iface, vma);
+	if (unlikely(err))
+		return err;
+	exmap_place_begin_locked(place, exmap, iface, place->at.vma);
 	return 0;
 }
 
 static __always_inline void exmap_place_end_locked(struct exmap_place *place)
 {
-	struct exmap *exmap = place->exmap;
-	struct exmap_pool *pool = &exmap->pool;
+	struct exmap_pool *pool = place->at.pool;
 	u64 generation = 0;
 
 	exmap_place_settle(place);
-	if (place->vb.nr_tables)
-		atomic_long_add(place->vb.nr_tables, &exmap->nr_tables);
+	exmap_cursor_count(&place->at);
 	if (place->deferred && place->freed &&
 	    atomic_long_add_return(place->freed, &pool->unflushed) >=
 	    exmap_quarantine_limit(pool))
@@ -129,7 +126,7 @@ static __always_inline void exmap_place_end_locked(struct exmap_place *place)
 	mutex_unlock(&place->iface->lock);
 	/* The thread that frees does the flush, so that one that misses a page need not */
 	if (generation)
-		exmap_region_flush(exmap, place->vma, generation);
+		exmap_region_flush(pool, generation);
 }
 
 /**
@@ -143,7 +140,7 @@ static __always_inline void exmap_place_end_locked(struct exmap_place *place)
 void exmap_place_end(struct exmap_place *place)
 {
 	exmap_place_end_locked(place);
-	exmap_region_unlock(place->exmap, place->vma, place->mmap_locked);
+	exmap_cursor_unlock(&place->at);
 }
 
 /**
@@ -160,15 +157,15 @@ void exmap_place_end(struct exmap_place *place)
 int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma,
 		      unsigned long slot)
 {
-	const unsigned int n = raw_smp_processor_id() % exmap->pool.nr_interfaces;
+	const unsigned int n = raw_smp_processor_id() % exmap->pool->nr_interfaces;
 	unsigned long done, changed;
 	struct exmap_place place;
 	int err;
 
 	/* A page that is being read for the slot would be dropped */
-	if (exmap_flight_is_reading(exmap->flights, slot))
+	if (exmap_flight_is_reading(exmap->flights, exmap_slot_page(exmap, slot)))
 		return -EBUSY;
-	exmap_place_begin_locked(&place, exmap, &exmap->pool.interfaces[n], vma);
+	exmap_place_begin_locked(&place, exmap, &exmap->pool->interfaces[n], vma);
 	err = exmap_place_alloc(&place, slot, 1, &done, &changed);
 	exmap_place_end_locked(&place);
 	return err;
@@ -183,13 +180,13 @@ int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma,
  */
 void exmap_place_set_freeing(struct exmap_place *place, bool freeing)
 {
-	struct exmap_pool *pool = &place->exmap->pool;
+	struct exmap_pool *pool = place->at.pool;
 	struct exmap_interface *iface = place->iface;
 
 	exmap_place_store(place);
 	if (freeing && !place->into) {
 		/* The cursor may hold a lock, under which nothing is allocated */
-		vma_batch_end(&place->vb);
+		vma_batch_end(&place->at.vb);
 		if (place->deferred) {
 			place->into = exmap_quarantine_collect(pool, iface);
 		} else {
@@ -198,7 +195,7 @@ void exmap_place_set_freeing(struct exmap_place *place, bool freeing)
 			iface->spare = NULL;
 		}
 		if (place->into)
-			place->vb.generation = place->into->generation;
+			place->at.vb.generation = place->into->generation;
 	}
 	/* There may be pages again afterwards */
 	if (freeing)
@@ -213,7 +210,7 @@ static int exmap_place_flush(struct exmap_place *place, u64 generation)
 	if (fatal_signal_pending(current))
 		return -EINTR;
 	mutex_unlock(&place->iface->lock);
-	exmap_region_flush(place->exmap, place->vma, generation);
+	exmap_region_flush(place->at.pool, generation);
 	mutex_lock(&place->iface->lock);
 	return 0;
 }
@@ -226,7 +223,7 @@ static int exmap_place_flush(struct exmap_place *place, u64 generation)
  */
 static int exmap_place_make_room(struct exmap_place *place)
 {
-	struct exmap_pool *pool = &place->exmap->pool;
+	struct exmap_pool *pool = place->at.pool;
 	struct exmap_interface *iface = place->iface;
 	struct page *pages[EXMAP_STEAL_PAGES];
 	unsigned int nr = exmap_bundle_nr(iface->local);
@@ -254,14 +251,14 @@ static int exmap_place_make_room(struct exmap_place *place)
  */
 int exmap_place_resume(struct exmap_place *place, unsigned long want)
 {
-	struct exmap_pool *pool = &place->exmap->pool;
+	struct exmap_pool *pool = place->at.pool;
 	const bool freed = exmap_bundle_nr(place->into) || place->nr_few;
 	/* Read before looking for pages in quarantine, so that it covers them */
 	const u64 generation = READ_ONCE(pool->generation);
 	int err = 0;
 
 	exmap_place_settle(place);
-	switch (place->vb.stop) {
+	switch (place->at.vb.stop) {
 	case VMA_BATCH_NOMEM:
 		err = exmap_place_make_room(place);
 		break;
@@ -298,11 +295,11 @@ static bool exmap_place_rescue(struct exmap_place *place, unsigned long addr)
 	struct exmap_bundle *bundle;
 	struct page **page;
 
-	if (place->vb.stop != VMA_BATCH_UNFLUSHED)
+	if (place->at.vb.stop != VMA_BATCH_UNFLUSHED)
 		return false;
-	page = exmap_quarantine_find(&place->exmap->pool, place->iface,
-				     (addr - place->exmap->start) >> PAGE_SHIFT, &bundle);
-	if (!page || !vma_batch_map_back(&place->vb, addr, *page))
+	page = exmap_quarantine_find(place->at.pool, place->iface,
+				     addr >> PAGE_SHIFT, &bundle);
+	if (!page || !vma_batch_map_back(&place->at.vb, addr, *page))
 		return false;
 	*page = bundle->pages[--bundle->nr];
 	return true;
@@ -323,7 +320,7 @@ int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
 			 unsigned long nr, unsigned long *done,
 			 unsigned long *changed)
 {
-	const unsigned long start = exmap_slot_addr(place->exmap, slot);
+	const unsigned long start = exmap_slot_addr(place->at.exmap, slot);
 
 	do {
 		unsigned int before;
@@ -337,10 +334,10 @@ int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
 			if (err)
 				return err;
 		}
-		before = place->vb.nr;
-		*done += vma_batch_map(&place->vb, start + (*done << PAGE_SHIFT),
+		before = place->at.vb.nr;
+		*done += vma_batch_map(&place->at.vb, start + (*done << PAGE_SHIFT),
 				       nr - *done);
-		*changed += before - place->vb.nr;
+		*changed += before - place->at.vb.nr;
 	} while (*done < nr);
 	return 0;
 }
@@ -358,13 +355,13 @@ void exmap_place_unmap(struct exmap_place *place, unsigned long slot,
 		       unsigned long nr, unsigned long *changed)
 {
 	while (nr) {
-		const unsigned int before = place->vb.nr;
+		const unsigned int before = place->at.vb.nr;
 		unsigned long done;
 
-		done = vma_batch_unmap(&place->vb, exmap_slot_addr(place->exmap, slot), nr);
-		*changed += place->vb.nr - before;
-		if (place->vb.deferred)
-			place->freed += place->vb.nr - before;
+		done = vma_batch_unmap(&place->at.vb, exmap_slot_addr(place->at.exmap, slot), nr);
+		*changed += place->at.vb.nr - before;
+		if (place->at.vb.deferred)
+			place->freed += place->at.vb.nr - before;
 		slot += done;
 		nr -= done;
 		if (likely(!nr))
@@ -390,14 +387,15 @@ void exmap_place_unmap(struct exmap_place *place, unsigned long slot,
 int exmap_place_free(struct exmap_place *place, unsigned long slot,
 		     unsigned long nr, unsigned long *changed)
 {
-	struct exmap_flights *flights = place->exmap->flights;
+	struct exmap_flights *flights = place->at.exmap->flights;
+	const unsigned long base = exmap_slot_page(place->at.exmap, 0);
 	const unsigned long end = slot + nr;
 	unsigned long first = slot;
 	int ret = 0;
 
 	*changed = 0;
 	for (; flights && slot != end; slot++) {
-		if (likely(!exmap_flight_is_reading(flights, slot)))
+		if (likely(!exmap_flight_is_reading(flights, base + slot)))
 			continue;
 		exmap_place_unmap(place, first, slot - first, changed);
 		first = slot + 1;
@@ -419,7 +417,7 @@ int exmap_place_free(struct exmap_place *place, unsigned long slot,
  */
 int exmap_place_page(struct exmap_place *place, struct page **page, unsigned long want)
 {
-	struct vma_batch *vb = &place->vb;
+	struct vma_batch *vb = &place->at.vb;
 	int err;
 
 	while (unlikely(!vb->nr || PageHWPoison(vb->pages[vb->nr - 1]))) {

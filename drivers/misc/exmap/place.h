@@ -2,8 +2,8 @@
 /*
  * Placing pages: from an interface into the region, and back
  *
- * From exmap_place_begin() to exmap_place_end(), a call has the region and one
- * interface locked. It maps pages of the local bundle of the interface, and collects
+ * From exmap_place_begin() to exmap_place_end(), a call has one region, or all of the
+ * pool, and one interface locked. It maps pages of the local bundle of the interface, and collects
  * the pages that it unmaps in another bundle. After a flush, it can map those again.
  */
 #ifndef _EXMAP_PLACE_H
@@ -12,6 +12,7 @@
 #include <linux/types.h>
 #include <linux/vma_batch.h>
 
+#include "cursor.h"
 #include "exmap.h"
 #include "flight.h"
 #include "interface.h"
@@ -21,36 +22,31 @@
 
 /**
  * struct exmap_place - the state of a call that places pages
- * @exmap: the exmap
+ * @at: the cursor. The array of its batch is iface->local, or, if @freeing, @into or
+ *	@few.
  * @iface: the interface, whose lock is held
- * @vma: the region, locked
- * @vb: the cursor. Its array is iface->local, or, if @freeing, @into or @few.
  * @into: the bundle that takes unmapped pages, or NULL
  * @few: takes unmapped pages where there is no memory for a bundle
  * @nr_few: number of pages in @few
  * @freed: number of pages unmapped with deferred flushes
- * @mmap_locked: which lock exmap_region_lock() took
- * @freeing: whether @vb unmaps pages, rather than mapping them
+ * @freeing: whether the batch unmaps pages, rather than mapping them
  * @deferred: whether unmapped pages go through quarantine
  * @nomem: the pool had no page, and is not asked again
  */
 struct exmap_place {
-	struct exmap *exmap;
+	struct exmap_cursor at;
 	struct exmap_interface *iface;
-	struct vm_area_struct *vma;
-	struct vma_batch vb;
 	struct exmap_bundle *into;
 	struct page *few[EXMAP_PLACE_FEW];
 	unsigned int nr_few;
 	unsigned long freed;
-	bool mmap_locked;
 	bool freeing;
 	bool deferred;
 	bool nomem;
 };
 
 int exmap_place_begin(struct exmap_place *place, struct exmap *exmap,
-		      struct exmap_interface *iface);
+		      struct exmap_interface *iface, bool many);
 void exmap_place_end(struct exmap_place *place);
 int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma,
 		      unsigned long slot);
@@ -80,10 +76,10 @@ static inline int exmap_place_alloc(struct exmap_place *place, unsigned long slo
 				    unsigned long nr, unsigned long *done,
 				    unsigned long *changed)
 {
-	const unsigned int before = place->vb.nr;
+	const unsigned int before = place->at.vb.nr;
 
-	*done = vma_batch_map(&place->vb, exmap_slot_addr(place->exmap, slot), nr);
-	*changed = before - place->vb.nr;
+	*done = vma_batch_map(&place->at.vb, exmap_slot_addr(place->at.exmap, slot), nr);
+	*changed = before - place->at.vb.nr;
 	if (likely(*done == nr))
 		return 0;
 	return exmap_place_map_more(place, slot, nr, done, changed);
@@ -104,7 +100,7 @@ static __always_inline unsigned int exmap_place_each(struct exmap_place *place,
 						     unsigned long *addrs, unsigned int nr,
 						     unsigned int *changed)
 {
-	struct vma_batch *vb = &place->vb;
+	struct vma_batch *vb = &place->at.vb;
 	const unsigned int before = vb->nr;
 	unsigned int done;
 
@@ -162,8 +158,8 @@ static inline bool exmap_place_free_one(struct exmap *exmap,
 	struct page *page;
 
 	if (unlikely(!local || local->nr == EXMAP_BUNDLE_PAGES ||
-		     exmap_tables_exceeded(exmap) ||
-		     exmap_flight_may_be_busy(exmap->flights, slot)))
+		     exmap_tables_exceeded(exmap->pool) ||
+		     exmap_flight_may_be_busy(exmap->flights, exmap_slot_page(exmap, slot))))
 		return false;
 	page = vma_batch_unmap_page(vma, exmap_slot_addr(exmap, slot));
 	if (unlikely(!page))
@@ -171,10 +167,10 @@ static inline bool exmap_place_free_one(struct exmap *exmap,
 	if (likely(exmap_page_is_free(page)))
 		local->pages[local->nr++] = page;
 	else
-		exmap_pool_reject(&exmap->pool, page);
+		exmap_pool_reject(exmap->pool, page);
 	if (unlikely(!iface->is_stocked))
-		exmap_pool_stocked(&exmap->pool, iface);
-	exmap_pool_moved(&exmap->pool);
+		exmap_pool_stocked(exmap->pool, iface);
+	exmap_pool_moved(exmap->pool);
 	return true;
 }
 

@@ -96,6 +96,9 @@ int exmap_pool_init(struct exmap_pool *pool, struct mm_struct *mm, unsigned long
 		spin_lock_init(&pool->nodes[i].lock);
 		INIT_LIST_HEAD(&pool->nodes[i].full);
 	}
+	kref_init(&pool->ref);
+	mutex_init(&pool->attach_lock);
+	init_rwsem(&pool->regions_lock);
 	pool->mm = mm;
 	pool->nr_interfaces = nr_interfaces;
 	pool->limit = limit;

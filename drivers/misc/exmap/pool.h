@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The pool: the pages of an exmap
+ * The pool: the pages of an exmap, or of several that share them
  *
  * The *pool* owns up to exmap_pool::limit pages. A page of the pool is in one of
  * these states:
  *
- * - *mapped* in a slot of the region;
+ * - *mapped* in a slot of a region;
  * - *free*, in a bundle of an interface or in a full bundle that belongs to none;
  * - in *quarantine*, where it waits for a deferred TLB flush (quarantine.h);
  * - in the hands of a call;
@@ -26,17 +26,22 @@
 #include <linux/atomic.h>
 #include <linux/cache.h>
 #include <linux/gfp.h>
+#include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mm_types.h>
 #include <linux/mutex.h>
 #include <linux/page_ref.h>
 #include <linux/page-flags.h>
+#include <linux/rwsem.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 
+struct exmap;
+struct exmap_flights;
 struct exmap_interface;
 struct exmap_reclaim;
 struct mem_cgroup;
+struct user_struct;
 
 /*
  * All memory of an exmap is charged to the memory cgroup of the program, whose limit must
@@ -78,7 +83,8 @@ struct exmap_node {
 } ____cacheline_aligned_in_smp;
 
 /**
- * struct exmap_pool - the pages of an exmap
+ * struct exmap_pool - the pages of an exmap, or of several
+ * @ref: One reference for each exmap.
  * @mm: The address space in which the pages are mapped, and in whose RSS they count.
  * @limit: Number of pages that the pool may own. Changed by exmap_pool_resize() only.
  * @interfaces: Array of the interfaces. Set once.
@@ -104,13 +110,27 @@ struct exmap_node {
  * @nr_stocked: Number of bits set in @stocked.
  * @shrink_next: Number of the interface where the shrinker goes on. A hint.
  * @searching: Number of searches through all interfaces that are in progress.
+ * @drops: Counts the regions that were unmapped, whose pages a sweep has to find.
+ * @swept: @drops before the last sweep that left none of them.
  * @moves: Counts, while there are any, how often free pages appeared or changed
  *	their place, so that a search can tell that it may have missed some.
  * @transit: Number of calls that carry free pages from one place to another.
+ * @attach_lock: Protects @nr_live, @user, @locked, and changes of @limit.
+ * @nr_live: Number of regions that are or may still be mapped.
+ * @user: Whose RLIMIT_MEMLOCK the pool is charged to, or NULL.
+ * @locked: Number of pages charged.
+ * @regions_lock: Protects @regions, @nr_regions and @first_free. Held for reading by
+ *	calls that work on several regions.
+ * @regions: Array of the exmaps that use the pool, by number; NULL where there is none.
+ * @nr_regions: Length of @regions.
+ * @first_free: No number below it is free.
+ * @nr_tables: Sum of exmap::nr_tables of all regions.
+ * @flights: Slots of all regions that take part in a transfer.
  * @reclaim: Entry in the list that reclaim goes through (reclaim.c), or NULL.
  * @memcg: The memory cgroup of that entry. Compared, never dereferenced.
  */
 struct exmap_pool {
+	struct kref ref;
 	struct mm_struct *mm;
 	unsigned long limit;
 	struct exmap_interface *interfaces;
@@ -136,10 +156,24 @@ struct exmap_pool {
 	unsigned long *stocked;
 	atomic_t nr_stocked;
 	unsigned int shrink_next;
+	unsigned long drops;
+	unsigned long swept;
 
 	atomic_t searching ____cacheline_aligned_in_smp;
 	atomic_long_t moves;
 	atomic_t transit;
+
+	struct mutex attach_lock;	/* the three fields that follow */
+	unsigned int nr_live;
+	struct user_struct *user;
+	unsigned long locked;
+
+	struct rw_semaphore regions_lock ____cacheline_aligned_in_smp;
+	struct exmap **regions;
+	unsigned int nr_regions;
+	unsigned int first_free;
+	atomic_long_t nr_tables;
+	struct exmap_flights *flights;
 
 	struct exmap_reclaim *reclaim;
 	struct mem_cgroup *memcg;

@@ -102,7 +102,7 @@ struct exmap_bundle *exmap_quarantine_collect(struct exmap_pool *pool,
  * exmap_quarantine_find() - Look for the page that a slot has lost.
  * @pool: a pool with deferred flushes
  * @iface: the interface in whose quarantine to look; its lock is held
- * @index: the number of the slot
+ * @index: the number of the page of the address space that the slot is
  * @bundle: set to the bundle that has the page
  *
  * Looks at a limited number of pages, the youngest first, because it must cost less

@@ -8,10 +8,11 @@
 #include <linux/uaccess.h>
 #include <linux/vma_batch.h>
 
+#include "attach.h"
+#include "cursor.h"
 #include "exmap.h"
 #include "flight.h"
 #include "query.h"
-#include "region.h"
 #include "sized.h"
 
 static_assert(sizeof(struct exmap_query) == EXMAP_QUERY_SIZE_VER0);
@@ -22,42 +23,52 @@ static_assert((int)EXMAP_SLOT_USED == (int)VMA_BATCH_SLOT_YOUNG);
 /* Slots between two copies to the program */
 #define EXMAP_QUERY_CHUNK	PAGE_SIZE
 
-static int exmap_query_check(const struct exmap *exmap, const struct exmap_vec *vecs,
-			     unsigned int nr)
+/* Select the region of a vector, and check that its slots are there */
+static int exmap_query_select(struct exmap_cursor *cursor, const struct exmap_vec *vec)
 {
-	for (unsigned int i = 0; i < nr; i++) {
-		if (vecs[i].opcode || vecs[i].flags || vecs[i].order || vecs[i].node)
-			return -EINVAL;
-		if (!exmap_slots_ok(exmap, vecs[i].page, vecs[i].len))
-			return -ERANGE;
-	}
-	return 0;
+	struct exmap *exmap = cursor->exmap;
+	int err;
+
+	if (cursor->many)
+		exmap = exmap_attached(cursor->pool, vec->region);
+	if (!exmap)
+		return -ENXIO;
+	err = exmap_cursor_select(cursor, exmap);
+	if (err)
+		return err;
+	return exmap_slots_ok(exmap, vec->page, vec->len) ? 0 : -ERANGE;
 }
 
 /*
- * Query the next slots, up to EXMAP_QUERY_CHUNK. Returns their number, or an error.
- * The vectors are reduced to what is left of them.
+ * Query the next slots, up to EXMAP_QUERY_CHUNK, or, without @slots, only check all
+ * vectors. Returns the number of slots, or an error. The vectors are reduced to what is
+ * left of them.
  */
-static int exmap_query_some(struct exmap *exmap, struct exmap_vec *vecs,
+static int exmap_query_some(struct exmap *exmap, bool many, struct exmap_vec *vecs,
 			    unsigned int nr, unsigned int *next, u8 *slots, bool age)
 {
-	struct vm_area_struct *vma;
+	struct exmap_cursor cursor;
 	unsigned int filled = 0;
-	struct vma_batch vb;
-	bool mmap_locked;
+	int err;
 
-	vma = exmap_region_lock(exmap, &mmap_locked);
-	if (IS_ERR(vma))
-		return PTR_ERR(vma);
-	vma_batch_begin(&vb, vma, NULL, 0, 0);
-	while (*next < nr && filled < EXMAP_QUERY_CHUNK) {
+	err = exmap_cursor_lock(&cursor, exmap, many);
+	if (err)
+		return err;
+	exmap_cursor_begin(&cursor, exmap, cursor.vma);
+	for (unsigned int i = 0; !slots && i < nr && !err; i++)
+		err = exmap_query_select(&cursor, &vecs[i]);
+	while (slots && *next < nr && filled < EXMAP_QUERY_CHUNK) {
 		struct exmap_vec *vec = &vecs[*next];
 		const unsigned int some = min(vec->len, EXMAP_QUERY_CHUNK - filled);
+		unsigned long first;
 
-		vma_batch_query(&vb, exmap_slot_addr(exmap, vec->page), some,
-				slots + filled, age);
-		for (unsigned int i = 0; exmap->flights && i < some; i++)
-			if (exmap_flight_is_busy(exmap->flights, vec->page + i))
+		err = exmap_query_select(&cursor, vec);
+		if (err)
+			break;
+		first = exmap_slot_page(cursor.exmap, vec->page);
+		vma_batch_query(&cursor.vb, first << PAGE_SHIFT, some, slots + filled, age);
+		for (unsigned int i = 0; cursor.exmap->flights && i < some; i++)
+			if (exmap_flight_is_busy(cursor.exmap->flights, first + i))
 				slots[filled + i] |= EXMAP_SLOT_BUSY;
 		filled += some;
 		vec->page += some;
@@ -65,9 +76,9 @@ static int exmap_query_some(struct exmap *exmap, struct exmap_vec *vecs,
 		if (!vec->len)
 			++*next;
 	}
-	vma_batch_end(&vb);
-	exmap_region_unlock(exmap, vma, mmap_locked);
-	return filled;
+	vma_batch_end(&cursor.vb);
+	exmap_cursor_unlock(&cursor);
+	return err ?: filled;
 }
 
 /**
@@ -77,16 +88,17 @@ static int exmap_query_some(struct exmap *exmap, struct exmap_vec *vecs,
  *
  * Context: Process context, may sleep. No locks are held.
  *
- * Return: 0; the errors of exmap_copy_sized(); -EFAULT if the vectors cannot be read
- * or the answer not be written; -EINVAL for flags or vectors that do not exist;
- * -ERANGE for slots outside the region; -ENXIO if there is no region; -ENOMEM;
- * -EINTR if a fatal signal arrived.
+ * Return: 0; the errors of exmap_copy_sized(), exmap_sized_ok() and
+ * exmap_copy_sized_array(); -EFAULT if the answer cannot be written; -EINVAL for flags or
+ * vectors that do not exist; -ERANGE for slots outside the region; -ENXIO if there is no
+ * region; -ENOMEM; -EINTR if a fatal signal arrived.
  */
 long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 {
 	struct exmap_query query;
 	unsigned int next = 0;
 	struct exmap_vec *vecs;
+	bool many = false;
 	u8 __user *answer;
 	int ret;
 	u8 *slots;
@@ -97,19 +109,28 @@ long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 	/* Pairs with exmap_region_mapped() */
 	if (smp_load_acquire(&exmap->state) != EXMAP_MAPPED)
 		return -ENXIO;
-	if (query.flags & ~EXMAP_QUERY_AGE || query.reserved || query.nr > EXMAP_VECTORS_MAX)
+	if (query.flags & ~EXMAP_QUERY_AGE || query.nr > EXMAP_VECTORS_MAX)
 		return -EINVAL;
+	ret = exmap_sized_ok(query.vec_size, EXMAP_VEC_SIZE_VER0);
+	if (ret)
+		return ret;
 	answer = u64_to_user_ptr(query.slots);
 
 	slots = kvmalloc(EXMAP_QUERY_CHUNK + query.nr * sizeof(*vecs), EXMAP_GFP);
 	if (!slots)
 		return -ENOMEM;
 	vecs = (void *)(slots + EXMAP_QUERY_CHUNK);
-	ret = -EFAULT;
-	if (!copy_from_user(vecs, u64_to_user_ptr(query.vecs), query.nr * sizeof(*vecs)))
-		ret = exmap_query_check(exmap, vecs, query.nr);
+	ret = exmap_copy_sized_array(vecs, sizeof(*vecs), u64_to_user_ptr(query.vecs),
+				     query.vec_size, query.nr);
+	for (unsigned int i = 0; i < query.nr && !ret; i++) {
+		if (vecs[i].opcode || vecs[i].flags || vecs[i].node)
+			ret = -EINVAL;
+		many |= vecs[i].region != exmap->number;
+	}
+	if (!ret)
+		ret = exmap_query_some(exmap, many, vecs, query.nr, &next, NULL, false);
 	while (!ret && next < query.nr) {
-		ret = exmap_query_some(exmap, vecs, query.nr, &next, slots,
+		ret = exmap_query_some(exmap, many, vecs, query.nr, &next, slots,
 				       query.flags & EXMAP_QUERY_AGE);
 		if (ret < 0)
 			break;

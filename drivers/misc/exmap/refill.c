@@ -55,16 +55,28 @@ static bool exmap_refill_full(struct exmap_pool *pool, struct exmap_interface *i
 	return true;
 }
 
+/* Tests whether there may be pages of a region that was unmapped */
+static bool exmap_refill_dropped(const struct exmap_pool *pool)
+{
+	return READ_ONCE(pool->drops) != READ_ONCE(pool->swept);
+}
+
 /* Fill the local bundle, which is empty, with unseen pages */
 static bool exmap_refill_unseen(struct exmap_pool *pool, struct exmap_interface *iface,
 				bool parked)
 {
+	const unsigned long drops = READ_ONCE(pool->drops);
+	/* The pages of a region that was unmapped are found, wherever they are */
+	const bool all = !parked && exmap_refill_dropped(pool);
 	struct page *pages[EXMAP_STEAL_PAGES];
 	unsigned int nr;
 
 	if (parked && !READ_ONCE(pool->nr_parked))
 		return false;
-	nr = exmap_pool_sweep(pool, parked, EXMAP_REFILL_SWEEP, pages, ARRAY_SIZE(pages));
+	nr = exmap_pool_sweep(pool, parked, all ? ULONG_MAX : EXMAP_REFILL_SWEEP, pages,
+			      ARRAY_SIZE(pages));
+	if (all && nr < ARRAY_SIZE(pages))
+		WRITE_ONCE(pool->swept, drops);
 	exmap_refill_add(pool, iface, pages, nr);
 	return iface->local->nr;
 }
@@ -87,7 +99,8 @@ static bool exmap_refill_quick(struct exmap_pool *pool, struct exmap_interface *
 		return true;
 	if (!*refused)
 		iface->local->nr = exmap_pool_grow(pool, iface->local->pages, want, refused);
-	return iface->local->nr;
+	return iface->local->nr ||
+	       (exmap_refill_dropped(pool) && exmap_refill_unseen(pool, iface, false));
 }
 
 /*

@@ -7,7 +7,7 @@
 #include <linux/mmap_lock.h>
 #include <linux/vma_batch.h>
 
-#include "memlock.h"
+#include "attach.h"
 #include "quarantine.h"
 #include "region.h"
 
@@ -48,16 +48,18 @@ static void exmap_region_close(struct vm_area_struct *vma)
 	if (!exmap)
 		return;
 
-	/* The VMA is locked for writing: no call is at work in the region */
-	WRITE_ONCE(exmap->vma, NULL);
 	mutex_lock(&exmap->lock);
+	/* The VMA is locked for writing: no call that has locked it is at work in it */
+	if (exmap->ready)
+		down_write(&exmap->pool->regions_lock);
+	WRITE_ONCE(exmap->vma, NULL);
 	WRITE_ONCE(exmap->state, EXMAP_GONE);
 	if (exmap->ready) {
+		up_write(&exmap->pool->regions_lock);
 		/* munmap() flushes what it has cleared itself, and nothing else */
-		if (exmap->pool.deferred)
-			vma_batch_flush(vma);
-		exmap_pool_close(&exmap->pool);
-		exmap_memlock_uncharge(exmap, 0);
+		if (exmap->pool->deferred)
+			vma_batch_flush(vma->vm_mm);
+		exmap_attach_unmapped(exmap);
 	}
 	mutex_unlock(&exmap->lock);
 }
@@ -212,49 +214,38 @@ void exmap_region_unlock(struct exmap *exmap, struct vm_area_struct *vma,
 }
 
 /**
- * exmap_region_flush() - Do the TLB flush that freed pages wait for.
- * @exmap: the exmap, with deferred flushes
- * @vma: the region, locked
- * @generation: the generation that the caller needs to be flushed
+ * exmap_region_find() - Look for the region, where all regions of the pool are locked.
+ * @exmap: the exmap, set up
  *
- * Context: Process context, may sleep. No lock of an interface is held.
+ * Context: As exmap_region_vma().
+ * Return: as exmap_region_vma().
  */
-void exmap_region_flush(struct exmap *exmap, struct vm_area_struct *vma, u64 generation)
+struct vm_area_struct *exmap_region_find(struct exmap *exmap)
 {
-	if (!exmap_quarantine_flush_begin(&exmap->pool, generation))
-		return;
-	vma_batch_flush(vma);
-	exmap_quarantine_flush_end(&exmap->pool);
+	struct vm_area_struct *vma;
+
+	/* Pairs with exmap_region_mapped(): @start and @nr_slots are valid */
+	if (smp_load_acquire(&exmap->state) != EXMAP_MAPPED)
+		return NULL;
+	vma = vma_lookup(exmap->mm, exmap->start);
+	if (!vma || !exmap_region_is(exmap, vma))
+		return NULL;
+	WRITE_ONCE(exmap->vma, vma);
+	return vma;
 }
 
 /**
- * exmap_region_flush_all() - Flush what was freed, and free empty PTE tables.
- * @exmap: the exmap, of the current process and set up
+ * exmap_region_flush() - Do the TLB flush that freed pages of a pool wait for.
+ * @pool: the pool, with deferred flushes
+ * @generation: the generation that the caller needs to be flushed
  *
- * Context: Process context, may sleep. No locks are held.
- * Return: 0, or the error of exmap_region_lock().
+ * Context: Process context, may sleep. A region of the pool is locked; no lock of an
+ * interface is held.
  */
-int exmap_region_flush_all(struct exmap *exmap)
+void exmap_region_flush(struct exmap_pool *pool, u64 generation)
 {
-	struct vm_area_struct *vma;
-	struct vma_batch vb;
-	bool mmap_locked;
-	long before;
-
-	vma = exmap_region_lock(exmap, &mmap_locked);
-	if (IS_ERR(vma))
-		return PTR_ERR(vma);
-	if (exmap->pool.deferred)
-		exmap_region_flush(exmap, vma, READ_ONCE(exmap->pool.generation));
-
-	before = atomic_long_read(&exmap->nr_tables);
-	if (before) {
-		vma_batch_begin(&vb, vma, NULL, 0, 0);
-		vb.flushed = exmap_quarantine_flushed(&exmap->pool);
-		/* Replace the count by an exact one, unless it changed meanwhile */
-		atomic_long_add((long)vma_batch_free_tables(&vb) - before, &exmap->nr_tables);
-		vma_batch_end(&vb);
-	}
-	exmap_region_unlock(exmap, vma, mmap_locked);
-	return 0;
+	if (!exmap_quarantine_flush_begin(pool, generation))
+		return;
+	vma_batch_flush(pool->mm);
+	exmap_quarantine_flush_end(pool);
 }

@@ -20,8 +20,8 @@ int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);
 struct vm_area_struct *exmap_region_lock(struct exmap *exmap, bool *mmap_locked);
 void exmap_region_unlock(struct exmap *exmap, struct vm_area_struct *vma,
 			 bool mmap_locked);
-void exmap_region_flush(struct exmap *exmap, struct vm_area_struct *vma, u64 generation);
-int exmap_region_flush_all(struct exmap *exmap);
+void exmap_region_flush(struct exmap_pool *pool, u64 generation);
+struct vm_area_struct *exmap_region_find(struct exmap *exmap);
 
 /**
  * exmap_region_is() - Test whether a VMA is the region of an exmap.
@@ -34,6 +34,26 @@ static inline bool exmap_region_is(const struct exmap *exmap,
 				   const struct vm_area_struct *vma)
 {
 	return vma->vm_ops == &exmap_region_ops && vma->vm_private_data == exmap;
+}
+
+/**
+ * exmap_region_vma() - Return the region, where all regions of the pool are locked.
+ * @exmap: the exmap, set up
+ *
+ * Context: The mmap_lock and exmap_pool::regions_lock are held for reading.
+ * Return: the region, or NULL if it is not mapped.
+ */
+static __always_inline struct vm_area_struct *exmap_region_vma(struct exmap *exmap)
+{
+	struct vm_area_struct *vma = READ_ONCE(exmap->vma);
+
+	/*
+	 * munmap() detaches a VMA with the mmap_lock held for writing, but holds it only
+	 * for reading when it frees the page tables and closes the VMA.
+	 */
+	if (IS_ENABLED(CONFIG_PER_VMA_LOCK) && likely(vma && vma_is_attached(vma)))
+		return vma;
+	return exmap_region_find(exmap);
 }
 
 /**

@@ -9,6 +9,7 @@
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 
+#include "cursor.h"
 #include "exmap.h"
 #include "interface.h"
 #include "job.h"
@@ -40,7 +41,7 @@ static u64 exmap_pos_interface(u64 pos)
 static int exmap_rw_vecs(struct exmap_job *job, struct iov_iter *iter, u8 opcode,
 			 unsigned int max)
 {
-	const u16 flags = opcode == EXMAP_OP_READ ? EXMAP_VEC_REPLACE : 0;
+	const u8 flags = opcode == EXMAP_OP_READ ? EXMAP_VEC_REPLACE : 0;
 	const size_t count = iov_iter_count(iter);
 	const unsigned long start = job->exmap->start;
 	const struct iovec *iov = iter_iov(iter);
@@ -61,6 +62,7 @@ static int exmap_rw_vecs(struct exmap_job *job, struct iov_iter *iter, u8 opcode
 		len = min(len, (size_t)U16_MAX << PAGE_SHIFT);
 		job->vecs[nr] = (struct exmap_vec) {
 			.page	= (at - start) >> PAGE_SHIFT,
+			.region	= job->exmap->number,
 			.len	= len >> PAGE_SHIFT,
 			.opcode	= opcode,
 			.flags	= flags,
@@ -142,7 +144,8 @@ static struct page *exmap_rw_take_page(struct exmap *exmap, struct exmap_interfa
 		vma_batch_end(&vb);
 		page = local->pages[local->nr - 1];
 		if (unlikely(state || PageHWPoison(page) ||
-			     !exmap_flight_begin(exmap->flights, flight, slot,
+			     !exmap_flight_begin(exmap->flights, flight,
+						 exmap_slot_page(exmap, slot),
 						 EXMAP_FLIGHT_READ)))
 			page = NULL;
 		else
@@ -160,38 +163,38 @@ static struct page *exmap_rw_take_page(struct exmap *exmap, struct exmap_interfa
 static noinline int exmap_rw_map_page_slowly(struct exmap *exmap, unsigned long slot,
 					     struct page **page)
 {
-	struct vm_area_struct *vma;
-	struct vma_batch vb;
-	bool mmap_locked;
+	struct exmap_cursor cursor;
+	struct vma_batch *vb = &cursor.vb;
 	u64 generation;
+	int err;
 
-	vma = exmap_region_lock(exmap, &mmap_locked);
-	if (IS_ERR(vma))
-		return PTR_ERR(vma);
-	vma_batch_begin(&vb, vma, page, 1, 1);
-	vb.flushed = exmap_quarantine_flushed(&exmap->pool);
-	vb.clean = true;
+	err = exmap_cursor_lock(&cursor, exmap, false);
+	if (err)
+		return err;
+	exmap_cursor_begin(&cursor, exmap, cursor.vma);
+	vb->pages = page;
+	vb->nr = 1;
+	vb->clean = true;
 	for (;;) {
-		generation = READ_ONCE(exmap->pool.generation);
-		if (vma_batch_map(&vb, exmap_slot_addr(exmap, slot), 1)) {
-			vb.stop = VMA_BATCH_EMPTY;
+		generation = READ_ONCE(exmap->pool->generation);
+		if (vma_batch_map(vb, exmap_slot_addr(exmap, slot), 1)) {
+			vb->stop = VMA_BATCH_EMPTY;
 			break;
 		}
-		if (vb.stop != VMA_BATCH_UNFLUSHED)
+		if (vb->stop != VMA_BATCH_UNFLUSHED)
 			break;
 		/* The slot has lost another page a moment ago */
-		vma_batch_end(&vb);
-		exmap_region_flush(exmap, vma, generation);
+		vma_batch_end(vb);
+		exmap_region_flush(exmap->pool, generation);
 	}
-	vma_batch_end(&vb);
-	if (vb.nr_tables)
-		atomic_long_add(vb.nr_tables, &exmap->nr_tables);
-	exmap_region_unlock(exmap, vma, mmap_locked);
-	if (!vb.nr)
+	vma_batch_end(vb);
+	exmap_cursor_count(&cursor);
+	exmap_cursor_unlock(&cursor);
+	if (!vb->nr)
 		*page = NULL;
-	if (vb.stop == VMA_BATCH_EMPTY)
+	if (vb->stop == VMA_BATCH_EMPTY)
 		return 0;
-	return vb.stop == VMA_BATCH_NOMEM ? -ENOMEM : -EIO;
+	return vb->stop == VMA_BATCH_NOMEM ? -ENOMEM : -EIO;
 }
 
 /* Map a page that was read. Returns as exmap_rw_map_page_slowly(). */
@@ -233,7 +236,7 @@ static ssize_t exmap_rw_read_page(struct exmap *exmap, struct exmap_interface *i
 		ret = exmap_rw_map_page(exmap, slot, &page) ?: PAGE_SIZE;
 	exmap_flight_end(exmap->flights, &flight);
 	if (unlikely(page))
-		exmap_pool_put(&exmap->pool, iface, &page, 1);
+		exmap_pool_put(exmap->pool, iface, &page, 1);
 	return ret;
 }
 

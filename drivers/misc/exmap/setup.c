@@ -7,8 +7,9 @@
 #include <linux/mm.h>
 #include <linux/uaccess.h>
 
+#include "attach.h"
+#include "cursor.h"
 #include "exmap.h"
-#include "flight.h"
 #include "interface.h"
 #include "memlock.h"
 #include "place.h"
@@ -63,59 +64,107 @@ static struct file *exmap_backing_file(int fd)
 	return file;
 }
 
-/* Set up an exmap, whose lock is held. Takes over the reference to @backing. */
-static int exmap_setup_locked(struct exmap *exmap, const struct exmap_setup2 *setup,
-			      struct file *backing)
+/* Returns a new pool, with a reference */
+static struct exmap_pool *exmap_setup_pool(const struct exmap_setup2 *setup)
 {
-	struct exmap_flights *flights = NULL;
+	struct exmap_pool *pool;
+	int err;
+
+	if (!exmap_size_ok(setup->buffer_size))
+		return ERR_PTR(-ENOMEM);
+	pool = exmap_attach_pool_new(current->mm, setup->buffer_size, setup->max_interfaces);
+	if (!pool)
+		return ERR_PTR(-ENOMEM);
+	err = exmap_memlock_charge(pool, exmap_setup_charge(setup->buffer_size,
+							    setup->max_interfaces));
+	if (err) {
+		exmap_attach_pool_put(pool);
+		return ERR_PTR(err);
+	}
+	if (setup->flags & EXMAP_SETUP_DEFERRED)
+		exmap_quarantine_init(pool, setup->quarantine);
+	return pool;
+}
+
+/* Returns the pool of another file, with a reference */
+static struct exmap_pool *exmap_setup_other_pool(struct file *file, int fd)
+{
+	CLASS(fd, other)(fd);
+	struct exmap *exmap;
+
+	if (fd_empty(other))
+		return ERR_PTR(-EBADF);
+	if (fd_file(other)->f_op != file->f_op)
+		return ERR_PTR(-EINVAL);
+	exmap = exmap_of_ready(fd_file(other));
+	if (IS_ERR(exmap))
+		return ERR_CAST(exmap);
+	exmap_attach_pool_get(exmap->pool);
+	return exmap->pool;
+}
+
+/*
+ * Set up an exmap, whose lock is held. Makes a pool if @pool is NULL. Takes over the
+ * references to @pool and @backing unless it fails.
+ */
+static int exmap_setup_locked(struct exmap *exmap, const struct exmap_setup2 *setup,
+			      struct exmap_pool *pool, struct file *backing)
+{
+	struct exmap_pool *new = NULL;
 	int err;
 
 	if (exmap->ready)
 		return -EBUSY;
 	if (exmap->state == EXMAP_GONE)
 		return -ENXIO;
-	if (!exmap_size_ok(setup->buffer_size))
-		return -ENOMEM;
-	if (backing) {
-		flights = exmap_flights_alloc();
-		if (!flights)
-			return -ENOMEM;
+	if (!pool) {
+		new = exmap_setup_pool(setup);
+		if (IS_ERR(new))
+			return PTR_ERR(new);
+		pool = new;
 	}
-	err = exmap_memlock_charge(exmap, exmap_setup_charge(setup->buffer_size,
-							     setup->max_interfaces));
-	if (err)
-		goto out_flights;
-	err = exmap_pool_init(&exmap->pool, exmap->mm, setup->buffer_size,
-			      setup->max_interfaces);
-	if (err)
-		goto out_memlock;
-	if (setup->flags & EXMAP_SETUP_DEFERRED)
-		exmap_quarantine_init(&exmap->pool, setup->quarantine);
-	if (setup->flags & EXMAP_SETUP_PAGEFAULT_ALLOC)
-		exmap->fault = exmap_place_fault;
-	exmap->flights = flights;
+	exmap->fault = setup->flags & EXMAP_SETUP_PAGEFAULT_ALLOC ? exmap_place_fault : NULL;
+	exmap->flights = backing ? pool->flights : NULL;
 	exmap->backing = backing;
 	exmap->offset = setup->offset;
+	exmap->pool = pool;
+	err = exmap_attach(exmap, pool);
+	if (err) {
+		if (new)
+			exmap_attach_pool_put(new);
+		return err;
+	}
 	/* Pairs with exmap_of_ready() and exmap_region_fault() */
 	smp_store_release(&exmap->ready, true);
-	return 0;
+	return exmap->number;
+}
 
-out_memlock:
-	exmap_memlock_uncharge(exmap, 0);
-out_flights:
-	exmap_flights_free(flights);
-	return err;
+static int exmap_setup_files(struct file *file, const struct exmap_setup2 *setup,
+			     struct exmap_pool *pool, struct file *backing)
+{
+	struct exmap *exmap = exmap_of_or_new(file);
+	int ret;
+
+	if (IS_ERR(exmap))
+		return PTR_ERR(exmap);
+	mutex_lock(&exmap->lock);
+	ret = exmap_setup_locked(exmap, setup, pool, backing);
+	mutex_unlock(&exmap->lock);
+	return ret;
 }
 
 static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 {
+	const bool attach = setup->flags & EXMAP_SETUP_ATTACH;
+	struct exmap_pool *pool = NULL;
 	struct file *backing;
 	struct exmap *exmap;
-	int err;
+	int ret;
 
-	if (setup->max_interfaces < 1 || setup->max_interfaces > EXMAP_MAX_INTERFACES ||
-	    !setup->buffer_size || setup->offset > LLONG_MAX ||
-	    !PAGE_ALIGNED(setup->offset))
+	if (setup->offset > LLONG_MAX || !PAGE_ALIGNED(setup->offset))
+		return -EINVAL;
+	if (!attach && (setup->max_interfaces < 1 || !setup->buffer_size ||
+			setup->max_interfaces > EXMAP_MAX_INTERFACES))
 		return -EINVAL;
 	exmap = exmap_of_ready(file);
 	if (exmap != ERR_PTR(-ENXIO))
@@ -125,17 +174,23 @@ static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 	backing = exmap_backing_file(setup->fd);
 	if (IS_ERR(backing))
 		return PTR_ERR(backing);
-	exmap = exmap_of_or_new(file);
-	if (IS_ERR(exmap)) {
-		err = PTR_ERR(exmap);
-	} else {
-		mutex_lock(&exmap->lock);
-		err = exmap_setup_locked(exmap, setup, backing);
-		mutex_unlock(&exmap->lock);
-	}
-	if (err && backing)
+	if (attach)
+		pool = exmap_setup_other_pool(file, setup->pool);
+	/* The markers in slots that wait for a flush keep faults away */
+	if (IS_ERR(pool))
+		ret = PTR_ERR(pool);
+	else if (setup->flags & EXMAP_SETUP_PAGEFAULT_ALLOC &&
+		 (attach ? pool->deferred : setup->flags & EXMAP_SETUP_DEFERRED))
+		ret = -EINVAL;
+	else
+		ret = exmap_setup_files(file, setup, pool, backing);
+	if (ret >= 0)
+		return ret;
+	if (!IS_ERR_OR_NULL(pool))
+		exmap_attach_pool_put(pool);
+	if (backing)
 		fput(backing);
-	return err;
+	return ret;
 }
 
 /**
@@ -170,7 +225,9 @@ int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
  * @arg: what the program asks for
  *
  * Context: Process context, may sleep.
- * Return: as exmap_setup(), and the errors of exmap_copy_sized().
+ * Return: the number of the region in its pool, or the errors of exmap_setup() and
+ * exmap_copy_sized(). With EXMAP_SETUP_ATTACH, the errors of exmap_of_ready() and
+ * exmap_attach() as well, and -EBADF or -EINVAL for a file that is no exmap.
  */
 int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
 {
@@ -180,12 +237,14 @@ int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
 	err = exmap_copy_sized(&setup, sizeof(setup), EXMAP_SETUP2_SIZE_VER0, arg);
 	if (err)
 		return err;
-	if (setup.flags & ~(u64)(EXMAP_SETUP_DEFERRED | EXMAP_SETUP_PAGEFAULT_ALLOC) ||
-	    setup.reserved)
+	if (setup.flags & ~(u64)(EXMAP_SETUP_DEFERRED | EXMAP_SETUP_PAGEFAULT_ALLOC |
+				 EXMAP_SETUP_ATTACH) ||
+	    (setup.quarantine && !(setup.flags & EXMAP_SETUP_DEFERRED)))
 		return -EINVAL;
-	/* With deferred flushes, the markers in freed slots keep faults away */
-	if (setup.flags & EXMAP_SETUP_DEFERRED ?
-	    setup.flags & EXMAP_SETUP_PAGEFAULT_ALLOC : setup.quarantine)
+	/* What belongs to the pool cannot be chosen again */
+	if (setup.flags & EXMAP_SETUP_ATTACH ?
+	    setup.flags & EXMAP_SETUP_DEFERRED || setup.buffer_size || setup.max_interfaces :
+	    setup.pool)
 		return -EINVAL;
 	return exmap_do_setup(file, &setup);
 }
@@ -197,12 +256,13 @@ int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
  *
  * Context: Process context, may sleep.
  * Return: 0; -EINVAL for no pages; -ENOMEM if it is more than RLIMIT_MEMLOCK allows;
- * the errors of exmap_of_ready() and exmap_pool_resize(); -ENXIO if the region was
- * unmapped.
+ * the errors of exmap_of_ready() and exmap_pool_resize(); -ENXIO if all regions of the
+ * pool were unmapped.
  */
 int exmap_resize(struct file *file, unsigned long nr_pages)
 {
 	struct exmap *exmap = exmap_of_ready(file);
+	struct exmap_pool *pool;
 	unsigned long before;
 	int err;
 
@@ -213,21 +273,22 @@ int exmap_resize(struct file *file, unsigned long nr_pages)
 	if (!exmap_size_ok(nr_pages))
 		return -ENOMEM;
 	/* Pages in quarantine must not be in the way; there may be no region yet */
-	exmap_region_flush_all(exmap);
+	exmap_cursor_flush(exmap);
 
-	mutex_lock(&exmap->lock);
-	before = exmap->pool.limit;
-	if (exmap->state == EXMAP_GONE)
+	pool = exmap->pool;
+	mutex_lock(&pool->attach_lock);
+	before = pool->limit;
+	if (pool->closed)
 		err = -ENXIO;
 	else if (nr_pages > before)
-		err = exmap_memlock_charge(exmap, nr_pages - before);
+		err = exmap_memlock_charge(pool, nr_pages - before);
 	else
 		err = 0;
 	if (!err)
-		err = exmap_pool_resize(&exmap->pool, nr_pages);
+		err = exmap_pool_resize(pool, nr_pages);
 	if (!err)
-		exmap_memlock_uncharge(exmap, exmap_setup_charge(nr_pages,
-								 exmap->pool.nr_interfaces));
-	mutex_unlock(&exmap->lock);
+		exmap_memlock_uncharge(pool, exmap_setup_charge(nr_pages,
+								pool->nr_interfaces));
+	mutex_unlock(&pool->attach_lock);
 	return err;
 }

@@ -11,6 +11,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
+#include "attach.h"
 #include "exmap.h"
 #include "job.h"
 #include "uring.h"
@@ -23,6 +24,7 @@
  * @cmd: the command
  * @arrives_late: the transfers are complete, but exmap_job_arrived() was not called
  * @answer: where the results go
+ * @answer_size: size of each of them there
  * @few: room for a few transfers
  * @vecs: the vectors, followed by the results
  */
@@ -32,6 +34,7 @@ struct exmap_uring_call {
 	struct io_uring_cmd *cmd;
 	bool arrives_late;
 	void __user *answer;
+	u32 answer_size;
 	struct exmap_io_few few;
 	struct exmap_vec vecs[];
 };
@@ -55,7 +58,7 @@ static void exmap_uring_free(struct exmap_pending *pending)
 static long exmap_uring_end(struct exmap_uring_call *call, long ret)
 {
 	if (!ret)
-		ret = exmap_vectors_answer(&call->job, call->answer);
+		ret = exmap_vectors_answer(&call->job, call->answer, call->answer_size);
 	exmap_uring_free(&call->pending);
 	return ret;
 }
@@ -115,19 +118,39 @@ static void exmap_uring_notify(struct exmap_io *io)
 	io_uring_cmd_complete_in_task(call->cmd, exmap_uring_task_work);
 }
 
-/* Tests whether a worker must carry out a call as a whole */
-static bool exmap_uring_waits(const struct exmap_uring_call *call)
+/* Tests whether a task that must not wait can begin a transfer */
+static bool exmap_uring_file_waits(const struct exmap *exmap, u8 opcode)
 {
-	const struct file *backing = call->job.exmap->backing;
+	const struct file *backing = exmap ? exmap->backing : NULL;
 
+	if (!backing || !exmap_opcode_is_io(opcode))
+		return false;
 	/* Such a file does not say that it would have to wait */
 	if (!(backing->f_mode & FMODE_NOWAIT))
 		return true;
 	/* Without O_DIRECT, hardly any write is possible without waiting */
-	for (unsigned int i = 0; !(backing->f_iocb_flags & IOCB_DIRECT) && i < call->job.nr; i++)
-		if (call->vecs[i].opcode == EXMAP_OP_WRITE)
-			return true;
-	return false;
+	return opcode == EXMAP_OP_WRITE && !(backing->f_iocb_flags & IOCB_DIRECT);
+}
+
+/* Tests whether a worker must carry out a call as a whole */
+static bool exmap_uring_waits(const struct exmap_uring_call *call)
+{
+	struct exmap *exmap = call->job.exmap;
+	struct exmap_pool *pool = exmap->pool;
+	bool waits = false;
+
+	if (call->job.many)
+		down_read(&pool->regions_lock);
+	for (unsigned int i = 0; i < call->job.nr && !waits; i++) {
+		const struct exmap_vec *vec = &call->vecs[i];
+
+		if (call->job.many)
+			exmap = exmap_attached(pool, vec->region);
+		waits = exmap_uring_file_waits(exmap, vec->opcode);
+	}
+	if (call->job.many)
+		up_read(&pool->regions_lock);
+	return waits;
 }
 
 /* Begin or end a call, depending on whether this task can wait */
@@ -194,6 +217,7 @@ static int exmap_uring_prepare(struct io_uring_cmd *cmd, struct exmap *exmap)
 	call->cmd = cmd;
 	call->arrives_late = false;
 	call->answer = u64_to_user_ptr(params.results);
+	call->answer_size = params.result_size;
 	err = exmap_vectors_job(exmap, &params, &call->job, &call->few);
 	if (err) {
 		kvfree(call);

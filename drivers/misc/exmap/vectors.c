@@ -12,8 +12,8 @@
 #include "region.h"
 #include "vectors.h"
 
-static_assert(sizeof(struct exmap_vec) == 16);
-static_assert(sizeof(struct exmap_result) == 8);
+static_assert(sizeof(struct exmap_vec) == EXMAP_VEC_SIZE_VER0);
+static_assert(sizeof(struct exmap_result) == EXMAP_RESULT_SIZE_VER0);
 static_assert(sizeof(struct exmap_vectors) == EXMAP_VECTORS_SIZE_VER0);
 
 /* Vectors for which a call has room without memory of its own */
@@ -27,21 +27,24 @@ static_assert(sizeof(struct exmap_vectors) == EXMAP_VECTORS_SIZE_VER0);
  * @few: as for exmap_job_prepare()
  *
  * Context: Process context, may sleep.
- * Return: 0; -EFAULT if the vectors cannot be read or the results not be written;
- * -ENOMEM only without @few.
+ * Return: 0; the errors of exmap_copy_sized_array(); -EFAULT if the results cannot be
+ * written; -ENOMEM only without @few.
  */
 int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
 		      struct exmap_job *job, struct exmap_io_few *few)
 {
 	void __user *answer = u64_to_user_ptr(params->results);
+	int err;
 
 	job->exmap = exmap;
 	job->iface = exmap_interface_get(exmap, params->interface);
 	job->nr = params->nr;
 	/* There must be no page fault while the region is locked */
-	if (copy_from_user(job->vecs, u64_to_user_ptr(params->vecs),
-			   job->nr * sizeof(*job->vecs)) ||
-	    fault_in_writeable(answer, job->nr * sizeof(*job->results)))
+	err = exmap_copy_sized_array(job->vecs, sizeof(*job->vecs),
+				     u64_to_user_ptr(params->vecs), params->vec_size, job->nr);
+	if (err)
+		return err;
+	if (fault_in_writeable(answer, job->nr * params->result_size))
 		return -EFAULT;
 	return exmap_job_prepare(job, few);
 }
@@ -50,24 +53,14 @@ int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
  * exmap_vectors_answer() - Copy the results of a job to the program.
  * @job: the job, which is complete
  * @answer: the program's array
+ * @size: size of its elements
  *
  * Return: the number of vectors that have failed, or -EFAULT.
  */
-long exmap_vectors_answer(const struct exmap_job *job, void __user *answer)
+long exmap_vectors_answer(const struct exmap_job *job, void __user *answer, u32 size)
 {
-	if (copy_to_user(answer, job->results, job->nr * sizeof(*job->results)))
-		return -EFAULT;
-	return job->failed;
-}
-
-/* The fields that follow the page in a vector of one page without flags, as one number */
-static __always_inline u64 exmap_vec_plain(u8 opcode)
-{
-	const struct exmap_vec vec = { .len = 1, .opcode = opcode };
-	u64 half;
-
-	memcpy(&half, &vec.len, sizeof(half));
-	return half;
+	return exmap_answer_sized_array(answer, size, job->results, sizeof(*job->results),
+					job->nr) ?: job->failed;
 }
 
 /*
@@ -79,21 +72,21 @@ static __always_inline int exmap_vectors_swap(struct exmap *exmap,
 					      const struct exmap_vectors *params)
 {
 	struct exmap_interface *iface = exmap_interface_get(exmap, params->interface);
-	struct exmap_vec __user *vecs = u64_to_user_ptr(params->vecs);
+	const struct exmap_vec __user *vecs = u64_to_user_ptr(params->vecs);
 	u64 __user *results = u64_to_user_ptr(params->results);
-	const struct exmap_result success = { .pages = 1 };
-	u64 out, in, free, alloc, result;
+	const u64 result = exmap_result_plain();
+	u64 out, in, free, alloc;
 	struct vm_area_struct *vma;
 	bool freed, placed;
 
 	scoped_user_read_access_size(vecs, 2 * sizeof(*vecs), fault) {
 		unsafe_get_user(out, &vecs[0].page, fault);
-		unsafe_get_user(free, (u64 __user *)&vecs[0].len, fault);
+		unsafe_get_user(free, (const u64 __user *)&vecs[0].region, fault);
 		unsafe_get_user(in, &vecs[1].page, fault);
-		unsafe_get_user(alloc, (u64 __user *)&vecs[1].len, fault);
+		unsafe_get_user(alloc, (const u64 __user *)&vecs[1].region, fault);
 	}
-	if (free != exmap_vec_plain(EXMAP_OP_FREE) || out >= exmap->nr_slots ||
-	    alloc != exmap_vec_plain(EXMAP_OP_ALLOC) || in >= exmap->nr_slots)
+	if (!exmap_vec_word_is(free, exmap, EXMAP_OP_FREE) || out >= exmap->nr_slots ||
+	    !exmap_vec_word_is(alloc, exmap, EXMAP_OP_ALLOC) || in >= exmap->nr_slots)
 		return 0;
 	/* There must be no page fault while the region is locked */
 	scoped_user_write_access_size(results, 2 * sizeof(*results), fault) {
@@ -108,7 +101,6 @@ static __always_inline int exmap_vectors_swap(struct exmap *exmap,
 	placed = freed && exmap_place_alloc_one(exmap, iface, vma, in);
 	mutex_unlock(&iface->lock);
 	vma_end_read(vma);
-	memcpy(&result, &success, sizeof(result));
 	if (unlikely(!freed))
 		return 0;
 	scoped_user_write_access_size(results, 2 * sizeof(*results), fault) {
@@ -133,7 +125,8 @@ static long exmap_vectors_some(struct exmap *exmap, struct exmap_vectors *params
 	if (!ret)
 		ret = exmap_job_run(&job);
 	if (!ret)
-		ret = exmap_vectors_answer(&job, u64_to_user_ptr(params->results));
+		ret = exmap_vectors_answer(&job, u64_to_user_ptr(params->results),
+					   params->result_size);
 	exmap_io_free(job.io);
 	return ret;
 }
@@ -151,13 +144,13 @@ static noinline long exmap_vectors_by_parts(struct exmap *exmap,
 	struct exmap_vectors part = *params;
 	long failed = 0;
 
-	part.vecs += done * sizeof(*vecs);
-	part.results += done * sizeof(*results);
+	part.vecs += done * part.vec_size;
+	part.results += done * part.result_size;
 
 	/* Nothing is done if a later part cannot be */
-	if (fault_in_readable(u64_to_user_ptr(params->vecs), params->nr * sizeof(*vecs)) ||
+	if (fault_in_readable(u64_to_user_ptr(params->vecs), params->nr * part.vec_size) ||
 	    fault_in_writeable(u64_to_user_ptr(params->results),
-			       params->nr * sizeof(*results)))
+			       params->nr * part.result_size))
 		return -EFAULT;
 
 	for (; done < params->nr; done += part.nr) {
@@ -170,14 +163,15 @@ static noinline long exmap_vectors_by_parts(struct exmap *exmap,
 		if (ret < 0) {
 			for (u32 i = 0; i < part.nr; i++)
 				results[i] = (struct exmap_result) { .res = ret };
-			if (copy_to_user(u64_to_user_ptr(part.results), results,
-					 part.nr * sizeof(*results)))
+			if (exmap_answer_sized_array(u64_to_user_ptr(part.results),
+						     part.result_size, results,
+						     sizeof(*results), part.nr))
 				return -EFAULT;
 			ret = part.nr;
 		}
 		failed += ret;
-		part.vecs += part.nr * sizeof(*vecs);
-		part.results += part.nr * sizeof(*results);
+		part.vecs += part.nr * part.vec_size;
+		part.results += part.nr * part.result_size;
 	}
 	return failed;
 }
@@ -226,7 +220,7 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 	err = exmap_vectors_params(exmap, &params, arg);
 	if (err)
 		return err;
-	if (params.nr == 2 && !exmap->pool.deferred) {
+	if (params.nr == 2 && !exmap->pool->deferred && exmap_vectors_known(&params)) {
 		done = exmap_vectors_swap(exmap, &params);
 		if (likely(done == 2))
 			return 0;

@@ -18,7 +18,19 @@
 long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg);
 int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
 		      struct exmap_job *job, struct exmap_io_few *few);
-long exmap_vectors_answer(const struct exmap_job *job, void __user *answer);
+long exmap_vectors_answer(const struct exmap_job *job, void __user *answer, u32 size);
+
+/**
+ * exmap_vectors_known() - Test whether the program knows vectors and results as they are.
+ * @params: the argument of a call
+ *
+ * Return: true if their sizes are those that the kernel knows.
+ */
+static __always_inline bool exmap_vectors_known(const struct exmap_vectors *params)
+{
+	return params->vec_size == sizeof(struct exmap_vec) &&
+	       params->result_size == sizeof(struct exmap_result);
+}
 
 /**
  * exmap_vectors_params() - Copy and check the argument of a call.
@@ -26,8 +38,8 @@ long exmap_vectors_answer(const struct exmap_job *job, void __user *answer);
  * @params: where the argument goes
  * @arg: the argument
  *
- * Return: 0, the errors of exmap_copy_sized(), -ENXIO if there is no region, -EINVAL
- * for flags, an interface or a number of vectors that does not exist.
+ * Return: 0, the errors of exmap_copy_sized() and exmap_sized_ok(), -ENXIO if there is no
+ * region, -EINVAL for flags, an interface or a number of vectors that does not exist.
  */
 static __always_inline int exmap_vectors_params(struct exmap *exmap,
 						struct exmap_vectors *params,
@@ -41,9 +53,12 @@ static __always_inline int exmap_vectors_params(struct exmap *exmap,
 	if (READ_ONCE(exmap->state) != EXMAP_MAPPED)
 		return -ENXIO;
 	if (params->flags || params->nr > EXMAP_VECTORS_MAX ||
-	    params->interface >= exmap->pool.nr_interfaces)
+	    params->interface >= exmap->pool->nr_interfaces)
 		return -EINVAL;
-	return 0;
+	if (likely(exmap_vectors_known(params)))
+		return 0;
+	return exmap_sized_ok(params->vec_size, EXMAP_VEC_SIZE_VER0) ?:
+	       exmap_sized_ok(params->result_size, EXMAP_RESULT_SIZE_VER0);
 }
 
 #endif /* _EXMAP_VECTORS_H */

@@ -93,6 +93,7 @@ struct exmap_ioctl_stats {
 enum exmap_setup_flags {
 	EXMAP_SETUP_DEFERRED		= 1,	/* one TLB shootdown serves many FREEs */
 	EXMAP_SETUP_PAGEFAULT_ALLOC	= EXMAP_PAGEFAULT_ALLOC,	/* as ALLOC */
+	EXMAP_SETUP_ATTACH		= 4,	/* to the pool of another file */
 };
 
 struct exmap_setup2 {
@@ -101,8 +102,8 @@ struct exmap_setup2 {
 	__u64 flags;		/* enum exmap_setup_flags */
 	__u64 buffer_size;	/* pages */
 	__u64 quarantine;	/* pages that may wait for it, 0: a default */
-	__s32 fd;
-	__u32 reserved;		/* 0 */
+	__s32 fd;		/* the backing file, or -1 */
+	__s32 pool;		/* ATTACH: a file with the pool, else 0 */
 	__u64 offset;		/* bytes: where in fd the region begins */
 };
 
@@ -119,11 +120,11 @@ enum exmap_vec_flags {
 /* A vector with an opcode of its own, and what came of it */
 struct exmap_vec {
 	__u64 page;
+	__u16 region;		/* as returned by SETUP2 */
 	__u16 len;		/* pages */
-	__u16 flags;		/* enum exmap_vec_flags */
-	__u8 opcode;		/* enum exmap_opcode */
-	__u8 order;		/* 0 */
 	__u16 node;		/* 0 */
+	__u8 flags;		/* enum exmap_vec_flags */
+	__u8 opcode;		/* enum exmap_opcode */
 };
 
 struct exmap_result {
@@ -138,6 +139,8 @@ struct exmap_vectors {
 	__u32 nr;		/* length of both arrays */
 	__u64 vecs;		/* pointer to struct exmap_vec */
 	__u64 results;		/* pointer to struct exmap_result */
+	__u32 vec_size;		/* of struct exmap_vec, as the program knows it */
+	__u32 result_size;	/* of struct exmap_result, the same */
 };
 
 enum exmap_query_flags {
@@ -155,14 +158,16 @@ struct exmap_query {
 	__u32 size;		/* of this struct, as the program knows it */
 	__u32 flags;		/* enum exmap_query_flags */
 	__u32 nr;		/* length of vecs */
-	__u32 reserved;		/* 0 */
-	__u64 vecs;		/* pointer to struct exmap_vec: page, len, zeroes */
+	__u32 vec_size;		/* of struct exmap_vec, as the program knows it */
+	__u64 vecs;		/* pointer to struct exmap_vec: page, region, len, zeroes */
 	__u64 slots;		/* pointer to a byte, enum exmap_slot, for each slot */
 };
 
 #define EXMAP_QUERY_SIZE_VER0		32
 
-#define EXMAP_VECTORS_SIZE_VER0		32
+#define EXMAP_VECTORS_SIZE_VER0		40
+#define EXMAP_VEC_SIZE_VER0		16
+#define EXMAP_RESULT_SIZE_VER0		8
 #define EXMAP_VECTORS_MAX		4096	/* vectors in a call */
 #define EXMAP_VEC_ALL_OR_NOTHING_MAX	512	/* pages in such a vector */
 

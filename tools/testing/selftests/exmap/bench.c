@@ -26,6 +26,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -72,6 +73,7 @@ struct method {
 #define NO_PAGES	16	/* measures calls that place no pages */
 #define ONE_RANGE	32	/* works on one contiguous range only */
 #define UFFD		64	/* needs userfaultfd */
+#define MANY		128	/* can use more than one region */
 
 /*
  * A thread of the benchmark. A slot is a page number within the region. Each round
@@ -130,6 +132,8 @@ static struct {
 	bool csv;
 	bool header;
 	unsigned long region;	/* pages */
+	unsigned int regions;	/* that the range is divided into, a power of two */
+	unsigned int shift;	/* binary logarithm of the pages of each of them */
 	unsigned long pool;	/* pages */
 	unsigned long full;	/* percentage of the pool in use, with --churn */
 	unsigned long quarantine;
@@ -141,6 +145,7 @@ static struct {
 	.batch = 64,
 	.header = true,
 	.region = (1UL << 30) / PG,
+	.regions = 1,
 	.pool = 16384,
 	.full = 95,
 };
@@ -189,10 +194,20 @@ static unsigned long action_free(struct worker *w, const __u64 *slots, unsigned 
 	return action(w, slots, nr, &w->free);
 }
 
+static __always_inline struct exmap_vec vec_of(struct worker *w, __u64 slot, bool regions,
+					       __u8 opcode, __u8 flags)
+{
+	return (struct exmap_vec) {
+		.page = regions ? slot & ((1UL << opt.shift) - 1) : slot,
+		.region = regions ? slot >> opt.shift : 0,
+		.len = w->len, .opcode = opcode, .flags = flags,
+	};
+}
+
 /* FREE @nr_out vectors and ALLOC @nr_in vectors in a single call */
 static __always_inline unsigned long exchange(struct worker *w, const __u64 *out,
 					      unsigned int nr_out, const __u64 *in,
-					      unsigned int nr_in, __u16 flags)
+					      unsigned int nr_in, bool regions, __u8 flags)
 {
 	struct exmap_vec *vec = w->vecs;
 	unsigned long changed = 0;
@@ -200,14 +215,9 @@ static __always_inline unsigned long exchange(struct worker *w, const __u64 *out
 	int ret;
 
 	for (i = 0; i < nr_out; i++)
-		*vec++ = (struct exmap_vec) {
-			.page = out[i], .len = w->len, .opcode = EXMAP_OP_FREE,
-		};
+		*vec++ = vec_of(w, out[i], regions, EXMAP_OP_FREE, 0);
 	for (i = 0; i < nr_in; i++)
-		*vec++ = (struct exmap_vec) {
-			.page = in[i], .len = w->len, .opcode = EXMAP_OP_ALLOC,
-			.flags = flags,
-		};
+		*vec++ = vec_of(w, in[i], regions, EXMAP_OP_ALLOC, flags);
 	w->call.nr = nr_out + nr_in;
 	ret = ioctl(w->fd, EXMAP_IOCTL_VECTORS, &w->call);
 	if (ret)
@@ -219,7 +229,12 @@ static __always_inline unsigned long exchange(struct worker *w, const __u64 *out
 
 static unsigned long vectors_alloc(struct worker *w, const __u64 *slots, unsigned int nr)
 {
-	return exchange(w, NULL, 0, slots, nr, 0);
+	return exchange(w, NULL, 0, slots, nr, false, 0);
+}
+
+static unsigned long regions_alloc(struct worker *w, const __u64 *slots, unsigned int nr)
+{
+	return exchange(w, NULL, 0, slots, nr, true, 0);
 }
 
 static __always_inline char *address(struct worker *w, __u64 slot)
@@ -359,7 +374,7 @@ static __always_inline void two_calls(struct worker *w, unsigned long first,
 }
 
 static __always_inline void one_call(struct worker *w, unsigned long first,
-				     unsigned long rounds, __u16 flags)
+				     unsigned long rounds, bool regions, __u8 flags)
 {
 	const unsigned int nr = w->nr;
 	const __u64 *in = w->in + first * nr, *out = w->out + first * nr;
@@ -369,13 +384,13 @@ static __always_inline void one_call(struct worker *w, unsigned long first,
 	for (; rounds; rounds--, in += nr, out += nr) {
 		if (opt.churn)
 			last = out;
-		changed += exchange(w, last, last ? nr : 0, in, nr, flags);
+		changed += exchange(w, last, last ? nr : 0, in, nr, regions, flags);
 		if (opt.touch)
 			touch(w, in, nr);
 		last = in;
 	}
 	if (!opt.churn)
-		changed += exchange(w, last, nr, NULL, 0, 0);
+		changed += exchange(w, last, nr, NULL, 0, regions, 0);
 	w->changed += changed;
 }
 
@@ -386,12 +401,17 @@ static void action_loop(struct worker *w, unsigned long first, unsigned long rou
 
 static void vectors_loop(struct worker *w, unsigned long first, unsigned long rounds)
 {
-	one_call(w, first, rounds, 0);
+	one_call(w, first, rounds, false, 0);
+}
+
+static void regions_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	one_call(w, first, rounds, true, 0);
 }
 
 static void zero_loop(struct worker *w, unsigned long first, unsigned long rounds)
 {
-	one_call(w, first, rounds, EXMAP_VEC_ZERO);
+	one_call(w, first, rounds, false, EXMAP_VEC_ZERO);
 }
 
 static void madvise_loop(struct worker *w, unsigned long first, unsigned long rounds)
@@ -429,6 +449,7 @@ static const struct method methods[] = {
 	{ "exmap-deferred", DEV | DEFERRED, action_alloc, action_loop },
 	{ "exmap-vectors", DEV | VECTORS, vectors_alloc, vectors_loop },
 	{ "exmap-vectors-deferred", DEV | VECTORS | DEFERRED, vectors_alloc, vectors_loop },
+	{ "exmap-regions", DEV | VECTORS | MANY, regions_alloc, regions_loop },
 	{ "exmap-zero", DEV | VECTORS | ZERO, vectors_alloc, zero_loop },
 	{ "fault+madvise", ZERO, fault, madvise_loop },
 	{ "fault+process_madvise", ZERO, fault, process_madvise_loop },
@@ -766,6 +787,29 @@ static void *aligned_hint(void)
 	return p + (-(unsigned long)p & (align - 1));
 }
 
+/* Attach further regions to the pool, each at the addresses behind the one before */
+static void attach_regions(void)
+{
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .flags = EXMAP_SETUP_ATTACH, .fd = -1, .pool = device,
+	};
+	const struct rlimit files = { opt.regions + 1024, opt.regions + 1024 };
+	const size_t size = PG << opt.shift;
+	unsigned int i;
+	int fd;
+
+	if (opt.regions > 1 && setrlimit(RLIMIT_NOFILE, &files))
+		die("RLIMIT_NOFILE: %s", strerror(errno));
+	for (i = 1; i < opt.regions; i++) {
+		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		if (fd < 0 || ioctl(fd, EXMAP_IOCTL_SETUP2, &setup) != (int)i)
+			die("cannot attach region %u: %s", i, strerror(errno));
+		if (mmap(region + i * size, size, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED_NOREPLACE, fd, EXMAP_OFF_EXMAP) == MAP_FAILED)
+			die("cannot map region %u: %s", i, strerror(errno));
+	}
+}
+
 static void exmap_begin(void)
 {
 	const bool deferred = opt.method->flags & DEFERRED;
@@ -789,10 +833,11 @@ static void exmap_begin(void)
 			skip("this kernel has no EXMAP_IOCTL_SETUP2");
 		die("cannot set up an exmap of %lu pages: %s", opt.pool, strerror(errno));
 	}
-	region = mmap(aligned_hint(), opt.region * PG,
+	region = mmap(aligned_hint(), PG << opt.shift,
 		      PROT_READ | PROT_WRITE, MAP_SHARED, device, EXMAP_OFF_EXMAP);
 	if (region == MAP_FAILED)
 		die("cannot map a region of %lu pages: %s", opt.region, strerror(errno));
+	attach_regions();
 }
 
 /* Give the thread its own open file and interface */
@@ -818,7 +863,9 @@ static void exmap_join(struct worker *w)
 		.interface = w->index, .opcode = EXMAP_OP_FREE,
 	};
 	w->call = (struct exmap_vectors) {
-		.size = sizeof(w->call), .interface = w->index,
+		.size = sizeof(w->call),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result), .interface = w->index,
 		.vecs = (unsigned long)w->vecs, .results = (unsigned long)w->results,
 	};
 }
@@ -827,15 +874,20 @@ static void exmap_join(struct worker *w)
 static void exmap_fill_pool(struct worker *w)
 {
 	struct exmap_ioctl_stats stats;
-	unsigned long len;
+	unsigned long len, changed;
 	__u64 page;
 	int alloc;
 
 	for (alloc = 1; alloc >= 0; alloc--)
 		for (page = 0; page < opt.pool; page += len) {
 			len = opt.pool - page < LONGEST ? opt.pool - page : LONGEST;
+			if (opt.regions > 1)
+				len = 1;
 			w->len = len;
-			if (action(w, &page, 1, alloc ? &w->alloc : &w->free) != len)
+			changed = opt.regions == 1 ?
+				  action(w, &page, 1, alloc ? &w->alloc : &w->free) :
+				  exchange(w, &page, !alloc, &page, alloc, true, 0);
+			if (changed != len)
 				die("the pool does not give all its pages");
 		}
 	if (ioctl(device, EXMAP_IOCTL_STATS, &stats))
@@ -998,6 +1050,8 @@ static void print_help(void)
 	       "  --full PERCENT   with --churn: percentage of the pool in use (95)\n"
 	       "  --quarantine N   with deferred flushes: flush at this number of freed pages\n"
 	       "  --region PAGES   size of the region (262144: 1 GiB)\n"
+	       "  --regions N      regions of the pool that this is divided into (1), a power of\n"
+	       "                   two; for exmap-regions\n"
 	       "  --rounds N       batches per thread (65536 pages in all; --churn: 262144)\n"
 	       "  --turn N         pause after every N batches (never): for an emulator that runs\n"
 	       "                   its CPUs by turns, in which a pause ends the turn\n"
@@ -1037,7 +1091,7 @@ static const struct method *find_method(const char *name)
 static void parse(int argc, char **argv)
 {
 	enum { WHAT, THREADS, BATCH, PATTERN, CHURN, ZIPF, POOL, FULL, QUARANTINE,
-	       REGION, ROUNDS, TURN, TOUCH, CSV, NO_HEADER, HELP };
+	       REGION, REGIONS, ROUNDS, TURN, TOUCH, CSV, NO_HEADER, HELP };
 	static const struct option options[] = {
 		{ "what", required_argument, NULL, WHAT },
 		{ "threads", required_argument, NULL, THREADS },
@@ -1049,6 +1103,7 @@ static void parse(int argc, char **argv)
 		{ "full", required_argument, NULL, FULL },
 		{ "quarantine", required_argument, NULL, QUARANTINE },
 		{ "region", required_argument, NULL, REGION },
+		{ "regions", required_argument, NULL, REGIONS },
 		{ "rounds", required_argument, NULL, ROUNDS },
 		{ "turn", required_argument, NULL, TURN },
 		{ "touch", no_argument, NULL, TOUCH },
@@ -1092,6 +1147,9 @@ static void parse(int argc, char **argv)
 		case REGION:
 			opt.region = parse_number(optarg, 1, 1UL << 34);
 			break;
+		case REGIONS:
+			opt.regions = parse_number(optarg, 1, 1U << 16);
+			break;
 		case ROUNDS:
 			opt.rounds = parse_number(optarg, 1, 1UL << 32);
 			break;
@@ -1122,6 +1180,13 @@ static void parse(int argc, char **argv)
 		die("--zipf is for --churn");
 	if (opt.region / opt.threads / opt.batch < 2 || opt.region < opt.pool)
 		die("the region is too small");
+	if (opt.regions > 1 && (opt.regions & (opt.regions - 1) || opt.region & (opt.region - 1) ||
+				opt.region / opt.regions < 2 || opt.pattern == CONTIGUOUS ||
+				!(opt.method->flags & MANY)))
+		die("--regions is for exmap-regions; it and --region are powers of two");
+	while (opt.regions > 1 ? 1UL << opt.shift < opt.region / opt.regions :
+				 1UL << opt.shift < opt.region)
+		opt.shift++;
 	/*
 	 * With --churn, the number of resident pages of a thread. Its part of the region
 	 * must have at least twice as many slots as these pages and a batch need.
@@ -1147,7 +1212,11 @@ static void parse(int argc, char **argv)
 static void check_case(void)
 {
 	const unsigned int flags = opt.method->flags;
-	struct exmap_vectors none = { .size = sizeof(none) };
+	struct exmap_vectors none = {
+		.size = sizeof(none),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
+	};
 
 	if ((flags & ONE_RANGE) && opt.pattern != CONTIGUOUS)
 		skip("it is for contiguous pages");

@@ -719,7 +719,9 @@ static void requests_begin(struct side *s)
 		struct request *r = &s->requests[i];
 
 		r->call = (struct exmap_vectors) {
-			.size = sizeof(r->call), .vecs = (unsigned long)r->vecs,
+			.size = sizeof(r->call),
+			.vec_size = sizeof(struct exmap_vec),
+			.result_size = sizeof(struct exmap_result), .vecs = (unsigned long)r->vecs,
 			.results = (unsigned long)r->results,
 		};
 	}

@@ -127,6 +127,7 @@ static inline int ex_query(int fd, const struct exmap_vec *vecs, unsigned int nr
 {
 	struct exmap_query query = {
 		.size = sizeof(query),
+		.vec_size = sizeof(struct exmap_vec),
 		.flags = flags,
 		.nr = nr,
 		.vecs = (unsigned long)vecs,
@@ -330,6 +331,8 @@ static inline int ex_vectors(struct exmap *ex, int iface, const struct exmap_vec
 {
 	struct exmap_vectors params = {
 		.size = sizeof(params),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
 		.interface = iface,
 		.nr = nr,
 		.vecs = (unsigned long)vecs,

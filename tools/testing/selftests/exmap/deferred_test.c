@@ -47,9 +47,9 @@ TEST(setup2_arguments)
 	REFUSED(size, EXMAP_SETUP2_SIZE_VER0 - 1, EINVAL);
 	REFUSED(size, PG + 1, E2BIG);
 	REFUSED(size, 0xffffffff, E2BIG);
-	REFUSED(flags, 4, EINVAL);
+	REFUSED(flags, 8, EINVAL);
 	REFUSED(flags, 1ULL << 63, EINVAL);
-	REFUSED(reserved, 1, EINVAL);
+	REFUSED(pool, 1, EINVAL);		/* needs EXMAP_SETUP_ATTACH */
 	REFUSED(quarantine, 1, EINVAL);		/* needs EXMAP_SETUP_DEFERRED */
 	REFUSED(max_interfaces, 0, EINVAL);
 	REFUSED(max_interfaces, 65537, EINVAL);

@@ -12,7 +12,9 @@
  * enter it only by READ, or zeroed: a page there contains zeroes or data of that
  * very slot. In the third area, a page may contain anything that this exmap has ever
  * held, and nothing else. To check this, a page contains either zeroes or a *stamp*,
- * repeated a few times, which names the exmap and the slot.
+ * repeated a few times, which names the exmap and the slot. In some worlds, the shared
+ * areas are another region of the same pool, at the addresses behind the first one, and
+ * calls work on both.
  *
  * In some worlds, allocations fail during some calls, if the kernel supports fault
  * injection and the fuzzer runs as root. Such a call may report the failure, but the
@@ -117,6 +119,7 @@ struct thread {
 	unsigned int call;	/* number of the call, for slot.mark */
 	bool only_anybody;	/* all vectors are for the third area */
 	bool all_apart;		/* no slot appears twice in a call */
+	bool one_region;	/* the call cannot reach the second region */
 	bool many;		/* several calls of this thread run at once */
 	enum { FED, ONE_FAILS, SOME_FAIL } allocations;
 	bool starved;		/* an allocation of this step failed, or may have */
@@ -164,6 +167,7 @@ struct config {
 	int steps;		/* per thread and round */
 	int ifaces;
 	long buffer, slots, own, reread;	/* in pages */
+	long cut;		/* first slot of the second region, or 0 */
 	long file_pages;	/* slots that the file covers, from the first on */
 	long file_cut;		/* bytes missing from the last page of the file */
 	__u64 offset;
@@ -200,6 +204,7 @@ static struct {
 	pthread_mutex_t disturb;
 	pthread_barrier_t barrier;
 	int fd;
+	int fd2;		/* of the second region, or -1 */
 	int file;		/* the backing file, for accesses by the fuzzer */
 	int file_fd;		/* the backing file, for the exmap */
 	char *region;
@@ -302,8 +307,8 @@ static int describe_vec(struct thread *t, int i, char *text, int size)
 	const struct exmap_result *r = &t->results[i];
 
 	return snprintf(text, size,
-			"#   [%d] page %lld len %d opcode %d flags %x order %d node %d: %d, %d pages\n",
-			i, v->page, v->len, v->opcode, v->flags, v->order, v->node, r->res,
+			"#   [%d] page %lld len %d opcode %d flags %x region %d node %d: %d, %d pages\n",
+			i, v->page, v->len, v->opcode, v->flags, v->region, v->node, r->res,
 			r->pages);
 }
 
@@ -326,7 +331,7 @@ static int describe(struct thread *t, char *text, int size)
 static int describe_world(char *text, int size)
 {
 	return snprintf(text, size,
-		"# world %d: %d threads, %ld slots (%ld owned by each from 0 on, then %ld), pool %ld%s%s%s, %d interfaces, backing %d%s offset %llx pages %ld-%ld, %s %llu, ending %d\n",
+		"# world %d: %d threads, %ld slots (%ld owned by each from 0 on, then %ld), pool %ld%s%s%s, %d interfaces, backing %d%s offset %llx pages %ld-%ld, %s %llu, ending %d%s\n",
 		world.number, config.threads, config.slots, config.own, config.reread,
 		config.buffer, config.quota ? " (enough)" : "",
 		config.starves ? " (starved)" : "",
@@ -334,7 +339,7 @@ static int describe_world(char *text, int size)
 		config.cgroup ? " (in a cgroup)" : "", config.ifaces, config.backing,
 		config.write_error ? " not to be written" : "", config.offset, config.file_pages,
 		config.file_cut, config.deferred ? "deferred" : config.faults ? "faults" : "strict",
-		config.quarantine, config.ending);
+		config.quarantine, config.ending, config.cut ? ", two regions" : "");
 }
 
 static void __printf(2, 3) bad(struct thread *t, const char *format, ...)
@@ -847,10 +852,13 @@ static void random_range(struct thread *t, struct exmap_vec *v, long most)
 	long dice = t->only_anybody ? 99 : below(&t->random, 100);
 	long first, pages;
 
-	if (dice < 55) {
+	if (dice < 55 || (config.cut && t->one_region && dice >= 75)) {
 		first = t->first + below(&t->random, t->own);
 		pages = random_len(t, min_of(most, t->first + t->own - first));
 		pages = reserve_own(t, first, pages, t->all_apart || transfers(v->opcode));
+	} else if (dice < 75 && config.cut && t->one_region) {
+		first = config.slots + below(&t->random, 3);
+		pages = below(&t->random, 4);
 	} else if (dice < 70 && config.reread && zero) {
 		first = shared + below(&t->random, config.reread);
 		pages = random_len(t, min_of(most, anybody - first));
@@ -885,9 +893,11 @@ static int error_before(const struct exmap_vec *v)
 		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
 	};
 
-	if (v->opcode > EXMAP_OP_WRITE || v->order || v->node || v->flags & ~flags[v->opcode] ||
+	if (v->opcode > EXMAP_OP_WRITE || v->node || v->flags & ~flags[v->opcode] ||
 	    (v->flags & EXMAP_VEC_ALL_OR_NOTHING && v->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
 		return -EINVAL;
+	if (v->region)
+		return -ENXIO;
 	if (!v->len)
 		return 0;
 	if (v->page >= (__u64)config.slots || v->len > config.slots - v->page)
@@ -895,6 +905,33 @@ static int error_before(const struct exmap_vec *v)
 	if (transfers(v->opcode) && config.backing < 0)
 		return -ENODEV;
 	return 1;
+}
+
+/*
+ * Vectors count the slots of both regions from the first one on. This makes of them what
+ * the kernel understands: region and page. A region that does not exist remains.
+ */
+static void split_vecs(struct exmap_vec *vecs, int nr)
+{
+	int i;
+
+	for (i = 0; config.cut && i < nr; i++)
+		if (vecs[i].page >= (__u64)config.cut && !vecs[i].region) {
+			vecs[i].region = 1;
+			vecs[i].page -= config.cut;
+		}
+}
+
+/* Undo split_vecs() */
+static void join_vecs(struct exmap_vec *vecs, int nr)
+{
+	int i;
+
+	for (i = 0; config.cut && i < nr; i++)
+		if (vecs[i].region == 1) {
+			vecs[i].region = 0;
+			vecs[i].page += config.cut;
+		}
 }
 
 /* Whether the call may have found no free page */
@@ -1266,6 +1303,7 @@ static void start_vecs(struct thread *t)
 	t->many = false;
 	t->counted = false;
 	t->only_anybody = false;
+	t->one_region = false;
 	memset(t->arg, 0, sizeof(t->arg));
 }
 
@@ -1285,11 +1323,12 @@ static long run_action(struct thread *t, int opcode)
 	int i;
 
 	start_vecs(t);
+	t->one_region = true;
 	/*
 	 * On the common interface, threads overwrite and carry out each other's
 	 * vectors
 	 */
-	t->only_anybody = config.threads > 1 && one_in(&t->random, 8);
+	t->only_anybody = config.threads > 1 && !config.cut && one_in(&t->random, 8);
 	t->iface = t->only_anybody ? config.threads : t->index;
 	t->opcode = opcode;
 	t->nr = random_nr(t, MAX_VECS);
@@ -1370,21 +1409,25 @@ static void random_vec(struct thread *t, struct exmap_vec *v)
 	case 0:
 		v->opcode = 4 + below(&t->random, 252);
 		break;
-	case 1:
-		v->order = 1 + below(&t->random, 255);
-		break;
-	case 2:
+	case 1 ... 2:
 		v->node = 1 + below(&t->random, 65535);
 		break;
 	case 3:
-		v->flags = 1 << (5 + below(&t->random, 11));
+		v->flags = 1 << (5 + below(&t->random, 3));
+		break;
+	case 4:
+		v->region = 1000 + below(&t->random, 64536);
 		break;
 	}
 }
 
 static long run_vectors(struct thread *t)
 {
-	struct exmap_vectors params = { .size = sizeof(params) };
+	struct exmap_vectors params = {
+		.size = sizeof(params),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
+	};
 	long ret;
 	int i;
 
@@ -1399,7 +1442,9 @@ static long run_vectors(struct thread *t)
 	params.nr = t->nr;
 	params.vecs = (unsigned long)t->vecs;
 	params.results = (unsigned long)t->results;
+	split_vecs(t->vecs, t->nr);
 	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &params));
+	join_vecs(t->vecs, t->nr);
 	if (ret < 0) {
 		EXPECT(t, lacks_memory(t, ret), "all of the call");
 		for (i = 0; i < t->nr; i++)
@@ -1507,6 +1552,7 @@ static void random_segments(struct thread *t, int opcode, int most)
 	t->opcode = opcode;
 	t->iface = any_iface(t);
 	t->all_apart = true;
+	t->one_region = true;
 	t->nr = min_of(random_nr(t, most), most);
 	for (i = 0; i < t->nr; i++) {
 		t->vecs[i] = (struct exmap_vec) { .opcode = opcode };
@@ -1668,6 +1714,8 @@ static long run_uring_cmd(struct thread *t)
 
 		call->params = (struct exmap_vectors) {
 			.size = sizeof(call->params),
+			.vec_size = sizeof(struct exmap_vec),
+			.result_size = sizeof(struct exmap_result),
 			.interface = any_iface(t),
 			.nr = random_nr(t, RING_VECS),
 			.vecs = (unsigned long)call->vecs,
@@ -1675,6 +1723,7 @@ static long run_uring_cmd(struct thread *t)
 		};
 		for (j = 0; j < (int)call->params.nr; j++)
 			random_vec(t, &call->vecs[j]);
+		split_vecs(call->vecs, call->params.nr);
 		io_uring_prep_rw(IORING_OP_URING_CMD, sqe, t->fd, NULL, 0, 0);
 		sqe->cmd_op = EXMAP_IOCTL_VECTORS;
 		memcpy(sqe->cmd, &cmd, sizeof(cmd));
@@ -1694,6 +1743,7 @@ static long run_uring_cmd(struct thread *t)
 		t->ret = call->ret;
 		t->arg[0] = i;
 		memcpy(t->vecs, call->vecs, t->nr * sizeof(t->vecs[0]));
+		join_vecs(t->vecs, t->nr);
 		memcpy(t->results, call->results, t->nr * sizeof(t->results[0]));
 		if (call->ret < 0) {
 			EXPECT(t, file_lacks_memory(t, call->ret), "all of a call");
@@ -1711,7 +1761,11 @@ static long run_uring_cmd(struct thread *t)
 /* Submit a command that the exmap must refuse */
 static long run_bad_uring(struct thread *t)
 {
-	struct exmap_vectors params = { .size = sizeof(params) };
+	struct exmap_vectors params = {
+		.size = sizeof(params),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
+	};
 	struct exmap_uring_cmd cmd = { .iov = { &params, sizeof(params) } };
 	struct io_uring_sqe *sqe;
 	int want = -EINVAL, res = 0;
@@ -1834,7 +1888,11 @@ static long run_nothing(struct thread *t)
 	struct exmap_action_params action = {
 		.interface = t->index, .opcode = below(&t->random, 4),
 	};
-	struct exmap_vectors vectors = { .size = sizeof(vectors), .interface = t->index };
+	struct exmap_vectors vectors = {
+		.size = sizeof(vectors), .interface = t->index,
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
+	};
 	long ret;
 
 	start_vecs(t);
@@ -1910,7 +1968,7 @@ static long run_setup(struct thread *t)
 		setup2.flags = 1ULL << (8 + below(&t->random, 56));
 		break;
 	case 5:
-		setup2.reserved = 1;
+		setup2.pool = 1;
 		break;
 	case 6:
 		setup2.quarantine = 1;
@@ -2011,7 +2069,9 @@ static long run_bad_vectors(struct thread *t)
 	struct exmap_vec vec = { .opcode = EXMAP_OP_FREE, .page = slot_nr(t, s), .len = 1 };
 	struct exmap_result result;
 	struct exmap_vectors params = {
-		.size = sizeof(params), .interface = t->index, .nr = 1,
+		.size = sizeof(params),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result), .interface = t->index, .nr = 1,
 		.vecs = (unsigned long)&vec, .results = (unsigned long)&result,
 	};
 	const void *arg = &params;
@@ -2022,7 +2082,7 @@ static long run_bad_vectors(struct thread *t)
 	t->arg[0] = below(&t->random, 9);
 	switch (t->arg[0]) {
 	case 0:
-		params.size = 31;
+		params.size = EXMAP_VECTORS_SIZE_VER0 - 1;
 		if (one_in(&t->random, 2)) {
 			params.size = 4097 + below(&t->random, 1L << 31);
 			want = -E2BIG;
@@ -2030,6 +2090,11 @@ static long run_bad_vectors(struct thread *t)
 		break;
 	case 1:
 		params.flags = 1U << below(&t->random, 32);
+		if (one_in(&t->random, 2)) {
+			params.flags = 0;
+			params.vec_size = one_in(&t->random, 2) ? EXMAP_VEC_SIZE_VER0 - 8 :
+					  EXMAP_VEC_SIZE_VER0 + 1 + below(&t->random, 7);
+		}
 		break;
 	case 2:
 		params.interface = config.ifaces + below(&t->random, 1L << 31);
@@ -2164,7 +2229,8 @@ static long run_bad_query(struct thread *t)
 	struct exmap_vec vec = { .page = t->first, .len = t->own };
 	__u8 slots[MAX_SLOTS];
 	struct exmap_query query = {
-		.size = sizeof(query), .nr = 1, .vecs = (unsigned long)&vec,
+		.size = sizeof(query), .nr = 1, .vec_size = sizeof(struct exmap_vec),
+		.vecs = (unsigned long)&vec,
 		.slots = (unsigned long)slots,
 	};
 	const void *arg = &query;
@@ -2185,7 +2251,7 @@ static long run_bad_query(struct thread *t)
 		query.flags = 2U << below(&t->random, 15);
 		break;
 	case 2:
-		query.reserved = 1;
+		query.vec_size = EXMAP_VEC_SIZE_VER0 - 8;
 		break;
 	case 3:
 		query.nr = EXMAP_VECTORS_MAX + 1;
@@ -2194,10 +2260,10 @@ static long run_bad_query(struct thread *t)
 		vec.opcode = 1 + below(&t->random, 255);
 		break;
 	case 5:
-		vec.flags = 1U << below(&t->random, 16);
+		vec.flags = 1U << below(&t->random, 8);
 		break;
 	case 6:
-		vec.order = 1;
+		vec.node = 256;
 		break;
 	case 7:
 		vec.node = 1;
@@ -2246,8 +2312,14 @@ static bool set_limited(bool limited)
 static long call_early(struct thread *t, int fd, void *addr, bool set_up)
 {
 	struct exmap_action_params action = { .opcode = EXMAP_OP_ALLOC, .iov_len = 1 };
-	struct exmap_vectors vectors = { .size = sizeof(vectors) };
-	struct exmap_query query = { .size = sizeof(query) };
+	struct exmap_vectors vectors = {
+		.size = sizeof(vectors),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
+	};
+	struct exmap_query query = {
+		.size = sizeof(query), .vec_size = sizeof(struct exmap_vec),
+	};
 	struct exmap_ioctl_stats stats;
 
 	switch (below(&t->random, set_up ? 4 : 8)) {
@@ -2338,7 +2410,9 @@ static long run_another(struct thread *t)
 	struct exmap_vec vec = { .len = 1, .opcode = EXMAP_OP_FREE };
 	struct exmap_result result;
 	struct exmap_vectors vectors = {
-		.size = sizeof(vectors), .nr = 1, .vecs = (unsigned long)&vec,
+		.size = sizeof(vectors),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result), .nr = 1, .vecs = (unsigned long)&vec,
 		.results = (unsigned long)&result,
 	};
 	const bool limited = one_in(&t->random, 2) && set_limited(true);
@@ -2451,6 +2525,80 @@ out:
 /* Calls of memory management that concern the region */
 
 /* Run the shrinkers, which also take free pages out of the pools */
+/*
+ * Attach a region to the pool for a moment. If the kernel works right, the pages that it
+ * has when it is unmapped are found by whoever needs them.
+ */
+static long run_attach(struct thread *t)
+{
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .fd = world.file_fd, .pool = t->fd,
+		.offset = config.offset, .flags = EXMAP_SETUP_ATTACH,
+	};
+	struct exmap_vec vecs[3] = {
+		{ .page = 5, .len = 8, .opcode = EXMAP_OP_ALLOC },
+		{ .page = 5, .len = 4, .opcode = EXMAP_OP_FREE },
+		{ .len = 2, .opcode = EXMAP_OP_READ },
+	};
+	struct exmap_result results[3];
+	struct exmap_vectors params = {
+		.size = sizeof(params),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result), .interface = any_iface(t),
+		.nr = 1 + below(&t->random, 3),
+		.vecs = (unsigned long)vecs, .results = (unsigned long)results,
+	};
+	const long slots = 13 + below(&t->random, 2000);
+	const bool other_file = one_in(&t->random, 2);
+	int fd, i;
+	char *region;
+	long ret;
+
+	start_vecs(t);
+	/* There are pages for all slots of the world, but not for more */
+	if (config.quota)
+		return 0;
+	fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	EXPECT(t, fd >= 0 || may_lack_memory(t), "open: %s", strerror(errno));
+	if (fd < 0)
+		return -errno;
+	ret = HUNGRY_CALL(t, ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
+	EXPECT(t, ret > 0 || lacks_memory(t, ret) || (!ret && is_gone()), "attach: %ld", ret);
+	if (ret <= 0 || is_gone()) {
+		close(fd);
+		return ret;
+	}
+	for (i = 0; i < 3; i++)
+		vecs[i].region = ret;
+	region = mmap(NULL, slots * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_EXMAP);
+	if (region != MAP_FAILED) {
+		ret = HUNGRY_CALL(t, ioctl(other_file ? t->fd : fd, EXMAP_IOCTL_VECTORS, &params));
+		EXPECT(t, ret >= 0 || lacks_memory(t, ret) || is_gone(), "VECTORS: %ld", ret);
+		for (i = params.nr > 1 ? 4 : 0; ret >= 0 && i < 8 && !results[0].res; i++) {
+			char *page = region + (5 + i) * PG;
+
+			EXPECT(t, !try_read_byte(page) || is_gone(),
+			       "slot %d of an attached region has no page", i);
+			if (!is_gone())
+				put_stamp((__u64 *)page, stamp_of(config.slots + i, t->step));
+		}
+		for (i = 0; ret >= 0 && i < (int)params.nr; i++)
+			EXPECT(t, shared_error_ok(t, vecs[i].opcode, results[i].res, false) ||
+			       (results[i].res == -ENODEV && config.backing < 0) ||
+			       (results[i].res == -ENOMEM && config.threads == 1 &&
+				count_resident(t) + t->nr_held + 10 > config.buffer),
+			       "vector %d: %d", i, results[i].res);
+		if (one_in(&t->random, 2)) {
+			close(fd);
+			fd = -1;
+		}
+		munmap(region, slots * PG);
+	}
+	if (fd >= 0)
+		close(fd);
+	return 0;
+}
+
 static long run_shrink(struct thread *t)
 {
 	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
@@ -2541,19 +2689,21 @@ static long run_query(struct thread *t)
 {
 	static __thread __u8 slots[MAX_SLOTS];
 	const bool all = one_in(&t->random, 3);
-	const long cut = below(&t->random, config.slots);
-	const struct exmap_vec vecs[3] = {
+	const long cut = config.cut ?: below(&t->random, config.slots);
+	struct exmap_vec vecs[3] = {
 		{ .page = all ? 0 : t->first, .len = all ? cut : t->own },
 		{ .page = cut },
 		{ .page = cut, .len = config.slots - cut },
 	};
 	struct exmap_query query = {
-		.size = sizeof(query), .flags = below(&t->random, 2), .nr = all ? 3 : 1,
+		.size = sizeof(query), .vec_size = sizeof(struct exmap_vec),
+		.flags = below(&t->random, 2), .nr = all ? 3 : 1,
 		.vecs = (unsigned long)vecs, .slots = (unsigned long)slots,
 	};
 	long ret, i;
 
 	start_vecs(t);
+	split_vecs(vecs, 3);
 	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_QUERY, &query));
 	EXPECT(t, !ret || lacks_memory(t, ret) || is_gone(), "QUERY");
 	for (i = 0; !ret && i < t->own; i++) {
@@ -2623,8 +2773,9 @@ static long run_mprotect(struct thread *t)
 /* Try to change a part of the region, or to resize or move it, which must fail */
 static long run_parts(struct thread *t)
 {
-	const long first = 1 + below(&t->random, config.slots - 2);
-	const size_t size = (1 + below(&t->random, config.slots - first - 1)) * PG;
+	const long slots = config.cut ?: config.slots;
+	const long first = 1 + below(&t->random, slots - 2);
+	const size_t size = (1 + below(&t->random, slots - first - 1)) * PG;
 	char *addr = at(first);
 	long ret;
 
@@ -2647,18 +2798,18 @@ static long run_parts(struct thread *t)
 		ret = CALL(t, mremap(addr, size, size + PG, MREMAP_MAYMOVE));
 		break;
 	case 4:
-		ret = CALL(t, mremap(world.region, config.slots * PG, config.slots * PG,
+		ret = CALL(t, mremap(world.region, slots * PG, slots * PG,
 				     MREMAP_MAYMOVE | MREMAP_FIXED, world.region + (1UL << 40)));
 		break;
 	case 5:
-		ret = CALL(t, mremap(world.region, config.slots * PG, first * PG, 0));
+		ret = CALL(t, mremap(world.region, slots * PG, first * PG, 0));
 		break;
 	case 6:
 		ret = CALL(t, mremap(world.vectors[t->index], PG, PG,
 				     MREMAP_MAYMOVE | MREMAP_FIXED, world.region + (1UL << 40)));
 		break;
 	default:
-		ret = CALL(t, mremap(world.region, config.slots * PG, (config.slots + 1) * PG,
+		ret = CALL(t, mremap(world.region, slots * PG, (slots + 1) * PG,
 				     MREMAP_MAYMOVE));
 		EXPECT(t, ret == -EFAULT, "a larger region");
 		return ret;
@@ -2858,8 +3009,14 @@ static long run_fork(struct thread *t)
 	struct exmap_setup2 setup = {
 		.size = sizeof(setup), .fd = -1, .max_interfaces = 1, .buffer_size = 1,
 	};
-	struct exmap_vectors vectors = { .size = sizeof(vectors) };
-	struct exmap_query query = { .size = sizeof(query) };
+	struct exmap_vectors vectors = {
+		.size = sizeof(vectors),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
+	};
+	struct exmap_query query = {
+		.size = sizeof(query), .vec_size = sizeof(struct exmap_vec),
+	};
 	struct exmap_ioctl_stats stats;
 	int status = 0;
 	long pid;
@@ -2950,6 +3107,8 @@ static long run_take_away(struct thread *t)
 		for (i = 0; i < config.threads; i++)
 			CALL(t, dup3(fd, world.workers[i]->fd, O_CLOEXEC));
 		CALL(t, dup3(fd, world.fd, O_CLOEXEC));
+		if (world.fd2 >= 0)
+			CALL(t, dup3(fd, world.fd2, O_CLOEXEC));
 		close(fd);
 		ret = CALL(t, munmap(world.region, size));
 		break;
@@ -2963,7 +3122,7 @@ static const struct kind kinds[MAX_KINDS] = {
 	{ "READ", 70, run_action_read, { ENOMEM, ERANGE, ENODEV, ENODATA }, .thrifty = true },
 	{ "WRITE", 40, run_action_write, { EFAULT, ERANGE, ENODEV, ENOSPC }, .thrifty = true },
 	{ "VECTORS", 150, run_vectors, { ENOMEM, ERANGE, EINVAL, EBUSY, EFAULT, ENODEV,
-					  ENODATA, ENOSPC }, .thrifty = true },
+					  ENODATA, ENOSPC, ENXIO }, .thrifty = true },
 	{ "pread/pwrite", 40, run_pread_pwrite, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA,
 						  ENOSPC }, .thrifty = true },
 	{ "preadv", 40, run_preadv, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA },
@@ -2978,7 +3137,7 @@ static const struct kind kinds[MAX_KINDS] = {
 	  .thrifty = true },
 #ifdef HAVE_LIBURING
 	{ "io_uring VECTORS", 80, run_uring_cmd, { ENOMEM, ERANGE, EINVAL, EBUSY, EFAULT, ENODEV,
-						   ENODATA, ENOSPC, EIO } },
+						   ENODATA, ENOSPC, EIO, ENXIO } },
 	{ "io_uring rw", 60, run_uring_rw, { ENOMEM, ERANGE, EFAULT, ENODEV, ENODATA, ENOSPC } },
 	{ "wrong io_uring", 8, run_bad_uring, { EINVAL, EFAULT, EOPNOTSUPP }, true },
 #endif
@@ -2989,6 +3148,7 @@ static const struct kind kinds[MAX_KINDS] = {
 	{ "nothing", 8, run_nothing, { ENODEV }, .thrifty = true },
 	{ "CLONE", 8, run_clone },
 	{ "another", 10, run_another, { ENOMEM } },
+	{ "attach", 10, run_attach, { ENOMEM } },
 	{ "SETUP again", 8, run_setup, { EBUSY, EINVAL, EFAULT, E2BIG }, true },
 	{ "mmap again", 8, run_mmap_again, { EBUSY, ENXIO, EINVAL } },
 	{ "wrong ACTION", 10, run_bad_action, { EINVAL, EFAULT }, true, true },
@@ -3170,6 +3330,8 @@ static void make_config(struct config *c, int number, __u64 most)
 	anybody = 64 + below(&random, 3 * c->buffer);
 	if (one_in(&random, 4))
 		anybody = 4200;
+	if (one_in(&random, 3))
+		c->cut = c->own * c->threads;
 	shared = c->own * c->threads + c->reread;
 	c->slots = shared + anybody;
 	c->quota = c->threads > 1 && one_in(&random, 4);
@@ -3318,6 +3480,35 @@ static void forget(struct thread *t)
 	}
 }
 
+/* Attach the second region to the pool, if there is to be one */
+static void make_second_region(__u64 random)
+{
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .fd = world.file_fd, .pool = world.fd,
+		.offset = config.offset + config.cut * PG,
+		.flags = EXMAP_SETUP_ATTACH | (config.faults ? EXMAP_SETUP_PAGEFAULT_ALLOC : 0),
+	};
+	char *where = at(config.cut);
+	int i, ret;
+
+	world.fd2 = -1;
+	if (!config.cut)
+		return;
+	world.fd2 = open(DEVICE, O_RDWR | O_CLOEXEC);
+	EXPECT(NULL, world.fd2 >= 0, "open: %s", strerror(errno));
+	for (i = 0; i < 2; i++) {
+		if (i == (int)(random >> 2 & 1)) {
+			EXPECT(NULL, mmap(where, (config.slots - config.cut) * PG,
+					  PROT_READ | PROT_WRITE,
+					  MAP_SHARED | MAP_FIXED_NOREPLACE, world.fd2,
+					  EXMAP_OFF_EXMAP) == where, "mmap: %s", strerror(errno));
+		} else {
+			ret = ioctl(world.fd2, EXMAP_IOCTL_SETUP2, &setup);
+			EXPECT(NULL, ret == 1, "attach: %d, %s", ret, strerror(errno));
+		}
+	}
+}
+
 static void make_exmap(void)
 {
 	const __u64 random = mix(seed_of(world.number) + 777 + world.incarnation);
@@ -3355,7 +3546,8 @@ static void make_exmap(void)
 	/* Setup and mmap in either order */
 	for (i = 0; i < 2; i++) {
 		if (i == (int)(random & 1)) {
-			world.region = mmap(where, config.slots * PG, PROT_READ | PROT_WRITE,
+			world.region = mmap(where, (config.cut ?: config.slots) * PG,
+					    PROT_READ | PROT_WRITE,
 					    MAP_SHARED | MAP_FIXED_NOREPLACE, world.fd,
 					    EXMAP_OFF_EXMAP);
 			EXPECT(NULL, world.region == where, "mmap: %s", strerror(errno));
@@ -3367,6 +3559,7 @@ static void make_exmap(void)
 			EXPECT(NULL, !err, "SETUP2: %s", strerror(errno));
 		}
 	}
+	make_second_region(random);
 	for (i = 0; i <= config.threads; i++) {
 		world.vectors[i] = mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, world.fd,
 					EXMAP_OFF_INTERFACE(i));
@@ -3426,6 +3619,8 @@ static void destroy_exmap(void)
 		if (world.workers[i]->fd != world.fd)
 			close(world.workers[i]->fd);
 	close(world.fd);
+	if (world.fd2 >= 0)
+		close(world.fd2);
 	world.gone = false;
 	check_rss(false);
 }
@@ -3444,13 +3639,15 @@ static int all_slots(int opcode, long *pages)
 
 	*pages = 0;
 	for (slot = 0; slot < config.slots; slot += len) {
+		const bool second = config.cut && slot >= config.cut;
+		const long end = config.cut && !second ? config.cut : config.slots;
 		struct exmap_iov vec;
 
-		len = min_of(config.slots - slot, 4095);
-		vec.page = slot;
+		len = min_of(end - slot, 4095);
+		vec.page = slot - (second ? config.cut : 0);
 		vec.len = len;
 		iov->value = vec.value;
-		ret = ioctl(world.fd, EXMAP_IOCTL_ACTION, &params);
+		ret = ioctl(second ? world.fd2 : world.fd, EXMAP_IOCTL_ACTION, &params);
 		if (ret < 0)
 			return -errno;
 		*pages += iov->pages;

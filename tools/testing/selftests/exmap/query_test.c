@@ -136,7 +136,8 @@ TEST_F(query, errors)
 	struct exmap *ex = &self->ex;
 	struct exmap_vec vecs[2] = { { .page = 0, .len = 1 }, { .page = 1, .len = 1 } };
 	struct exmap_query query = {
-		.size = sizeof(query), .nr = 1, .vecs = (unsigned long)vecs,
+		.size = sizeof(query), .nr = 1, .vec_size = sizeof(struct exmap_vec),
+		.vecs = (unsigned long)vecs,
 	};
 	struct {
 		struct exmap_query query;
@@ -158,7 +159,7 @@ TEST_F(query, errors)
 	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1] = (struct exmap_vec){ .len = 1, .flags = 1 };
 	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
-	vecs[1] = (struct exmap_vec){ .len = 1, .order = 1 };
+	vecs[1] = (struct exmap_vec){ .len = 1, .node = 256 };
 	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
 	vecs[1] = (struct exmap_vec){ .len = 1, .node = 1 };
 	EXPECT_EQ(-EINVAL, ex_query(ex->fd, vecs, 2, slots, EXMAP_QUERY_AGE));
@@ -173,9 +174,13 @@ TEST_F(query, errors)
 	EXPECT_EQ(-EFAULT, ex_query(ex->fd, vecs, 1, (__u8 *)page_at(ex, 77), 0));
 	EXPECT_EQ(0, ex_query(ex->fd, NULL, 0, NULL, 0));
 	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, NULL));
-	query.reserved = 1;
+	query.vec_size = EXMAP_VEC_SIZE_VER0 - 8;
 	EXPECT_EQ(-EINVAL, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
-	query.reserved = 0;
+	query.vec_size = EXMAP_VEC_SIZE_VER0 + 1;
+	EXPECT_EQ(-EINVAL, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
+	query.vec_size = PG;
+	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
+	query.vec_size = sizeof(struct exmap_vec);
 	query.size = EXMAP_QUERY_SIZE_VER0 - 1;
 	EXPECT_EQ(-EINVAL, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
 	query.size = PG + 1;

@@ -23,6 +23,8 @@ static inline void command_init(struct command *c, int iface)
 	memset(c, 0, sizeof(*c));
 	memset(c->results, 0xaa, sizeof(c->results));
 	c->params.size = sizeof(c->params);
+	c->params.vec_size = sizeof(struct exmap_vec);
+	c->params.result_size = sizeof(struct exmap_result);
 	c->params.interface = iface;
 	c->params.vecs = (unsigned long)c->vecs;
 	c->params.results = (unsigned long)c->results;

@@ -120,7 +120,10 @@ TEST_F_TIMEOUT(vectors, swap_one_page, SLOW)
 	};
 	struct exmap *ex = &self->ex;
 	struct exmap_vectors call = {
-		.size = sizeof(call), .nr = 2, .results = (unsigned long)page_at(ex, 9),
+		.size = sizeof(call),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result),
+		.nr = 2, .results = (unsigned long)page_at(ex, 9),
 	};
 	struct exmap_vec vecs[2];
 	struct exmap_result r[2];
@@ -314,8 +317,8 @@ TEST_F(vectors, bad_vectors)
 		vecs[i] = good;
 	vecs[0].opcode = 4;
 	vecs[1].opcode = 255;
-	vecs[2].flags = 1 << 15;
-	vecs[3].order = 1;
+	vecs[2].flags = 1 << 7;
+	vecs[3].node = 256;
 	vecs[4].node = 1;
 	vecs[5] = (struct exmap_vec)FREE(5, 1);
 	vecs[5].flags = EXMAP_VEC_ZERO;
@@ -338,7 +341,9 @@ TEST_F(vectors, bad_calls)
 	struct exmap_vec vec = ALLOC(5, 1, 0);
 	struct exmap_result result = { .res = 12345 };
 	struct exmap_vectors good = {
-		.size = sizeof(good), .nr = 1,
+		.size = sizeof(good),
+		.vec_size = sizeof(struct exmap_vec),
+		.result_size = sizeof(struct exmap_result), .nr = 1,
 		.vecs = (unsigned long)&vec, .results = (unsigned long)&result,
 	}, bad;
 	/* The largest struct that the kernel accepts */
@@ -362,6 +367,12 @@ TEST_F(vectors, bad_calls)
 	REFUSED(interface, 0xffffffff, EINVAL);
 	REFUSED(nr, EXMAP_VECTORS_MAX + 1, EINVAL);
 	REFUSED(nr, 0xffffffff, EINVAL);
+	REFUSED(vec_size, EXMAP_VEC_SIZE_VER0 - 8, EINVAL);
+	REFUSED(vec_size, EXMAP_VEC_SIZE_VER0 + 4, EINVAL);
+	REFUSED(vec_size, PG, E2BIG);
+	REFUSED(result_size, EXMAP_RESULT_SIZE_VER0 - 8, EINVAL);
+	REFUSED(result_size, EXMAP_RESULT_SIZE_VER0 + 4, EINVAL);
+	REFUSED(result_size, PG, E2BIG);
 	REFUSED(vecs, 8, EFAULT);
 	REFUSED(vecs, ~0UL - 7, EFAULT);
 	REFUSED(results, 8, EFAULT);

@@ -1,0 +1,667 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Regions that share a pool: EXMAP_SETUP_ATTACH, and calls whose vectors name several
+ * regions.
+ */
+#include "common.h"
+#include "uring.h"
+
+#define BUFFER		64
+#define SLOTS		4096
+#define FILE_PAGES	64
+#define REGIONS		3
+
+/* Pages of the files of different regions differ by this */
+#define FILE_STEP	10000
+
+static int attach(int fd, int pool, struct exmap_setup2 setup)
+{
+	setup.size = sizeof(setup);
+	setup.flags |= EXMAP_SETUP_ATTACH;
+	setup.pool = pool;
+	return ex_ioctl(fd, EXMAP_IOCTL_SETUP2, &setup);
+}
+
+/* Add a region to the pool of @first. Returns its number, or -errno. */
+static int add_region(struct __test_metadata *_metadata, struct exmap *ex,
+		      struct exmap *first, int backing, int slots)
+{
+	int number;
+
+	*ex = (struct exmap) { .fd = exmap_open(_metadata), .pages = slots };
+	number = attach(ex->fd, first->fd, (struct exmap_setup2){ .fd = backing });
+	if (number < 0)
+		return number;
+	ex->region = ex_map_region(ex->fd, slots);
+	ASSERT_NE(MAP_FAILED, ex->region);
+	return number;
+}
+
+static struct exmap_vec in_region(unsigned int region, int opcode, __u64 page, int len,
+				  int flags)
+{
+	struct exmap_vec vec = ex_vec(opcode, page, len, flags);
+
+	vec.region = region;
+	return vec;
+}
+
+/* As ex_vec_one(), in another region than that of @ex */
+static int one_in(struct exmap *ex, unsigned int region, int opcode, __u64 page, int len)
+{
+	struct exmap_vec vec = in_region(region, opcode, page, len, 0);
+	struct exmap_result result = { .res = -1, .pages = -1 };
+	int ret = ex_vectors(ex, 0, &vec, &result, 1);
+
+	return ret < 0 ? ret : ret ? result.res : (int)result.pages;
+}
+
+static int file_of(struct __test_metadata *_metadata, int region)
+{
+	static alignas(4096) __u64 words[WORDS];
+	int fd = memfd_create("backing", MFD_CLOEXEC), i;
+
+	ASSERT_LE(0, fd);
+	for (i = 0; i < FILE_PAGES; i++) {
+		make_page(words, i + region * FILE_STEP);
+		ASSERT_EQ(PG, pwrite(fd, words, PG, i * PG));
+	}
+	return fd;
+}
+
+FIXTURE(attach) {
+	struct exmap ex[REGIONS];
+	int file[REGIONS];
+	struct ring ring;
+};
+
+FIXTURE_VARIANT(attach) {
+	__u64 flags;
+	bool uring;
+};
+
+FIXTURE_VARIANT_ADD(attach, strict) {
+};
+
+FIXTURE_VARIANT_ADD(attach, deferred) {
+	.flags = EXMAP_SETUP_DEFERRED,
+};
+
+FIXTURE_VARIANT_ADD(attach, uring) {
+	.uring = true,
+};
+
+FIXTURE_SETUP(attach)
+{
+	struct exmap_setup2 setup = { .flags = variant->flags };
+	int i;
+
+	catch_faults();
+	self->ring.fd = -1;
+	if (variant->uring && ring_open(&self->ring, 8))
+		SKIP(return, "no io_uring");
+	for (i = 0; i < REGIONS; i++)
+		self->file[i] = file_of(_metadata, i);
+	setup.fd = self->file[0];
+	exmap_create2(_metadata, &self->ex[0], setup, 2, BUFFER, SLOTS);
+	for (i = 1; i < REGIONS; i++)
+		ASSERT_EQ(i, add_region(_metadata, &self->ex[i], &self->ex[0],
+					self->file[i], SLOTS * (i + 1)));
+}
+
+FIXTURE_TEARDOWN(attach)
+{
+	int i;
+
+	ring_close(&self->ring);
+	for (i = 0; i < REGIONS; i++) {
+		exmap_destroy(&self->ex[i]);
+		close(self->file[i]);
+	}
+}
+
+/* Carry out vectors by ioctl or, unless @ring is NULL, through io_uring */
+static int vectors_in(struct exmap *ex, struct ring *ring, const struct exmap_vec *vecs,
+		      struct exmap_result *results, unsigned int nr)
+{
+	struct command c;
+
+	if (!ring)
+		return ex_vectors(ex, 0, vecs, results, nr);
+	command_init(&c, 0);
+	c.params.vecs = (unsigned long)vecs;
+	c.params.results = (unsigned long)results;
+	c.params.nr = nr;
+	prep_command(ring_sqe(ring), ex->fd, &c);
+	return ring_run(ring);
+}
+
+#define vectors(VECS, RESULTS, NR)						\
+	vectors_in(&self->ex[0], variant->uring ? &self->ring : NULL, VECS, RESULTS, NR)
+
+TEST_F(attach, one_budget)
+{
+	struct exmap *ex = self->ex;
+	struct exmap_ioctl_stats stats;
+
+	EXPECT_EQ(40, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 0, 40));
+	EXPECT_EQ(24, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 100, 24));
+	EXPECT_EQ(-ENOMEM, one_in(&ex[0], 2, EXMAP_OP_ALLOC, 0, 1));
+	EXPECT_EQ(-ENOMEM, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 40, 1));
+	/* A page of one region can be one of another, whichever file the call is made on */
+	EXPECT_EQ(1, one_in(&ex[1], 0, EXMAP_OP_FREE, 39, 1));
+	EXPECT_EQ(1, one_in(&ex[2], 2, EXMAP_OP_ALLOC, 12000, 1));
+	EXPECT_EQ(-ENOMEM, one_in(&ex[1], 1, EXMAP_OP_ALLOC, 0, 1));
+	ASSERT_EQ(0, ex_stats(ex[2].fd, &stats));
+	EXPECT_EQ(BUFFER, stats.buffer_size);
+	EXPECT_EQ(BUFFER, stats.alloc_count);
+	EXPECT_EQ(2, stats.max_interfaces);
+	EXPECT_EQ(39, count_present(&ex[0], 0, 60));
+	EXPECT_EQ(24, count_present(&ex[1], 90, 60));
+	EXPECT_TRUE(present(page_at(&ex[2], 12000)));
+
+	EXPECT_EQ(0, ex_resize(ex[2].fd, BUFFER + 5));
+	EXPECT_EQ(5, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 0, 5));
+	EXPECT_EQ(-ENOMEM, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 5, 1));
+}
+
+TEST_F(attach, calls_of_the_old_abi)
+{
+	struct exmap *ex = &self->ex[2];
+
+	ex->iface[0] = ex_map_iface(ex->fd, 0);
+	ASSERT_NE(MAP_FAILED, ex->iface[0]);
+	/* Interfaces belong to the pool: it is the same page everywhere */
+	self->ex[0].iface[0]->iov[7].value = 1234;
+	EXPECT_EQ(1234, ex->iface[0]->iov[7].value);
+
+	/* The region is that of the file */
+	EXPECT_EQ(3, ex_alloc(ex, 0, 12000, 3));
+	EXPECT_EQ(3, count_present(ex, 12000, 3));
+	EXPECT_EQ(2, ex_free(ex, 0, 12001, 5));
+	EXPECT_EQ(PG, ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(ex, 5), PG));
+	EXPECT_TRUE(page_is(page_at(ex, 5), 5 + 2 * FILE_STEP));
+	EXPECT_EQ(-ERANGE, ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(&self->ex[0], 5), PG));
+	munmap(ex->iface[0], PG);
+}
+
+TEST_F(attach, one_call_for_all_regions)
+{
+	struct exmap *ex = self->ex;
+	struct exmap_vec vecs[] = {
+		in_region(0, EXMAP_OP_FREE, 0, 1, 0),
+		in_region(1, EXMAP_OP_FREE, 0, 1, 0),
+		in_region(2, EXMAP_OP_READ, 5, 1, 0),
+		in_region(0, EXMAP_OP_READ, 5, 2, 0),
+		in_region(1, EXMAP_OP_ALLOC, 7, 1, EXMAP_VEC_ZERO),
+		in_region(2, EXMAP_OP_ALLOC, 12000, 1, 0),
+		in_region(0, EXMAP_OP_WRITE, 1, 1, 0),
+		in_region(2, EXMAP_OP_WRITE, 1, 1, 0),
+		in_region(0, EXMAP_OP_ALLOC, SLOTS, 1, 0),		/* outside */
+		in_region(1, EXMAP_OP_ALLOC, 2 * SLOTS - 1, 1, 0),	/* inside */
+		in_region(1, EXMAP_OP_READ, FILE_PAGES, 1, 0),		/* end of file */
+		in_region(REGIONS, EXMAP_OP_ALLOC, 0, 1, 0),
+		in_region(65535, EXMAP_OP_FREE, 0, 1, 0),
+		in_region(1, EXMAP_OP_READ, 9, 1, EXMAP_VEC_DIRTY),
+	};
+	static const struct exmap_result want[] = {
+		{ 0, 1 }, { 0, 1 }, { 0, 1 }, { 0, 2 }, { 0, 1 }, { 0, 1 }, { 0, 1 }, { 0, 1 },
+		{ -ERANGE }, { 0, 1 }, { -ENODATA }, { -ENXIO }, { -ENXIO }, { -EINVAL },
+	};
+	struct exmap_result r[14];
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(2, one_in(&ex[0], i, EXMAP_OP_ALLOC, 0, 2));
+		make_page((__u64 *)page_at(&ex[i], 1), NEW(i));
+	}
+	EXPECT_EQ(5, vectors(vecs, r, 14));
+	for (i = 0; i < 14; i++) {
+		EXPECT_EQ(want[i].res, r[i].res)
+			TH_LOG("vector %d", i);
+		EXPECT_EQ(want[i].pages, r[i].pages)
+			TH_LOG("vector %d", i);
+	}
+	EXPECT_FALSE(present(page_at(&ex[0], 0)));
+	EXPECT_FALSE(present(page_at(&ex[1], 0)));
+	EXPECT_TRUE(present(page_at(&ex[2], 0)));
+	EXPECT_TRUE(page_is(page_at(&ex[2], 5), 5 + 2 * FILE_STEP));
+	EXPECT_TRUE(page_is(page_at(&ex[0], 5), 5));
+	EXPECT_TRUE(page_is(page_at(&ex[0], 6), 6));
+	EXPECT_TRUE(all_zero(page_at(&ex[1], 7), PG));
+	EXPECT_TRUE(present(page_at(&ex[1], 2 * SLOTS - 1)));
+	EXPECT_TRUE(file_has(self->file[0], 1, NEW(0)));
+	EXPECT_TRUE(file_has(self->file[1], 1, 1 + FILE_STEP));
+	EXPECT_TRUE(file_has(self->file[2], 1, NEW(2)));
+}
+
+/* The same slots of all regions change places in large calls */
+TEST_F(attach, pages_go_round)
+{
+	struct exmap_vec vecs[2 * BUFFER];
+	struct exmap_result r[2 * BUFFER];
+	int at[BUFFER], in[BUFFER], i, round, next;
+	__u64 random = 77;
+
+	for (i = 0; i < BUFFER; i++) {
+		in[i] = random_below(&random, REGIONS);
+		/* Far apart, so that page tables come and go */
+		at[i] = i + 64 * random_below(&random, SLOTS / 64);
+		vecs[i] = in_region(in[i], EXMAP_OP_ALLOC, at[i], 1, 0);
+	}
+	ASSERT_EQ(0, ex_vectors(&self->ex[0], 0, vecs, r, BUFFER));
+	for (round = 0; round < scaled(30); round++) {
+		for (i = 0; i < BUFFER; i++)
+			stamp_page(page_at(&self->ex[in[i]], at[i]), at[i] * 8 + in[i]);
+		for (i = 0; i < BUFFER; i++)
+			ASSERT_TRUE(stamp_intact(page_at(&self->ex[in[i]], at[i]),
+						 at[i] * 8 + in[i]));
+		for (i = 0; i < BUFFER; i++) {
+			vecs[i] = in_region(in[i], EXMAP_OP_FREE, at[i], 1, 0);
+			next = (in[i] + 1 + random_below(&random, REGIONS - 1)) % REGIONS;
+			vecs[BUFFER + i] = in_region(next, EXMAP_OP_ALLOC, at[i], 1, 0);
+			in[i] = next;
+		}
+		ASSERT_EQ(0, vectors(vecs, r, 2 * BUFFER));
+		for (i = 0; i < 2 * BUFFER; i++)
+			ASSERT_EQ(1, r[i].pages);
+		for (i = 0; i < BUFFER; i++) {
+			ASSERT_FALSE(present(page_at(&self->ex[(in[i] + 1) % REGIONS], at[i])));
+			ASSERT_FALSE(present(page_at(&self->ex[(in[i] + 2) % REGIONS], at[i])));
+			ASSERT_TRUE(present(page_at(&self->ex[in[i]], at[i])));
+		}
+	}
+}
+
+/*
+ * With deferred flushes, a slot may get the page back that it has lost, but not the page
+ * that the slot with the same number of another region has lost.
+ */
+TEST_F(attach, what_a_slot_has_lost)
+{
+	struct exmap_vec vecs[2 * REGIONS];
+	struct exmap_result r[2 * REGIONS];
+	struct exmap *ex = self->ex;
+	int i;
+
+	for (i = 0; i < REGIONS; i++) {
+		ASSERT_EQ(1, one_in(&ex[0], i, EXMAP_OP_ALLOC, 9, 1));
+		make_page((__u64 *)page_at(&ex[i], 9), i);
+		vecs[i] = in_region(i, EXMAP_OP_FREE, 9, 1, 0);
+		vecs[REGIONS + i] = in_region(REGIONS - 1 - i, EXMAP_OP_ALLOC, 9, 1, 0);
+	}
+	ASSERT_EQ(0, vectors(vecs, r, 2 * REGIONS));
+	/* Without a flush, it can only be the page that the slot had */
+	if (variant->flags & EXMAP_SETUP_DEFERRED)
+		for (i = 0; i < REGIONS; i++)
+			EXPECT_TRUE(page_is(page_at(&ex[i], 9), i))
+				TH_LOG("region %d", i);
+}
+
+TEST_F(attach, a_protected_region)
+{
+	struct exmap_vec vecs[] = {
+		in_region(0, EXMAP_OP_ALLOC, 1, 1, 0), in_region(1, EXMAP_OP_ALLOC, 1, 1, 0),
+		in_region(2, EXMAP_OP_ALLOC, 1, 1, 0), in_region(1, EXMAP_OP_ALLOC, 3, 1, 0),
+		in_region(0, EXMAP_OP_ALLOC, 3, 1, 0),
+	};
+	struct exmap_result r[5];
+	struct exmap *ex = self->ex;
+
+	ASSERT_EQ(0, mprotect(ex[1].region, ex[1].pages * PG, PROT_READ));
+	ASSERT_EQ(0, vectors(vecs, r, 5));
+	EXPECT_EQ(0, try_write_byte(page_at(&ex[0], 1), 1));
+	EXPECT_EQ(0, try_write_byte(page_at(&ex[0], 3), 1));
+	EXPECT_EQ(0, try_write_byte(page_at(&ex[2], 1), 1));
+	EXPECT_EQ(SIGSEGV, try_write_byte(page_at(&ex[1], 1), 1));
+	EXPECT_EQ(SIGSEGV, try_write_byte(page_at(&ex[1], 3), 1));
+	EXPECT_EQ(0, try_read_byte(page_at(&ex[1], 1)));
+	EXPECT_EQ(0, try_read_byte(page_at(&ex[1], 3)));
+}
+
+TEST_F(attach, query)
+{
+	struct exmap *ex = self->ex;
+	struct exmap_vec vecs[] = {
+		in_region(2, 0, 10, 3, 0), in_region(0, 0, 10, 3, 0), in_region(1, 0, 10, 3, 0),
+	};
+	__u8 slots[9];
+	int i;
+
+	ASSERT_EQ(1, one_in(&ex[0], 2, EXMAP_OP_ALLOC, 10, 1));
+	ASSERT_EQ(1, one_in(&ex[0], 0, EXMAP_OP_READ, 11, 1));
+	ASSERT_EQ(1, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 12, 1));
+	ASSERT_EQ(0, ex_query(ex[1].fd, vecs, 3, slots, 0));
+	for (i = 0; i < 9; i++)
+		EXPECT_EQ(i % 4 ? 0 : i == 4 ? EXMAP_SLOT_RESIDENT :
+			  EXMAP_SLOT_RESIDENT | EXMAP_SLOT_DIRTY,
+			  slots[i] & (EXMAP_SLOT_RESIDENT | EXMAP_SLOT_DIRTY));
+
+	vecs[2].region = REGIONS;
+	EXPECT_EQ(-ENXIO, ex_query(ex[1].fd, vecs, 3, slots, 0));
+	vecs[2] = in_region(1, 0, 2 * SLOTS - 1, 2, 0);
+	EXPECT_EQ(-ERANGE, ex_query(ex[1].fd, vecs, 3, slots, 0));
+	vecs[2] = in_region(1, 0, 2 * SLOTS - 2, 2, 0);
+	EXPECT_EQ(0, ex_query(ex[1].fd, vecs, 3, slots, 0));
+}
+
+TEST_F(attach, an_unmapped_region)
+{
+	struct exmap *ex = self->ex;
+	struct exmap_vec vecs[] = {
+		in_region(1, EXMAP_OP_ALLOC, 1, 1, 0), in_region(0, EXMAP_OP_ALLOC, 1, 1, 0),
+		in_region(1, EXMAP_OP_FREE, 0, 4, 0), in_region(2, EXMAP_OP_READ, 1, 1, 0),
+		in_region(1, EXMAP_OP_READ, 1, 1, 0),
+	};
+	struct exmap_result r[5];
+	int i;
+
+	/* All of the pool is in a region that goes away: its pages are found */
+	ASSERT_EQ(BUFFER, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 0, BUFFER));
+	ASSERT_EQ(0, munmap(ex[1].region, ex[1].pages * PG));
+	EXPECT_EQ(BUFFER, ex_owned(ex[1].fd));
+	ASSERT_EQ(3, vectors(vecs, r, 5));
+	for (i = 0; i < 5; i++)
+		EXPECT_EQ(i == 1 || i == 3 ? 0 : -ENXIO, r[i].res);
+	EXPECT_EQ(BUFFER - 2, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 2, BUFFER - 2));
+	EXPECT_EQ(-ENOMEM, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 0, 1));
+	/* Such a file cannot be used for calls, but for another pool no more either */
+	EXPECT_EQ(-ENXIO, one_in(&ex[1], 0, EXMAP_OP_ALLOC, 0, 1));
+	EXPECT_EQ(-EBUSY, attach(ex[1].fd, ex[0].fd, (struct exmap_setup2){ .fd = -1 }));
+	EXPECT_EQ(-EBUSY, ex_try_mmap(ex[1].fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
+
+	/* Its number is given to another one when its file is closed */
+	close(ex[1].fd);
+	EXPECT_EQ(-ENXIO, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 0, 1));
+	ASSERT_EQ(1, add_region(_metadata, &ex[1], &ex[2], self->file[1], 2 * SLOTS));
+	EXPECT_EQ(-ENOMEM, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 0, 1));
+	EXPECT_EQ(2, one_in(&ex[0], 0, EXMAP_OP_FREE, 10, 2));
+	EXPECT_EQ(2, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 0, 2));
+}
+
+TEST_F(attach, the_first_region_goes_first)
+{
+	struct exmap *ex = self->ex;
+
+	ASSERT_EQ(10, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 0, 10));
+	ASSERT_EQ(10, one_in(&ex[0], 2, EXMAP_OP_ALLOC, 0, 10));
+	exmap_destroy(&ex[0]);
+	EXPECT_EQ(BUFFER - 10, one_in(&ex[2], 2, EXMAP_OP_ALLOC, 10, BUFFER - 10));
+	EXPECT_EQ(-ENOMEM, one_in(&ex[2], 1, EXMAP_OP_ALLOC, 0, 1));
+	EXPECT_EQ(-ENXIO, one_in(&ex[2], 0, EXMAP_OP_ALLOC, 0, 1));
+	EXPECT_EQ(1, one_in(&ex[2], 2, EXMAP_OP_FREE, 10, 1));
+	EXPECT_EQ(1, one_in(&ex[1], 1, EXMAP_OP_READ, 3, 1));
+	EXPECT_TRUE(page_is(page_at(&ex[1], 3), 3 + FILE_STEP));
+
+	/* The pool ends with the last region, also if files are open */
+	munmap(ex[1].region, ex[1].pages * PG);
+	EXPECT_LT(0, ex_owned(ex[1].fd));
+	munmap(ex[2].region, ex[2].pages * PG);
+	EXPECT_EQ(0, ex_owned(ex[1].fd));
+	EXPECT_EQ(-ENXIO, ex_resize(ex[1].fd, 5));
+	ex[0].fd = exmap_open(_metadata);
+	EXPECT_EQ(-ENXIO, attach(ex[0].fd, ex[1].fd, (struct exmap_setup2){ .fd = -1 }));
+	/* It may have another one, though */
+	EXPECT_EQ(0, ex_setup(ex[0].fd, -1, 1, 5));
+	ex[0].ifaces = 0;
+}
+
+TEST_F(attach, a_region_that_is_not_mapped_yet)
+{
+	struct exmap *ex = self->ex;
+	int fd = exmap_open(_metadata);
+	void *region;
+
+	ASSERT_EQ(REGIONS, attach(fd, ex[1].fd, (struct exmap_setup2){ .fd = -1 }));
+	EXPECT_EQ(-ENXIO, one_in(&ex[0], REGIONS, EXMAP_OP_ALLOC, 0, 1));
+	region = ex_map_region(fd, 10);
+	ASSERT_NE(MAP_FAILED, region);
+	EXPECT_EQ(10, one_in(&ex[0], REGIONS, EXMAP_OP_ALLOC, 0, 10));
+	EXPECT_EQ(-ENODEV, one_in(&ex[0], REGIONS, EXMAP_OP_READ, 0, 1));
+	munmap(region, 10 * PG);
+	close(fd);
+
+	/* The mapping may also come first */
+	fd = exmap_open(_metadata);
+	region = ex_map_region(fd, 10);
+	ASSERT_NE(MAP_FAILED, region);
+	ASSERT_EQ(REGIONS, attach(fd, ex[1].fd, (struct exmap_setup2){ .fd = -1 }));
+	EXPECT_EQ(10, one_in(&ex[0], REGIONS, EXMAP_OP_ALLOC, 0, 10));
+	munmap(region, 10 * PG);
+	close(fd);
+	EXPECT_EQ(BUFFER, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 0, BUFFER));
+}
+
+TEST_F(attach, errors)
+{
+	const struct exmap_setup2 none = { .fd = -1 };
+	struct exmap *ex = self->ex;
+	int fd = exmap_open(_metadata), other = exmap_open(_metadata);
+	struct exmap_setup2 setup = none;
+	pid_t pid;
+
+	EXPECT_EQ(-EBADF, attach(fd, 12345, none));
+	EXPECT_EQ(-EINVAL, attach(fd, self->file[0], none));
+	EXPECT_EQ(-ENXIO, attach(fd, other, none));
+	EXPECT_EQ(-ENXIO, attach(fd, fd, none));
+	EXPECT_EQ(-EBUSY, attach(ex[1].fd, ex[0].fd, none));
+	EXPECT_EQ(-EBADF, attach(fd, ex[0].fd, (struct exmap_setup2){ .fd = 12345 }));
+	EXPECT_EQ(-EINVAL, attach(fd, ex[0].fd, (struct exmap_setup2){ .fd = -1, .offset = 1 }));
+	setup.buffer_size = 1;
+	EXPECT_EQ(-EINVAL, attach(fd, ex[0].fd, setup));
+	setup = none;
+	setup.max_interfaces = 1;
+	EXPECT_EQ(-EINVAL, attach(fd, ex[0].fd, setup));
+	setup = none;
+	setup.quarantine = 1;
+	EXPECT_EQ(-EINVAL, attach(fd, ex[0].fd, setup));
+	setup = none;
+	setup.flags = EXMAP_SETUP_DEFERRED;
+	EXPECT_EQ(-EINVAL, attach(fd, ex[0].fd, setup));
+	if (variant->flags & EXMAP_SETUP_DEFERRED) {
+		setup.flags = EXMAP_SETUP_PAGEFAULT_ALLOC;
+		EXPECT_EQ(-EINVAL, attach(fd, ex[0].fd, setup));
+	}
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(attach(open(DEVICE, O_RDWR), ex[0].fd, none) == -EPERM ? 0 : 1);
+	EXPECT_EQ(0, wait_child(pid));
+	/* Nothing of this has left anything behind */
+	EXPECT_EQ(REGIONS, attach(fd, ex[0].fd, none));
+	close(fd);
+	close(other);
+}
+
+/* A fault handler of a region of its own */
+TEST_F(attach, pagefault_alloc)
+{
+	struct exmap_setup2 setup = { .fd = -1, .flags = EXMAP_SETUP_PAGEFAULT_ALLOC };
+	struct exmap *ex = self->ex;
+	int fd = exmap_open(_metadata);
+	char *region;
+
+	if (variant->flags & EXMAP_SETUP_DEFERRED)
+		SKIP(return, "not with deferred flushes");
+	ASSERT_EQ(REGIONS, attach(fd, ex[0].fd, setup));
+	region = ex_map_region(fd, BUFFER + 1);
+	ASSERT_NE(MAP_FAILED, region);
+	EXPECT_EQ(0, try_write_byte(region + 3 * PG, 1));
+	EXPECT_EQ(SIGSEGV, try_write_byte(page_at(&ex[1], 3), 1));
+	EXPECT_LT(0, ex_owned(ex[1].fd));
+	EXPECT_EQ(1, one_in(&ex[1], REGIONS, EXMAP_OP_FREE, 0, 10));
+	munmap(region, (BUFFER + 1) * PG);
+	close(fd);
+}
+
+/* Vectors and results of a program that is newer than the kernel */
+TEST_F(attach, larger_elements)
+{
+	struct {
+		struct exmap_vec vec;
+		__u64 more;
+	} vecs[20] = {};
+	struct {
+		struct exmap_result result;
+		__u64 more;
+	} r[20];
+	struct exmap_vectors params = {
+		.size = sizeof(params), .nr = 20,
+		.vecs = (unsigned long)vecs, .results = (unsigned long)r,
+		.vec_size = sizeof(vecs[0]), .result_size = sizeof(r[0]),
+	};
+	struct exmap *ex = self->ex;
+	int i;
+
+	memset(r, 0xee, sizeof(r));
+	for (i = 0; i < 20; i++)
+		vecs[i].vec = in_region(i % REGIONS, EXMAP_OP_ALLOC, i, 1, 0);
+	vecs[19].more = 1;
+	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &params));
+	vecs[19].more = 0;
+	EXPECT_EQ(0, ex_owned(ex->fd));
+	EXPECT_EQ(0xee, *(__u8 *)&r[0]);
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &params));
+	for (i = 0; i < 20; i++) {
+		EXPECT_EQ(1, r[i].result.pages);
+		EXPECT_EQ(0, r[i].more);
+		EXPECT_TRUE(present(page_at(&ex[i % REGIONS], i)));
+	}
+	/* A pair, for which there is a path of its own */
+	params.nr = 2;
+	vecs[0].vec = in_region(0, EXMAP_OP_FREE, 0, 1, 0);
+	vecs[1].vec = in_region(0, EXMAP_OP_ALLOC, 1000, 1, 0);
+	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &params));
+	EXPECT_FALSE(present(page_at(ex, 0)));
+	EXPECT_TRUE(present(page_at(ex, 1000)));
+}
+
+/* Pools with many regions: each is used, and all of them in one call */
+TEST_F_TIMEOUT(attach, hundreds, SLOW)
+{
+	enum { MANY = 300 };
+	struct exmap_vec vecs[BUFFER];
+	struct exmap_result r[BUFFER];
+	static struct exmap ex[MANY];
+	struct rlimit limit = { 2 * MANY, 2 * MANY };
+	int i, round;
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	for (i = REGIONS; i < MANY; i++)
+		ASSERT_EQ(i, add_region(_metadata, &ex[i], &self->ex[i % REGIONS],
+					self->file[i % REGIONS], FILE_PAGES));
+	for (round = 0; round < 10; round++) {
+		for (i = 0; i < BUFFER; i++)
+			vecs[i] = in_region(REGIONS + (i * 37 + round * 11) % (MANY - REGIONS),
+					    EXMAP_OP_READ, i, 1, 0);
+		ASSERT_EQ(0, vectors(vecs, r, BUFFER));
+		for (i = 0; i < BUFFER; i++) {
+			const int n = vecs[i].region;
+
+			ASSERT_TRUE(page_is(page_at(&ex[n], i), i + n % REGIONS * FILE_STEP));
+			vecs[i].opcode = EXMAP_OP_FREE;
+		}
+		ASSERT_EQ(0, vectors(vecs, r, BUFFER));
+	}
+	for (i = MANY - 1; i >= REGIONS; i--)
+		exmap_destroy(&ex[i]);
+	EXPECT_EQ(BUFFER, one_in(&self->ex[0], 1, EXMAP_OP_ALLOC, 0, BUFFER));
+}
+
+/* Two threads work on all regions; a third maps and unmaps the last one */
+struct churn {
+	struct exmap *ex;
+	int file;
+	bool stop;
+};
+
+static void *churn_regions(void *arg)
+{
+	struct worker *w = arg;
+	struct churn *churn = w->arg;
+	int i, fd, ret;
+	void *region;
+
+	pthread_barrier_wait(&start_line);
+	for (i = 0; i < scaled(400) && !w->what; i++) {
+		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		region = i & 1 ? ex_map_region(fd, SLOTS) : NULL;
+		/* Its number is that of the one before, unless that is still in use by a READ */
+		ret = attach(fd, churn->ex[0].fd, (struct exmap_setup2){ .fd = churn->file });
+		BROKE(w, ret < REGIONS, ret);
+		if (!region)
+			region = ex_map_region(fd, SLOTS);
+		BROKE(w, region == MAP_FAILED, i);
+		usleep(i % 7 * 100);
+		if (i & 2) {
+			munmap(region, SLOTS * PG);
+			close(fd);
+		} else {
+			close(fd);
+			munmap(region, SLOTS * PG);
+		}
+	}
+	__atomic_store_n(&churn->stop, true, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+/* Returns whether something is wrong. A region that comes and goes may be empty. */
+static bool churn_call(struct worker *w, struct churn *churn, const struct exmap_vec *vecs)
+{
+	struct exmap_result r[20];
+	int i, ret = ex_vectors(&churn->ex[0], w->index - 1, vecs, r, 20);
+
+	if (BROKE(w, ret < 0, ret))
+		return true;
+	for (i = 0; i < 20; i++) {
+		if (vecs[i].region == REGIONS)
+			BROKE(w, r[i].res && r[i].res != -ENXIO, r[i].res);
+		else
+			BROKE(w, r[i].res || r[i].pages != 1, r[i].res);
+	}
+	return w->what;
+}
+
+static void use_regions(struct worker *w, struct churn *churn)
+{
+	struct exmap_vec vecs[20];
+	int i, region;
+
+	while (!__atomic_load_n(&churn->stop, __ATOMIC_RELAXED)) {
+		for (i = 0; i < 20; i++) {
+			region = random_below(&w->random, REGIONS + 1);
+			/* The threads do not touch the same slots */
+			vecs[i] = in_region(region, random_below(&w->random, 4) ?
+					    EXMAP_OP_ALLOC : EXMAP_OP_READ,
+					    20 * w->index + i, 1, 0);
+		}
+		if (churn_call(w, churn, vecs))
+			break;
+		for (i = 0; i < 20; i++)
+			vecs[i].opcode = EXMAP_OP_FREE;
+		if (churn_call(w, churn, vecs))
+			break;
+	}
+}
+
+static void *churn(void *arg)
+{
+	struct worker *w = arg;
+
+	if (!w->index)
+		return churn_regions(w);
+	pthread_barrier_wait(&start_line);
+	use_regions(w, w->arg);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(attach, beside_a_region_that_comes_and_goes, SLOW)
+{
+	struct churn arg = { .ex = self->ex, .file = self->file[1] };
+	struct worker w[3];
+
+	run_workers(_metadata, w, 3, churn, &self->ex[0], &arg);
+	EXPECT_EQ(BUFFER, one_in(&self->ex[0], 0, EXMAP_OP_ALLOC, 1000, BUFFER));
+}
+
+TEST_HARNESS_MAIN
