@@ -12,6 +12,8 @@
 #include "memlock.h"
 #include "pool.h"
 
+static atomic_t exmap_attach_last_id = ATOMIC_INIT(0);
+
 /**
  * exmap_attach_pool_new() - Make a pool, to which no exmap is attached.
  * @mm: the address space of the program
@@ -28,6 +30,7 @@ struct exmap_pool *exmap_attach_pool_new(struct mm_struct *mm, unsigned long lim
 
 	if (!pool)
 		return NULL;
+	pool->id = atomic_inc_return(&exmap_attach_last_id);
 	pool->flights = exmap_flights_alloc();
 	if (pool->flights && !exmap_pool_init(pool, mm, limit, nr_interfaces))
 		return pool;

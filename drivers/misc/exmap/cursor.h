@@ -15,6 +15,7 @@
 #include "exmap.h"
 #include "quarantine.h"
 #include "region.h"
+#include "trace.h"
 
 /**
  * struct exmap_cursor - the slots of one region at a time
@@ -71,6 +72,7 @@ static __always_inline void exmap_cursor_count(struct exmap_cursor *cursor)
 		return;
 	atomic_long_add(cursor->vb.nr_tables, &cursor->exmap->nr_tables);
 	atomic_long_add(cursor->vb.nr_tables, &cursor->pool->nr_tables);
+	trace_exmap_tables(cursor->exmap, cursor->vb.nr_tables);
 	cursor->vb.nr_tables = 0;
 }
 

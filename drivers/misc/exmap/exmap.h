@@ -236,15 +236,13 @@ static inline unsigned long exmap_slot_page(const struct exmap *exmap, unsigned 
  * @pool: the pool
  *
  * Up to the bound, empty tables stay for the next use of their slots, as far as
- * they are not freed by the calls that ask for it. It is an eighth of the memory of
- * the pool, and 4 MiB.
+ * they are not freed by the calls that ask for it.
  *
  * Return: true if the regions of the pool have more tables.
  */
 static inline bool exmap_tables_exceeded(const struct exmap_pool *pool)
 {
-	return atomic_long_read(&pool->nr_tables) >
-	       (long)(READ_ONCE(pool->limit) / 8 + (4 << 20) / PAGE_SIZE);
+	return atomic_long_read(&pool->nr_tables) > READ_ONCE(pool->max_tables);
 }
 
 #endif /* _EXMAP_H */

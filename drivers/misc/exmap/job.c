@@ -14,6 +14,7 @@
 #include "place.h"
 #include "quarantine.h"
 #include "region.h"
+#include "trace.h"
 
 /* A page that was not read by exmap_job_start(), and that exmap_job_run() must read */
 #define EXMAP_JOB_REDO		(-EIOCBQUEUED)
@@ -92,6 +93,7 @@ static noinline int exmap_alloc_each(struct exmap_place *place,
 			continue;
 		}
 		if (vb->nr != before) {
+			trace_exmap_alloc(place->at.pool, start + i * PAGE_SIZE, 1, 1);
 			zeroed = NULL;
 			++*changed;
 			if (fresh)
@@ -672,8 +674,13 @@ static unsigned int exmap_job_place_run(struct exmap_job *job, struct exmap_run 
 					struct exmap_arrivals *arrivals,
 					struct exmap_cursor *cursor, int unmappable)
 {
+	const unsigned long addr = exmap_slot_addr(run->exmap, run->slot);
 	unsigned int left = 0;
 
+	if (run->write && run->nr)
+		trace_exmap_write(run->exmap->pool, addr, run->nr, run->done, run->res);
+	else if (run->nr)
+		trace_exmap_read(run->exmap->pool, addr, run->nr, run->done, run->res);
 	if (job->many && !unmappable) {
 		left += exmap_job_map(job, arrivals, cursor);
 		unmappable = exmap_cursor_select(cursor, run->exmap);

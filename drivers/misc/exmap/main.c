@@ -12,6 +12,7 @@
 #include "action.h"
 #include "cursor.h"
 #include "exmap.h"
+#include "fdinfo.h"
 #include "interface.h"
 #include "query.h"
 #include "reclaim.h"
@@ -142,6 +143,7 @@ static const struct file_operations exmap_fops = {
 	.read_iter	= exmap_read_iter,
 	.write_iter	= exmap_write_iter,
 	.uring_cmd	= exmap_uring_cmd,
+	.show_fdinfo	= exmap_show_fdinfo,
 };
 
 static struct miscdevice exmap_misc = {

@@ -323,6 +323,7 @@ int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
 	const unsigned long start = exmap_slot_addr(place->at.exmap, slot);
 
 	do {
+		unsigned long some;
 		unsigned int before;
 		int err;
 
@@ -335,8 +336,10 @@ int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
 				return err;
 		}
 		before = place->at.vb.nr;
-		*done += vma_batch_map(&place->at.vb, start + (*done << PAGE_SHIFT),
-				       nr - *done);
+		some = vma_batch_map(&place->at.vb, start + (*done << PAGE_SHIFT), nr - *done);
+		trace_exmap_alloc(place->at.pool, start + (*done << PAGE_SHIFT), some,
+				  before - place->at.vb.nr);
+		*done += some;
 		*changed += before - place->at.vb.nr;
 	} while (*done < nr);
 	return 0;
@@ -359,6 +362,8 @@ void exmap_place_unmap(struct exmap_place *place, unsigned long slot,
 		unsigned long done;
 
 		done = vma_batch_unmap(&place->at.vb, exmap_slot_addr(place->at.exmap, slot), nr);
+		trace_exmap_free(place->at.pool, exmap_slot_addr(place->at.exmap, slot), done,
+				 place->at.vb.nr - before);
 		*changed += place->at.vb.nr - before;
 		if (place->at.vb.deferred)
 			place->freed += place->at.vb.nr - before;
@@ -403,6 +408,27 @@ int exmap_place_free(struct exmap_place *place, unsigned long slot,
 	}
 	exmap_place_unmap(place, first, end - first, changed);
 	return ret;
+}
+
+/**
+ * exmap_place_trace() - Report what exmap_place_each() has mapped or unmapped.
+ * @place: the call
+ * @addrs: the addresses that are done, as exmap_place_each() leaves them
+ * @nr: their number
+ *
+ * Context: Any.
+ */
+void exmap_place_trace(const struct exmap_place *place, const unsigned long *addrs,
+		       unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		if (addrs[i] == VMA_BATCH_NOWHERE)
+			continue;
+		if (place->freeing)
+			trace_exmap_free(place->at.pool, addrs[i], 1, 1);
+		else
+			trace_exmap_alloc(place->at.pool, addrs[i], 1, 1);
+	}
 }
 
 /**

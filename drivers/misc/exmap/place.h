@@ -16,6 +16,7 @@
 #include "exmap.h"
 #include "flight.h"
 #include "interface.h"
+#include "trace.h"
 
 /* Unmapped pages for which a call has room if there is no memory for a bundle */
 #define EXMAP_PLACE_FEW	32
@@ -60,6 +61,8 @@ void exmap_place_unmap(struct exmap_place *place, unsigned long slot,
 int exmap_place_free(struct exmap_place *place, unsigned long slot,
 		     unsigned long nr, unsigned long *changed);
 int exmap_place_page(struct exmap_place *place, struct page **page, unsigned long want);
+void exmap_place_trace(const struct exmap_place *place, const unsigned long *addrs,
+		       unsigned int nr);
 
 /**
  * exmap_place_alloc() - Map pages in the empty slots of a range.
@@ -76,10 +79,12 @@ static inline int exmap_place_alloc(struct exmap_place *place, unsigned long slo
 				    unsigned long nr, unsigned long *done,
 				    unsigned long *changed)
 {
+	const unsigned long addr = exmap_slot_addr(place->at.exmap, slot);
 	const unsigned int before = place->at.vb.nr;
 
-	*done = vma_batch_map(&place->at.vb, exmap_slot_addr(place->at.exmap, slot), nr);
+	*done = vma_batch_map(&place->at.vb, addr, nr);
 	*changed = before - place->at.vb.nr;
+	trace_exmap_alloc(place->at.pool, addr, *done, *changed);
 	if (likely(*done == nr))
 		return 0;
 	return exmap_place_map_more(place, slot, nr, done, changed);
@@ -107,12 +112,16 @@ static __always_inline unsigned int exmap_place_each(struct exmap_place *place,
 	if (!place->freeing) {
 		done = vma_batch_map_each(vb, addrs, nr);
 		*changed = before - vb->nr;
+		if (trace_exmap_alloc_enabled())
+			exmap_place_trace(place, addrs, done);
 		return done;
 	}
 	done = vma_batch_unmap_each(vb, addrs, nr);
 	*changed = vb->nr - before;
 	if (vb->deferred)
 		place->freed += *changed;
+	if (trace_exmap_free_enabled())
+		exmap_place_trace(place, addrs, done);
 	return done;
 }
 
@@ -137,6 +146,7 @@ static inline bool exmap_place_alloc_one(struct exmap *exmap,
 					 local->pages[local->nr - 1], false)))
 		return false;
 	local->nr--;
+	trace_exmap_alloc(exmap->pool, exmap_slot_addr(exmap, slot), 1, 1);
 	return true;
 }
 
@@ -164,6 +174,7 @@ static inline bool exmap_place_free_one(struct exmap *exmap,
 	page = vma_batch_unmap_page(vma, exmap_slot_addr(exmap, slot));
 	if (unlikely(!page))
 		return false;
+	trace_exmap_free(exmap->pool, exmap_slot_addr(exmap, slot), 1, 1);
 	if (likely(exmap_page_is_free(page)))
 		local->pages[local->nr++] = page;
 	else

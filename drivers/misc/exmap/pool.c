@@ -101,7 +101,7 @@ int exmap_pool_init(struct exmap_pool *pool, struct mm_struct *mm, unsigned long
 	init_rwsem(&pool->regions_lock);
 	pool->mm = mm;
 	pool->nr_interfaces = nr_interfaces;
-	pool->limit = limit;
+	exmap_pool_set_limit(pool, limit);
 	pool->generation = 1;
 	mutex_init(&pool->flush_lock);
 	spin_lock_init(&pool->lock);
@@ -172,8 +172,10 @@ void exmap_pool_close(struct exmap_pool *pool)
 		cond_resched();
 	}
 	/* No call adds to these any more */
-	for (unsigned int i = 0; i < nr_node_ids; i++)
+	for (unsigned int i = 0; i < nr_node_ids; i++) {
 		list_splice_init(&pool->nodes[i].full, &bundles);
+		WRITE_ONCE(pool->nodes[i].nr_full, 0);
+	}
 	list_for_each_entry_safe(bundle, next_bundle, &bundles, list) {
 		exmap_pool_close_bundle(pool, bundle);
 		cond_resched();

@@ -85,8 +85,10 @@ struct exmap_node {
 /**
  * struct exmap_pool - the pages of an exmap, or of several
  * @ref: One reference for each exmap.
+ * @id: Identifies the pool for people who look at tracepoints and /proc/PID/fdinfo.
  * @mm: The address space in which the pages are mapped, and in whose RSS they count.
  * @limit: Number of pages that the pool may own. Changed by exmap_pool_resize() only.
+ * @max_tables: Number of PTE tables that the regions may have if some are empty.
  * @interfaces: Array of the interfaces. Set once.
  * @nodes: Array of full bundles, by NUMA node. Set once.
  * @nr_interfaces: Length of @interfaces. Set once.
@@ -131,8 +133,10 @@ struct exmap_node {
  */
 struct exmap_pool {
 	struct kref ref;
+	unsigned int id;
 	struct mm_struct *mm;
 	unsigned long limit;
+	long max_tables;
 	struct exmap_interface *interfaces;
 	struct exmap_node *nodes;
 	unsigned int nr_interfaces;
@@ -211,6 +215,18 @@ struct exmap_bundle *exmap_pool_sort(struct exmap_pool *pool,
 void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
 		    struct page **pages, unsigned int nr);
 bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *iface);
+
+/**
+ * exmap_pool_set_limit() - Set how many pages the pool may own.
+ * @pool: the pool
+ * @limit: the number
+ */
+static inline void exmap_pool_set_limit(struct exmap_pool *pool, unsigned long limit)
+{
+	WRITE_ONCE(pool->limit, limit);
+	/* An eighth of the memory of the pool, and 4 MiB */
+	WRITE_ONCE(pool->max_tables, limit / 8 + (4 << 20) / PAGE_SIZE);
+}
 
 /**
  * exmap_pool_moved() - Tell searches that free pages have appeared or moved.

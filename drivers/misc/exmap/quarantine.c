@@ -7,6 +7,7 @@
 #include <linux/mutex.h>
 
 #include "quarantine.h"
+#include "trace.h"
 
 /* Pages in quarantine among which the page that a slot has lost is searched */
 #define EXMAP_QUARANTINE_LOOK	1024
@@ -151,6 +152,7 @@ bool exmap_quarantine_flush_begin(struct exmap_pool *pool, u64 generation)
 		mutex_unlock(&pool->flush_lock);
 		return false;
 	}
+	trace_exmap_flush(pool, pool->generation, atomic_long_read(&pool->unflushed));
 	WRITE_ONCE(pool->generation, pool->generation + 1);
 	atomic_long_set(&pool->unflushed, 0);
 	/*

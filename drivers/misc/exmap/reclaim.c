@@ -16,6 +16,7 @@
 #include "pool.h"
 #include "quarantine.h"
 #include "reclaim.h"
+#include "trace.h"
 
 /* Interfaces of a pool that the shrinker looks at in one go */
 #define EXMAP_SHRINK_LOOK	256
@@ -155,7 +156,7 @@ int exmap_pool_resize(struct exmap_pool *pool, unsigned long limit)
 	unsigned int rounds = 0;
 	int err = 0;
 
-	WRITE_ONCE(pool->limit, limit);
+	exmap_pool_set_limit(pool, limit);
 	/* Either exmap_pool_grow() sees the new limit, or its pages are seen here */
 	smp_mb();
 	atomic_inc(&pool->searching);
@@ -186,7 +187,7 @@ int exmap_pool_resize(struct exmap_pool *pool, unsigned long limit)
 	}
 	atomic_dec(&pool->searching);
 	if (err) {
-		WRITE_ONCE(pool->limit, before);
+		exmap_pool_set_limit(pool, before);
 		exmap_pool_moved(pool);
 	}
 	return err;
@@ -316,6 +317,7 @@ static enum lru_status exmap_shrink_scan_pool(struct list_head *item,
 {
 	struct exmap_pool *pool = container_of(item, struct exmap_reclaim, lru)->pool;
 	struct exmap_shrink_scan *scan = arg;
+	const unsigned long before = scan->freed;
 
 	if (scan->freed >= scan->wanted)
 		return LRU_SKIP;
@@ -325,6 +327,7 @@ static enum lru_status exmap_shrink_scan_pool(struct list_head *item,
 	/* What has left quarantine may have filled some */
 	if (scan->freed < scan->wanted)
 		scan->freed += exmap_trim_full(pool, scan->wanted - scan->freed);
+	trace_exmap_shrink(pool, scan->wanted - before, scan->freed - before);
 	/* The next scan begins with another pool */
 	return LRU_ROTATE;
 }

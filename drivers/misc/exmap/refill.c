@@ -12,6 +12,7 @@
 #include "pool.h"
 #include "quarantine.h"
 #include "refill.h"
+#include "trace.h"
 
 /*
  * Pages that one refill looks at to find unseen ones. A full pool is the normal
@@ -155,6 +156,8 @@ static unsigned int exmap_refill_steal(struct exmap_pool *pool,
 			continue;
 		nr = exmap_refill_rob(pool, victim, pages, max, waiting);
 		mutex_unlock(&victim->lock);
+		if (nr)
+			trace_exmap_steal(pool, thief, victim, nr);
 	}
 	return nr;
 }
@@ -212,25 +215,9 @@ static bool exmap_refill_search(struct exmap_pool *pool, struct exmap_interface 
 	return found;
 }
 
-/**
- * exmap_pool_refill() - Get free pages into an empty local bundle.
- * @pool: the pool
- * @iface: the interface, whose local bundle is empty or NULL
- * @want: number of pages that the caller could use, at least 1; a hint
- *
- * Context: Process context, may sleep. @iface->lock is held, and is dropped and
- * taken again where pages must come from other interfaces. No other lock of the
- * pool or of an interface is held.
- *
- * Return: 0 if @iface->local has at least one page. -EAGAIN if there is none, but
- * some are in quarantine: the caller flushes and tries again. -ENOMEM if all pages
- * of the pool are mapped, parked or in the hands of calls; if other threads kept
- * moving the free ones; or if the page allocator or the memory cgroup refuses a
- * page or a bundle. -ENXIO if the pool is closed, -EINTR if a fatal signal is
- * pending.
- */
-int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
-		      unsigned long want)
+/* Carry out exmap_pool_refill() */
+static int exmap_refill_any(struct exmap_pool *pool, struct exmap_interface *iface,
+			    unsigned long want)
 {
 	bool refused = false, waiting = false;
 
@@ -252,6 +239,32 @@ int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
 	if (fatal_signal_pending(current))
 		return -EINTR;
 	return waiting ? -EAGAIN : -ENOMEM;
+}
+
+/**
+ * exmap_pool_refill() - Get free pages into an empty local bundle.
+ * @pool: the pool
+ * @iface: the interface, whose local bundle is empty or NULL
+ * @want: number of pages that the caller could use, at least 1; a hint
+ *
+ * Context: Process context, may sleep. @iface->lock is held, and is dropped and
+ * taken again where pages must come from other interfaces. No other lock of the
+ * pool or of an interface is held.
+ *
+ * Return: 0 if @iface->local has at least one page. -EAGAIN if there is none, but
+ * some are in quarantine: the caller flushes and tries again. -ENOMEM if all pages
+ * of the pool are mapped, parked or in the hands of calls; if other threads kept
+ * moving the free ones; or if the page allocator or the memory cgroup refuses a
+ * page or a bundle. -ENXIO if the pool is closed, -EINTR if a fatal signal is
+ * pending.
+ */
+int exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *iface,
+		      unsigned long want)
+{
+	const int err = exmap_refill_any(pool, iface, want);
+
+	trace_exmap_refill(pool, iface, exmap_bundle_nr(iface->local), err);
+	return err;
 }
 
 /**

@@ -18,6 +18,7 @@
 #include "quarantine.h"
 #include "region.h"
 #include "rw.h"
+#include "trace.h"
 
 /* Vectors that are made of a call at once */
 #define EXMAP_RW_MANY	EXMAP_IO_PAGES
@@ -234,6 +235,8 @@ static ssize_t exmap_rw_read_page(struct exmap *exmap, struct exmap_interface *i
 		folio_clear_dirty(page_folio(page));
 	if (likely(exmap_io_read_page(exmap, slot, page)))
 		ret = exmap_rw_map_page(exmap, slot, &page) ?: PAGE_SIZE;
+	if (ret > 0)
+		trace_exmap_read(exmap->pool, exmap_slot_addr(exmap, slot), 1, ret, ret);
 	exmap_flight_end(exmap->flights, &flight);
 	if (unlikely(page))
 		exmap_pool_put(exmap->pool, iface, &page, 1);

@@ -18,6 +18,7 @@
 #include "region.h"
 #include "setup.h"
 #include "sized.h"
+#include "trace.h"
 
 static_assert(sizeof(struct exmap_setup2) == EXMAP_SETUP2_SIZE_VER0);
 
@@ -136,6 +137,7 @@ static int exmap_setup_locked(struct exmap *exmap, const struct exmap_setup2 *se
 	}
 	/* Pairs with exmap_of_ready() and exmap_region_fault() */
 	smp_store_release(&exmap->ready, true);
+	trace_exmap_setup(exmap);
 	return exmap->number;
 }
 
