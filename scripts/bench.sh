@@ -5,7 +5,7 @@
 # machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup cold clock
+#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions cold clock
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -822,11 +822,43 @@ io() {
 	EOF
 }
 
-[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup cold clock
+# ----------------------------------------------------------------- regions
+
+regions_cases() {
+	local n batch
+
+	for n in 1 64 1024; do
+		for batch in 512 64 8; do
+			echo "--what exmap-regions --regions $n --batch $batch --pattern scattered --churn"
+		done
+	done
+}
+
+# One budget of memory for many files
+regions() {
+	begin "regions, a minute"
+	CPUS=1 ACCEL=tcg,thread=single QEMU_ARGS="-icount shift=0,sleep=off" \
+		measure < <(regions_cases)
+	end regions
+
+	echo "Regions: instructions to evict a page and to place another one. All regions have one"
+	echo "pool, of 16384 pages, nearly full, and 262144 slots together; each call has vectors"
+	echo "of random slots of all of them"
+	setting
+	awk -F , '
+		{ row[$3] = row[$3] sprintf(" %9.0f", $12); if (!seen[$3]++) batch[++n] = $3 }
+		END {
+			printf "\n%6s %9s %9s %9s\n", "batch", "1 region", 64, 1024
+			for (i = 1; i <= n; i++)
+				printf "%6d%s\n", batch[i], row[batch[i]]
+		}' "$TMP/csv"
+}
+
+[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions cold clock
 for section; do
 	case $section in
-	instructions|locked|shootdowns|scaling|io|lookup|cold|clock) ;;
-	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup cold clock)" ;;
+	instructions|locked|shootdowns|scaling|io|lookup|regions|cold|clock) ;;
+	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions cold clock)" ;;
 	esac
 done
 for section; do

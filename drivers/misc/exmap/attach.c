@@ -140,8 +140,9 @@ int exmap_attach(struct exmap *exmap, struct exmap_pool *pool)
  * @exmap: the exmap, attached. No call is at work in its region, and no CPU can reach a
  *	page through it.
  *
- * Closes the pool if there is no other region. Otherwise, the pages that the region had
- * are found when they are needed.
+ * Closes the pool if there is no other region, or if the address space is being torn down,
+ * in which case no region has a page any more. Otherwise, the pages that the region had are
+ * found when they are needed.
  *
  * Context: Process context, may sleep. @exmap->lock is held, or there is no other user
  * of @exmap.
@@ -152,11 +153,12 @@ void exmap_attach_unmapped(struct exmap *exmap)
 
 	mutex_lock(&pool->attach_lock);
 	atomic_long_sub(atomic_long_xchg(&exmap->nr_tables, 0), &pool->nr_tables);
-	if (--pool->nr_live) {
-		WRITE_ONCE(pool->drops, pool->drops + 1);
-	} else {
+	pool->nr_live--;
+	if (!pool->closed && (!pool->nr_live || !atomic_read(&pool->mm->mm_users))) {
 		exmap_pool_close(pool);
 		exmap_memlock_uncharge(pool, 0);
+	} else {
+		WRITE_ONCE(pool->drops, pool->drops + 1);
 	}
 	mutex_unlock(&pool->attach_lock);
 }

@@ -55,6 +55,8 @@ enum exmap_state {
  *	call on another file has in flight.
  * @mm: The address space of the program, with a reference to the struct only. It is
  *	compared with current->mm, and not used otherwise unless that is the same.
+ * @files: Number of open files, including clones. When it drops to 0, no call is made any
+ *	more that is not already waiting in @pending.
  * @lock: Protects @state and the setup.
  * @state: The state of the region. May be read without @lock.
  * @start: Address of the region. Valid once @state was seen as EXMAP_MAPPED.
@@ -74,10 +76,11 @@ enum exmap_state {
  * @flights: Slots of @pool that take part in a transfer. NULL without @backing.
  * @pending_lock: Protects @pending.
  * @pending: Calls that an io_uring worker is going to end. If the ring is closed
- *	first, no worker does, and they are freed with the exmap.
+ *	first, no worker does, and they are freed with the last file.
  */
 struct exmap {
 	struct kref ref;
+	atomic_t files;
 	struct mm_struct *mm;
 	struct mutex lock;	/* see above */
 	enum exmap_state state;
@@ -111,6 +114,7 @@ struct exmap *exmap_of_mapped(struct file *file);
 struct exmap *exmap_of_or_new(struct file *file);
 int exmap_clone(struct file *file, struct file *source);
 void exmap_put(struct exmap *exmap);
+void exmap_put_file(struct exmap *exmap);
 
 /**
  * exmap_of() - Return the exmap of a file.

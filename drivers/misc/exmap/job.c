@@ -62,6 +62,35 @@ static __always_inline int exmap_job_select(const struct exmap_job *job,
 	return exmap ? exmap_cursor_select(cursor, exmap) : -ENXIO;
 }
 
+/* Check a vector, and select its region */
+static int exmap_job_check(const struct exmap_job *job, struct exmap_cursor *cursor,
+			   const struct exmap_vec *vec)
+{
+	static const u8 flags[] = {
+		[EXMAP_OP_READ]	 = EXMAP_VEC_ZERO | EXMAP_VEC_REPLACE,
+		[EXMAP_OP_ALLOC] = EXMAP_VEC_ZERO | EXMAP_VEC_ALL_OR_NOTHING,
+		[EXMAP_OP_FREE]	 = 0,
+		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
+	};
+
+	int err;
+
+	if (vec->opcode >= ARRAY_SIZE(flags) || vec->node)
+		return -EINVAL;
+	if (vec->flags & ~flags[array_index_nospec(vec->opcode, ARRAY_SIZE(flags))] ||
+	    (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
+	     vec->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
+		return -EINVAL;
+	err = exmap_job_select(job, cursor, vec);
+	if (err || !vec->len)
+		return err;
+	if (!exmap_slots_ok(cursor->exmap, vec->page, vec->len))
+		return -ERANGE;
+	if (exmap_opcode_is_io(vec->opcode) && !cursor->exmap->backing)
+		return -ENODEV;
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
 /*
  * ALLOC slot by slot, for flags that concern each page. Slots that got a page are
  * marked in @fresh, unless that is NULL.
@@ -237,7 +266,7 @@ static bool exmap_job_redo(struct exmap_job *job, struct exmap_place *place)
 		/* The vector was reduced if another part of it has failed */
 		if (!info->redo || n >= job->vecs[i].len)
 			continue;
-		ret = exmap_job_select(job, &place->at, &job->vecs[i]) ?:
+		ret = exmap_job_check(job, &place->at, &job->vecs[i]) ?:
 		      exmap_job_read_slot(job, place, i, n);
 		if (ret == EXMAP_ROUND_ENDS)
 			return false;
@@ -292,35 +321,6 @@ static bool exmap_job_write(struct exmap_job *job, struct exmap_place *place,
 	return true;
 }
 
-/* Check a vector, and select its region */
-static int exmap_job_check(const struct exmap_job *job, struct exmap_cursor *cursor,
-			   const struct exmap_vec *vec)
-{
-	static const u8 flags[] = {
-		[EXMAP_OP_READ]	 = EXMAP_VEC_ZERO | EXMAP_VEC_REPLACE,
-		[EXMAP_OP_ALLOC] = EXMAP_VEC_ZERO | EXMAP_VEC_ALL_OR_NOTHING,
-		[EXMAP_OP_FREE]	 = 0,
-		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
-	};
-
-	int err;
-
-	if (vec->opcode >= ARRAY_SIZE(flags) || vec->node)
-		return -EINVAL;
-	if (vec->flags & ~flags[array_index_nospec(vec->opcode, ARRAY_SIZE(flags))] ||
-	    (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
-	     vec->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
-		return -EINVAL;
-	err = exmap_job_select(job, cursor, vec);
-	if (err || !vec->len)
-		return err;
-	if (!exmap_slots_ok(cursor->exmap, vec->page, vec->len))
-		return -ERANGE;
-	if (exmap_opcode_is_io(vec->opcode) && !cursor->exmap->backing)
-		return -ENODEV;
-	return fatal_signal_pending(current) ? -EINTR : 0;
-}
-
 /* Begin the next vector. Returns false if the round ends before its last slot. */
 static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 {
@@ -330,12 +330,10 @@ static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 	unsigned long done = 0, changed = 0;
 	int err;
 
-	if (!job->next_slot) {
+	if (!job->next_slot)
 		job->results[i] = (struct exmap_result) {};
-		err = exmap_job_check(job, &place->at, vec);
-	} else {
-		err = exmap_job_select(job, &place->at, vec);
-	}
+	/* Since the last round, the number may have been given to another region */
+	err = exmap_job_check(job, &place->at, vec);
 	if (err) {
 		exmap_job_fail(job, i, job->next_slot, err);
 		return true;

@@ -13,12 +13,6 @@
 static void exmap_free(struct kref *ref)
 {
 	struct exmap *exmap = container_of(ref, struct exmap, ref);
-	struct exmap_pending *pending, *next;
-
-	/* Their requests are gone, because these hold the file */
-	list_for_each_entry_safe(pending, next, &exmap->pending, list)
-		pending->free(pending);
-
 	/* The VMA of a region holds its file: if there was a region, it is gone */
 	if (exmap->ready) {
 		exmap_detach(exmap);
@@ -64,6 +58,7 @@ struct exmap *exmap_of_or_new(struct file *file)
 	if (!exmap)
 		return ERR_PTR(-ENOMEM);
 	kref_init(&exmap->ref);
+	atomic_set(&exmap->files, 1);
 	mutex_init(&exmap->lock);
 	spin_lock_init(&exmap->pending_lock);
 	INIT_LIST_HEAD(&exmap->pending);
@@ -93,8 +88,9 @@ int exmap_clone(struct file *file, struct file *source)
 		return -EINVAL;
 
 	kref_get(&exmap->ref);
+	atomic_inc(&exmap->files);
 	if (cmpxchg(&file->private_data, NULL, exmap)) {
-		kref_put(&exmap->ref, exmap_free);
+		exmap_put_file(exmap);
 		return -EBUSY;
 	}
 	return 0;
@@ -109,4 +105,28 @@ int exmap_clone(struct file *file, struct file *source)
 void exmap_put(struct exmap *exmap)
 {
 	kref_put(&exmap->ref, exmap_free);
+}
+
+/**
+ * exmap_put_file() - Drop the reference of an open file to its exmap.
+ * @exmap: the exmap
+ *
+ * Calls that no worker is going to end may have references to other exmaps. They are
+ * freed here rather than with the exmap, because two exmaps may refer to each other in
+ * this way.
+ *
+ * Context: Process context, may sleep. No locks are held.
+ */
+void exmap_put_file(struct exmap *exmap)
+{
+	struct exmap_pending *pending, *next;
+
+	if (atomic_dec_and_test(&exmap->files)) {
+		/* Their requests are gone, because these hold a file */
+		list_for_each_entry_safe(pending, next, &exmap->pending, list) {
+			list_del(&pending->list);
+			pending->free(pending);
+		}
+	}
+	exmap_put(exmap);
 }

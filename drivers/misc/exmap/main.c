@@ -130,7 +130,7 @@ static int exmap_file_release(struct inode *inode, struct file *file)
 	struct exmap *exmap = file->private_data;
 
 	if (exmap)
-		exmap_put(exmap);
+		exmap_put_file(exmap);
 	return 0;
 }
 

@@ -48,7 +48,7 @@ int exmap_memlock_charge(struct exmap_pool *pool, unsigned long nr_pages)
  * @pool: the pool
  * @keep: number of pages that stay charged, if so many are
  *
- * Context: @pool->lock is held, or there is no other user of @exmap.
+ * Context: @pool->attach_lock is held, or there is no other user of @pool.
  */
 void exmap_memlock_uncharge(struct exmap_pool *pool, unsigned long keep)
 {

@@ -290,6 +290,8 @@ void exmap_pool_reject(struct exmap_pool *pool, struct page *page)
  * @pages: where the pages go that were found, with new mapping references
  * @max: capacity of @pages
  *
+ * A page that was dropped, but is still held elsewhere, is parked.
+ *
  * Freezing the reference count makes sure that only one sweep gets a page, and
  * that no lockless get_user_pages() is about to take a reference. If any pages are
  * found, they are in transit, and the caller calls exmap_pool_arrive().
@@ -302,8 +304,8 @@ unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned lon
 {
 	struct list_head *list = parked ? &pool->parked : &pool->owned;
 	struct page *page, *next;
+	unsigned int nr = 0, charged = 0;
 	unsigned long left;
-	unsigned int nr = 0;
 
 	spin_lock(&pool->lock);
 	left = parked ? pool->nr_parked :
@@ -316,11 +318,17 @@ unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned lon
 		list_for_each_entry_safe(page, next, list, lru) {
 			if (!chunk-- || nr == max)
 				break;
-			if (page_count(page) != 1 || !page_ref_freeze(page, 1))
+			if (page_count(page) != 1 || !page_ref_freeze(page, 1)) {
+				/* Without its mapping reference, it waits to be let go */
+				if (!parked && !folio_mapped(page_folio(page))) {
+					list_move_tail(&page->lru, &pool->parked);
+					pool->nr_parked++;
+				}
 				continue;
+			}
 			page_ref_unfreeze(page, 2);
 			if (parked) {
-				list_move(&page->lru, &pool->owned);
+				list_move_tail(&page->lru, &pool->owned);
 				pool->nr_parked--;
 			}
 			if (!nr)
@@ -330,11 +338,13 @@ unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned lon
 		/* The next chunk, or sweep, begins where this one stopped */
 		if (!list_entry_is_head(page, list, lru))
 			list_rotate_to_front(&page->lru, list);
+		/* Before another sweep looks at the same pages */
+		if (nr != charged)
+			vma_batch_charge(pool->mm, pages + charged, nr - charged);
+		charged = nr;
 		cond_resched_lock(&pool->lock);
 	}
 	spin_unlock(&pool->lock);
-	if (nr)
-		vma_batch_charge(pool->mm, pages, nr);
 	return nr;
 }
 
@@ -385,7 +395,7 @@ unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages,
 	spin_lock(&pool->lock);
 	closed = pool->closed;
 	if (!closed) {
-		list_splice(&list, &pool->owned);
+		list_splice_tail(&list, &pool->owned);
 		atomic_long_sub(nr - got, &pool->nr_pages);
 	}
 	spin_unlock(&pool->lock);

@@ -76,7 +76,7 @@ static bool exmap_refill_unseen(struct exmap_pool *pool, struct exmap_interface 
 		return false;
 	nr = exmap_pool_sweep(pool, parked, all ? ULONG_MAX : EXMAP_REFILL_SWEEP, pages,
 			      ARRAY_SIZE(pages));
-	if (all && nr < ARRAY_SIZE(pages))
+	if (all && nr < ARRAY_SIZE(pages) && !fatal_signal_pending(current))
 		WRITE_ONCE(pool->swept, drops);
 	exmap_refill_add(pool, iface, pages, nr);
 	return iface->local->nr;

@@ -56,9 +56,12 @@ static void exmap_region_close(struct vm_area_struct *vma)
 	WRITE_ONCE(exmap->state, EXMAP_GONE);
 	if (exmap->ready) {
 		up_write(&exmap->pool->regions_lock);
-		/* munmap() flushes what it has cleared itself, and nothing else */
+		/*
+		 * munmap() flushes what it has cleared itself, and nothing else. The
+		 * generation ends, too: another region may get the same addresses.
+		 */
 		if (exmap->pool->deferred)
-			vma_batch_flush(vma->vm_mm);
+			exmap_region_flush(exmap->pool, READ_ONCE(exmap->pool->generation));
 		exmap_attach_unmapped(exmap);
 	}
 	mutex_unlock(&exmap->lock);

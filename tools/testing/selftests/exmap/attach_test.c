@@ -568,6 +568,183 @@ TEST_F_TIMEOUT(attach, hundreds, SLOW)
 	EXPECT_EQ(BUFFER, one_in(&self->ex[0], 1, EXMAP_OP_ALLOC, 0, BUFFER));
 }
 
+/* Return a number from /proc/PID/fdinfo, or -1 */
+static long fd_number(int pid, int fd, const char *key)
+{
+	char path[64], line[128];
+	long value = -1;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
+	file = fopen(path, "r");
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, key, strlen(key)))
+			value = atol(line + strlen(key));
+	if (file)
+		fclose(file);
+	return value;
+}
+
+/*
+ * A slot of a region that comes to the addresses of another one must not get the page
+ * back that a slot of the other one has lost, without a flush.
+ */
+TEST_F(attach, a_region_at_the_addresses_of_another)
+{
+	struct exmap_setup2 setup = { .fd = -1 };
+	struct exmap *ex = self->ex;
+	struct exmap_vec vec = in_region(1, EXMAP_OP_ALLOC, 9, 1, 0);
+	struct exmap_result r;
+	long flushes;
+	void *region = ex[1].region;
+
+	/* Interface 0 has the page that region 1 has lost */
+	ASSERT_EQ(1, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 9, 1));
+	make_page((__u64 *)page_at(&ex[1], 9), 1234);
+	ASSERT_EQ(1, one_in(&ex[0], 1, EXMAP_OP_FREE, 9, 1));
+	ASSERT_EQ(0, munmap(region, ex[1].pages * PG));
+	close(ex[1].fd);
+	ex[1].fd = exmap_open(_metadata);
+	ASSERT_EQ(1, attach(ex[1].fd, ex[0].fd, setup));
+	ASSERT_EQ(region, mmap(region, ex[1].pages * PG, PROT_READ | PROT_WRITE,
+			       MAP_SHARED | MAP_FIXED_NOREPLACE, ex[1].fd, EXMAP_OFF_EXMAP));
+	/* Interface 1 maps another one there, and takes it out again */
+	ASSERT_EQ(0, ex_vectors(&ex[0], 1, &vec, &r, 1));
+	make_page((__u64 *)page_at(&ex[1], 9), 5678);
+	vec.opcode = EXMAP_OP_FREE;
+	ASSERT_EQ(0, ex_vectors(&ex[0], 1, &vec, &r, 1));
+	flushes = fd_number(getpid(), ex[0].fd, "exmap-flushes:");
+	ASSERT_EQ(1, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 9, 1));
+	if (fd_number(getpid(), ex[0].fd, "exmap-flushes:") == flushes &&
+	    variant->flags & EXMAP_SETUP_DEFERRED)
+		EXPECT_FALSE(page_is(page_at(&ex[1], 9), 1234));
+}
+
+/* What is held elsewhere when its region goes away is found when it is let go */
+TEST_F(attach, a_page_that_is_held_when_its_region_goes)
+{
+	enum { MANY = 3000 };
+	struct exmap *ex = self->ex;
+	struct iovec iov;
+	int pipes[2];
+
+	ASSERT_EQ(0, ex_resize(ex[0].fd, MANY));
+	ASSERT_EQ(1, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 77, 1));
+	ASSERT_EQ(1000, one_in(&ex[0], 2, EXMAP_OP_ALLOC, 0, 1000));
+	iov = (struct iovec){ page_at(&ex[1], 77), PG };
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(PG, vmsplice(pipes[1], &iov, 1, 0));
+	ASSERT_EQ(0, munmap(ex[1].region, ex[1].pages * PG));
+	ASSERT_EQ(MANY - 1001, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 0, MANY - 1001));
+	EXPECT_EQ(-ENOMEM, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 4000, 1));
+	close(pipes[0]);
+	close(pipes[1]);
+	EXPECT_EQ(1, one_in(&ex[0], 0, EXMAP_OP_ALLOC, 4000, 1));
+}
+
+/* A file that survives its process does not keep the pages of the pool */
+TEST_F(attach, a_process_that_ends)
+{
+	const struct exmap_setup2 setup = { .fd = -1 };
+	int ready[2];
+	char byte;
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		struct exmap ex = { .fd = open(DEVICE, O_RDWR), .pages = 100 };
+		int fd = open(DEVICE, O_RDWR);
+		long left = -1, i;
+
+		if (ex_setup(ex.fd, -1, 1, 100) || attach(fd, ex.fd, setup) != 1)
+			_exit(2);
+		ex.region = ex_map_region(ex.fd, 100);
+		if (ex_vec_one(&ex, 0, EXMAP_OP_ALLOC, 0, 100, 0) != 100)
+			_exit(3);
+		if (fork())
+			_exit(fd_number(getpid(), fd, "exmap-pages:") == 100 ? 0 : 4);
+		/* The grandchild has the file of the second region, which was never mapped */
+		close(ex.fd);
+		for (i = 0; i < 500 && left; i++) {
+			left = fd_number(getpid(), fd, "exmap-pages:");
+			usleep(10000);
+		}
+		byte = left;
+		_exit(write(ready[1], &byte, 1) != 1);
+	}
+	EXPECT_EQ(0, wait_child(pid));
+	close(ready[1]);
+	ASSERT_EQ(1, read(ready[0], &byte, 1));
+	EXPECT_EQ(0, byte);
+	close(ready[0]);
+}
+
+/*
+ * A call of several rounds names a region whose number is given to other regions, with
+ * fewer slots or without a file, while it is under way.
+ */
+struct renumbering {
+	struct exmap *ex;
+	int file;
+	bool stop;
+};
+
+static void *renumber(void *arg)
+{
+	struct worker *w = arg;
+	struct renumbering *r = w->arg;
+	int i, fd, slots;
+	void *region;
+
+	pthread_barrier_wait(&start_line);
+	for (i = 0; i < scaled(300); i++) {
+		slots = i & 1 ? 1500 : 1 + i % 600;
+		fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		attach(fd, r->ex[0].fd, (struct exmap_setup2){ .fd = i % 3 ? r->file : -1 });
+		region = ex_map_region(fd, slots);
+		usleep(i % 5 * 300);
+		if (region != MAP_FAILED)
+			munmap(region, slots * PG);
+		close(fd);
+	}
+	__atomic_store_n(&r->stop, true, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+static void *read_all(void *arg)
+{
+	struct worker *w = arg;
+	struct renumbering *r = w->arg;
+	struct exmap_vec vecs[2];
+	struct exmap_result results[2];
+	int ret;
+
+	if (!w->index)
+		return renumber(w);
+	pthread_barrier_wait(&start_line);
+	while (!__atomic_load_n(&r->stop, __ATOMIC_RELAXED) && !w->what) {
+		vecs[0] = in_region(REGIONS, EXMAP_OP_READ, 0, 1400, EXMAP_VEC_ZERO);
+		vecs[1] = in_region(REGIONS, EXMAP_OP_FREE, 0, 1, 0);
+		ret = ex_vectors(&r->ex[0], 0, vecs, results, 2);
+		BROKE(w, ret < 0, ret);
+		BROKE(w, results[0].res && results[0].res != -ENXIO && results[0].res != -ERANGE &&
+		      results[0].res != -ENODEV && results[0].res != -ENOMEM, results[0].res);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(attach, a_number_that_changes_its_meaning, SLOW)
+{
+	struct renumbering arg = { .ex = self->ex, .file = self->file[1] };
+	struct worker w[2];
+
+	ASSERT_EQ(0, ex_resize(self->ex[0].fd, 3000));
+	run_workers(_metadata, w, 2, read_all, &self->ex[0], &arg);
+	EXPECT_EQ(3000, one_in(&self->ex[0], 2, EXMAP_OP_ALLOC, 1000, 3000));
+}
+
 /* Two threads work on all regions; a third maps and unmaps the last one */
 struct churn {
 	struct exmap *ex;

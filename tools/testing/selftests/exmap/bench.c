@@ -530,13 +530,13 @@ static void read_counters(struct counters *c)
 	c->page_flushes = sum_of_line(text, "nr_tlb_local_flush_one ");
 }
 
-#define COLUMNS	18
+#define COLUMNS	19
 
 static void print_row(const char *const *cell)
 {
 	/* Column widths; a column of width 0 appears in the CSV output only */
 	static const int width[COLUMNS] = {
-		-22, 7, 5, 10, 8, 8, 7, 0, 0, 9, 0, 9, 8, 10, 11, 8, 7, 8,
+		-22, 7, 5, 10, 8, 8, 7, 0, 0, 9, 0, 9, 8, 10, 11, 8, 7, 8, 0,
 	};
 	unsigned int i;
 
@@ -555,12 +555,12 @@ static void report(const struct counters *c, __u64 ns)
 		"what", "threads", "batch", "pattern", "churn", "region", "pool",
 		"touch", "rounds", "pages", "ns", "ns_page", "tlb_irqs",
 		"irqs_page", "irqs_page_cpu", "remote_flushes", "full_flushes",
-		"page_flushes",
+		"page_flushes", "regions",
 	};
 	static const char *const header[COLUMNS] = {
 		"what", "threads", "batch", "pattern", "churn", "region", "pool",
 		"touch", "rounds", "pages", "ns", "ns/page", "TLB irqs",
-		"irqs/page", "../oth.CPU", "remote", "full", "by page",
+		"irqs/page", "../oth.CPU", "remote", "full", "by page", "regions",
 	};
 	const unsigned long pages = opt.rounds * opt.batch * opt.threads;
 	char text[COLUMNS][32];
@@ -583,6 +583,7 @@ static void report(const struct counters *c, __u64 ns)
 	sprintf(text[6], "%lu", opt.pool);
 	cell[7] = opt.touch ? "yes" : "no";
 	sprintf(text[8], "%lu", opt.rounds);
+	sprintf(text[18], "%u", opt.regions);
 	if (c) {
 		const struct { long count; int column; } counts[] = {
 			{ c->tlb_interrupts, 12 }, { c->remote_flushes, 15 },
