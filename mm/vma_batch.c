@@ -1235,7 +1235,13 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_page, "exmap");
  */
 void vma_batch_flush(struct mm_struct *mm)
 {
-	flush_tlb_mm(mm);
+	/*
+	 * User-mode Linux goes through the VMAs in flush_tlb_mm(). When an mm is torn
+	 * down, and its VMAs are closed one after the other, some of them are freed.
+	 */
+	struct vm_area_struct vma = TLB_FLUSH_VMA(mm, 0);
+
+	flush_tlb_range(&vma, 0, mm->task_size);
 	/* See vma_batch_flush_pending() */
 	smp_mb();
 }

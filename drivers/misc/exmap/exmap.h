@@ -55,8 +55,8 @@ enum exmap_state {
  *	call on another file has in flight.
  * @mm: The address space of the program, with a reference to the struct only. It is
  *	compared with current->mm, and not used otherwise unless that is the same.
- * @files: Number of open files, including clones. When it drops to 0, no call is made any
- *	more that is not already waiting in @pending.
+ * @files: Number of open files, including clones. Without any, no call can be made, and
+ *	none is in progress except those in @pending.
  * @lock: Protects @state and the setup.
  * @state: The state of the region. May be read without @lock.
  * @start: Address of the region. Valid once @state was seen as EXMAP_MAPPED.
@@ -172,7 +172,7 @@ exmap_interface_get(struct exmap *exmap, u64 number)
  * exmap_vec_word() - Return what a vector says besides the page as one number.
  * @vec: the vector
  *
- * Return: region, length, node, flags and opcode, in the order of the byte in memory.
+ * Return: region, length, node, flags and opcode, as they are in memory.
  */
 static __always_inline u64 exmap_vec_word(const struct exmap_vec *vec)
 {

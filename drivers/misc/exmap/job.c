@@ -72,7 +72,6 @@ static int exmap_job_check(const struct exmap_job *job, struct exmap_cursor *cur
 		[EXMAP_OP_FREE]	 = 0,
 		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
 	};
-
 	int err;
 
 	if (vec->opcode >= ARRAY_SIZE(flags) || vec->node)

@@ -328,6 +328,7 @@ int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
 		int err;
 
 		if (exmap_place_rescue(place, start + (*done << PAGE_SHIFT))) {
+			trace_exmap_alloc(place->at.pool, start + (*done << PAGE_SHIFT), 1, 1);
 			++*done;
 			++*changed;
 		} else {

@@ -3,8 +3,9 @@
  * Placing pages: from an interface into the region, and back
  *
  * From exmap_place_begin() to exmap_place_end(), a call has one region, or all of the
- * pool, and one interface locked. It maps pages of the local bundle of the interface, and collects
- * the pages that it unmaps in another bundle. After a flush, it can map those again.
+ * pool, and one interface locked. It maps pages of the local bundle of the interface,
+ * and collects the pages that it unmaps in another bundle. After a flush, it can map
+ * those again.
  */
 #ifndef _EXMAP_PLACE_H
 #define _EXMAP_PLACE_H

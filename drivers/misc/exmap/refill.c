@@ -68,7 +68,7 @@ static bool exmap_refill_unseen(struct exmap_pool *pool, struct exmap_interface 
 {
 	const unsigned long drops = READ_ONCE(pool->drops);
 	/* The pages of a region that was unmapped are found, wherever they are */
-	const bool all = !parked && exmap_refill_dropped(pool);
+	const bool all = !parked && drops != READ_ONCE(pool->swept);
 	struct page *pages[EXMAP_STEAL_PAGES];
 	unsigned int nr;
 

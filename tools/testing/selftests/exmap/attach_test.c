@@ -497,13 +497,14 @@ TEST_F(attach, pagefault_alloc)
 /* Vectors and results of a program that is newer than the kernel */
 TEST_F(attach, larger_elements)
 {
+	/* The largest that the kernel accepts */
 	struct {
 		struct exmap_vec vec;
-		__u64 more;
+		__u64 more[30];
 	} vecs[20] = {};
 	struct {
 		struct exmap_result result;
-		__u64 more;
+		__u64 more[31];
 	} r[20];
 	struct exmap_vectors params = {
 		.size = sizeof(params), .nr = 20,
@@ -513,18 +514,20 @@ TEST_F(attach, larger_elements)
 	struct exmap *ex = self->ex;
 	int i;
 
+	ASSERT_EQ(256, params.vec_size);
+	ASSERT_EQ(256, params.result_size);
 	memset(r, 0xee, sizeof(r));
 	for (i = 0; i < 20; i++)
 		vecs[i].vec = in_region(i % REGIONS, EXMAP_OP_ALLOC, i, 1, 0);
-	vecs[19].more = 1;
+	vecs[19].more[29] = 1;
 	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &params));
-	vecs[19].more = 0;
+	vecs[19].more[29] = 0;
 	EXPECT_EQ(0, ex_owned(ex->fd));
 	EXPECT_EQ(0xee, *(__u8 *)&r[0]);
 	EXPECT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_VECTORS, &params));
 	for (i = 0; i < 20; i++) {
 		EXPECT_EQ(1, r[i].result.pages);
-		EXPECT_EQ(0, r[i].more);
+		EXPECT_TRUE(all_zero(r[i].more, sizeof(r[i].more)));
 		EXPECT_TRUE(present(page_at(&ex[i % REGIONS], i)));
 	}
 	/* A pair, for which there is a path of its own */
@@ -568,23 +571,6 @@ TEST_F_TIMEOUT(attach, hundreds, SLOW)
 	EXPECT_EQ(BUFFER, one_in(&self->ex[0], 1, EXMAP_OP_ALLOC, 0, BUFFER));
 }
 
-/* Return a number from /proc/PID/fdinfo, or -1 */
-static long fd_number(int pid, int fd, const char *key)
-{
-	char path[64], line[128];
-	long value = -1;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
-	file = fopen(path, "r");
-	while (file && fgets(line, sizeof(line), file))
-		if (!strncmp(line, key, strlen(key)))
-			value = atol(line + strlen(key));
-	if (file)
-		fclose(file);
-	return value;
-}
-
 /*
  * A slot of a region that comes to the addresses of another one must not get the page
  * back that a slot of the other one has lost, without a flush.
@@ -613,9 +599,9 @@ TEST_F(attach, a_region_at_the_addresses_of_another)
 	make_page((__u64 *)page_at(&ex[1], 9), 5678);
 	vec.opcode = EXMAP_OP_FREE;
 	ASSERT_EQ(0, ex_vectors(&ex[0], 1, &vec, &r, 1));
-	flushes = fd_number(getpid(), ex[0].fd, "exmap-flushes:");
+	flushes = read_fdinfo(getpid(), ex[0].fd, "exmap-flushes");
 	ASSERT_EQ(1, one_in(&ex[0], 1, EXMAP_OP_ALLOC, 9, 1));
-	if (fd_number(getpid(), ex[0].fd, "exmap-flushes:") == flushes &&
+	if (read_fdinfo(getpid(), ex[0].fd, "exmap-flushes") == flushes &&
 	    variant->flags & EXMAP_SETUP_DEFERRED)
 		EXPECT_FALSE(page_is(page_at(&ex[1], 9), 1234));
 }
@@ -664,11 +650,11 @@ TEST_F(attach, a_process_that_ends)
 		if (ex_vec_one(&ex, 0, EXMAP_OP_ALLOC, 0, 100, 0) != 100)
 			_exit(3);
 		if (fork())
-			_exit(fd_number(getpid(), fd, "exmap-pages:") == 100 ? 0 : 4);
+			_exit(read_fdinfo(getpid(), fd, "exmap-pages") == 100 ? 0 : 4);
 		/* The grandchild has the file of the second region, which was never mapped */
 		close(ex.fd);
 		for (i = 0; i < 500 && left; i++) {
-			left = fd_number(getpid(), fd, "exmap-pages:");
+			left = read_fdinfo(getpid(), fd, "exmap-pages");
 			usleep(10000);
 		}
 		byte = left;
@@ -679,6 +665,81 @@ TEST_F(attach, a_process_that_ends)
 	ASSERT_EQ(1, read(ready[0], &byte, 1));
 	EXPECT_EQ(0, byte);
 	close(ready[0]);
+}
+
+/*
+ * Touches of slots that wait for a flush fail when the region is gone, also where another
+ * region keeps the pool.
+ */
+TEST_F(attach, pages_that_wait_when_a_region_goes)
+{
+	struct exmap *ex = &self->ex[1];
+	int i;
+
+	ASSERT_EQ(32, one_in(&self->ex[0], 1, EXMAP_OP_ALLOC, 0, 32));
+	for (i = 0; i < 32; i++)
+		ASSERT_EQ(0, try_write_byte(page_at(ex, i), i));
+	ASSERT_EQ(32, one_in(&self->ex[0], 1, EXMAP_OP_FREE, 0, 32));
+	ASSERT_EQ(0, munmap(ex->region, ex->pages * PG));
+	for (i = 0; i < 32; i++)
+		EXPECT_EQ(SIGSEGV, try_read_byte(page_at(ex, i)));
+	EXPECT_EQ(BUFFER, one_in(&self->ex[0], 0, EXMAP_OP_ALLOC, 0, BUFFER));
+}
+
+/* RLIMIT_MEMLOCK counts the pool, once, until its last region goes */
+TEST(memlock)
+{
+	struct exmap first, second;
+	int other;
+
+	become_nobody(_metadata, 100);
+	exmap_create(_metadata, &first, -1, 1, 100, SLOTS);
+	ASSERT_EQ(1, add_region(_metadata, &second, &first, -1, SLOTS));
+	other = exmap_open(_metadata);
+	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, 1));
+	exmap_destroy(&first);
+	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, 1));
+	EXPECT_EQ(-ENOMEM, ex_resize(second.fd, 101));
+	EXPECT_EQ(100, one_in(&second, 1, EXMAP_OP_ALLOC, 0, 100));
+	munmap(second.region, SLOTS * PG);
+	EXPECT_EQ(0, ex_setup(other, -1, 1, 100));
+	close(second.fd);
+	close(other);
+}
+
+FIXTURE(limit) {
+	int fd[65536];
+};
+
+FIXTURE_SETUP(limit)
+{
+}
+
+FIXTURE_TEARDOWN(limit)
+{
+}
+
+TEST_F_TIMEOUT(limit, regions_of_a_pool, SLOW)
+{
+	const struct rlimit files = { 70000, 70000 };
+	int *fd = self->fd, i, ret, extra;
+
+	if (setrlimit(RLIMIT_NOFILE, &files))
+		SKIP(return, "so many files cannot be opened");
+	fd[0] = exmap_open(_metadata);
+	ASSERT_EQ(0, ex_setup(fd[0], -1, 1, 10));
+	for (i = 1; i < 65536; i++) {
+		fd[i] = exmap_open(_metadata);
+		ret = attach(fd[i], fd[0], (struct exmap_setup2){ .fd = -1 });
+		ASSERT_EQ(i, ret);
+	}
+	extra = exmap_open(_metadata);
+	EXPECT_EQ(-ENOMEM, attach(extra, fd[0], (struct exmap_setup2){ .fd = -1 }));
+	close(fd[40000]);
+	EXPECT_EQ(40000, attach(extra, fd[65535], (struct exmap_setup2){ .fd = -1 }));
+	for (i = 0; i < 65536; i++)
+		close(fd[i]);
+	close(extra);
 }
 
 /*

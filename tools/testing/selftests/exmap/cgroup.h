@@ -35,20 +35,10 @@ static inline long cgroup_read(const char *dir, const char *name)
 /* Return the number after @key in a file with lines "key number", or -1 */
 static inline long cgroup_read_key(const char *dir, const char *name, const char *key)
 {
-	char path[256], line[128];
-	size_t len = strlen(key);
-	long value = -1;
-	FILE *file;
+	char path[256];
 
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	file = fopen(path, "re");
-	if (!file)
-		return -1;
-	while (value < 0 && fgets(line, sizeof(line), file))
-		if (!strncmp(line, key, len) && line[len] == ' ')
-			value = atol(line + len);
-	fclose(file);
-	return value;
+	return read_key(path, key, ' ');
 }
 
 /* Move the calling process to a cgroup. Returns 0 or -errno. */

@@ -837,6 +837,33 @@ static inline void run_workers(struct __test_metadata *_metadata, struct worker 
 	join_workers(_metadata, w, count);
 }
 
+/* Return the number behind "@key@delimiter" in a file in /proc or the like, or -1 */
+static inline long read_key(const char *path, const char *key, char delimiter)
+{
+	const size_t len = strlen(key);
+	char line[128];
+	long value = -1;
+	FILE *file;
+
+	file = fopen(path, "re");
+	if (!file)
+		return -1;
+	while (value < 0 && fgets(line, sizeof(line), file))
+		if (!strncmp(line, key, len) && line[len] == delimiter)
+			value = atol(line + len + 1);
+	fclose(file);
+	return value;
+}
+
+/* Return a number from /proc/PID/fdinfo, or -1 */
+static inline long read_fdinfo(int pid, int fd, const char *key)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
+	return read_key(path, key, ':');
+}
+
 /* Write to a file in /proc, /sys or the like. Returns 0 or -errno. */
 static inline int write_text(const char *path, const char *text)
 {

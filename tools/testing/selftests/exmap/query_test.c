@@ -178,6 +178,8 @@ TEST_F(query, errors)
 	EXPECT_EQ(-EINVAL, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
 	query.vec_size = EXMAP_VEC_SIZE_VER0 + 1;
 	EXPECT_EQ(-EINVAL, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
+	query.vec_size = 264;
+	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
 	query.vec_size = PG;
 	EXPECT_EQ(-E2BIG, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
 	query.vec_size = sizeof(struct exmap_vec);

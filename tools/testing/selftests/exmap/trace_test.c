@@ -12,27 +12,9 @@
 #define FILE_PAGES	64
 #define TRACING		"/sys/kernel/tracing/"
 
-/* Return a number from /proc/PID/fdinfo, or -1 */
-static long read_info(int pid, int fd, const char *key)
-{
-	char path[64], line[128];
-	const size_t len = strlen(key);
-	long value = -1;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
-	file = fopen(path, "r");
-	while (file && fgets(line, sizeof(line), file))
-		if (!strncmp(line, key, len) && line[len] == ':')
-			value = atol(line + len + 1);
-	if (file)
-		fclose(file);
-	return value;
-}
-
 static long info(struct exmap *ex, const char *key)
 {
-	return read_info(getpid(), ex->fd, key);
+	return read_fdinfo(getpid(), ex->fd, key);
 }
 
 TEST(fdinfo_of_a_pool)
@@ -101,17 +83,17 @@ TEST(fdinfo_before_the_setup_and_from_another_process)
 	struct exmap ex;
 	pid_t pid;
 
-	EXPECT_EQ(-1, read_info(getpid(), fd, "exmap-pool"));
+	EXPECT_EQ(-1, read_fdinfo(getpid(), fd, "exmap-pool"));
 	EXPECT_NE(MAP_FAILED, ex_map_region(fd, 10));
-	EXPECT_EQ(-1, read_info(getpid(), fd, "exmap-pool"));
+	EXPECT_EQ(-1, read_fdinfo(getpid(), fd, "exmap-pool"));
 	close(fd);
 	exmap_create(_metadata, &ex, -1, 1, BUFFER, SLOTS);
 	ASSERT_EQ(100, ex_alloc(&ex, 0, 0, 100));
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid)
-		_exit(read_info(getppid(), ex.fd, "exmap-limit") == BUFFER &&
-		      read_info(getpid(), ex.fd, "exmap-pages") >= 100 ? 0 : 1);
+		_exit(read_fdinfo(getppid(), ex.fd, "exmap-limit") == BUFFER &&
+		      read_fdinfo(getpid(), ex.fd, "exmap-pages") >= 100 ? 0 : 1);
 	EXPECT_EQ(0, wait_child(pid));
 	exmap_destroy(&ex);
 }
@@ -241,6 +223,12 @@ TEST_F(trace, flush)
 	EXPECT_EQ(0, traced(pool, "exmap_flush", "generation="));
 	ASSERT_EQ(0, ex_ioctl(ex.fd, EXMAP_IOCTL_FLUSH, NULL));
 	EXPECT_EQ(1, traced(pool, "exmap_flush", "generation=1 pages=10"));
+	/* A slot that gets the page back that it has lost */
+	ASSERT_EQ(1, ex_alloc(&ex, 0, 7000, 1));
+	ASSERT_EQ(1, ex_free(&ex, 0, 7000, 1));
+	ASSERT_EQ(1, ex_alloc(&ex, 0, 7000, 1));
+	EXPECT_EQ(2, traced(pool, "exmap_alloc", "addr=%p slots=1 pages=1", page_at(&ex, 7000)));
+	EXPECT_EQ(1, traced(pool, "exmap_flush", "generation="));
 	exmap_destroy(&ex);
 }
 

@@ -369,9 +369,11 @@ TEST_F(vectors, bad_calls)
 	REFUSED(nr, 0xffffffff, EINVAL);
 	REFUSED(vec_size, EXMAP_VEC_SIZE_VER0 - 8, EINVAL);
 	REFUSED(vec_size, EXMAP_VEC_SIZE_VER0 + 4, EINVAL);
+	REFUSED(vec_size, 264, E2BIG);
 	REFUSED(vec_size, PG, E2BIG);
 	REFUSED(result_size, EXMAP_RESULT_SIZE_VER0 - 8, EINVAL);
 	REFUSED(result_size, EXMAP_RESULT_SIZE_VER0 + 4, EINVAL);
+	REFUSED(result_size, 264, E2BIG);
 	REFUSED(result_size, PG, E2BIG);
 	REFUSED(vecs, 8, EFAULT);
 	REFUSED(vecs, ~0UL - 7, EFAULT);
