@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# All tests, or groups of them: test.sh [static] [compat] [runner] [lean] [run]
-# [debug]. Cheap ones first. Prints what failed with its output, and as the
+# All tests, or groups of them: test.sh [static] [compat] [library] [runner] [lean]
+# [run] [debug]. Cheap ones first. Prints what failed with its output, and as the
 # last line "N passed, N failed, N skipped". Logs: $CACHE/test. Nothing is
 # remembered from one run to the next.
 
@@ -107,6 +107,54 @@ compile() {
 	else
 		record fail compat "$name"
 		printf 'not ok - compat: %s\n%s\n' "$name" "$out"
+	fi
+}
+
+# The library, on the kernel of this machine and as an ordinary user
+library() {
+	local dir=$LOGS/library code=0
+	mkdir -p "$dir/out" "$dir/root"
+	try "builds without a warning" make -C "$TREE/tools/lib/exmap" OUTPUT="$dir/out/" \
+		CC="ccache gcc -Werror" all examples
+	try "exports what its map says" diff <(nm -D --defined-only "$dir/out/libexmap.so" |
+		sed -n 's/.* T \(.*\)@@.*/\1/p' | sort) \
+		<(sed -n 's/^\t\(exm_.*\);$/\1/p' "$TREE/tools/lib/exmap/libexmap.map" | sort)
+	try "exports what its header says" diff <(sed -n 's/^\t\(exm_.*\);$/\1/p' \
+		"$TREE/tools/lib/exmap/libexmap.map" | sort) \
+		<(sed -n 's/^[a-z].*[ *]\(exm_[a-z_]*\)(.*/\1/p' "$TREE/tools/lib/exmap/libexmap.h" | sort)
+	try "installs" make -C "$TREE/tools/lib/exmap" OUTPUT="$dir/out/" DESTDIR="$dir/root" \
+		PREFIX=/usr install
+	echo 'int main() { return exm_reader_install(); }' >"$dir/user.cc"
+	try "links with a C++ program" g++ -std=c++11 -pedantic -Wall -Wextra -Werror \
+		-I "$dir/root/usr/include" -include libexmap.h "$dir/user.cc" \
+		-L "$dir/root/usr/lib" -lexmap -o "$dir/user"
+	try "the C++ program runs" env LD_LIBRARY_PATH="$dir/root/usr/lib" "$dir/user"
+	head -c 8M /dev/urandom >"$dir/file"
+	try "the example runs" "$dir/out/examples/random-reads" "$dir/file" 1
+
+	# The folder of the build may be closed to other users
+	cp "$BUILD/lean/programs/selftests/lib_test" "$dir/"
+	set -- "$dir/lib_test"
+	if [ "$(id -u)" = 0 ]; then
+		set -- setpriv --reuid=65534 --regid=65534 --clear-groups /proc/self/fd/3
+	fi
+	{
+		echo "# program lib_test"
+		# Without the variants for kernels with exmap
+		"$@" -V exmap -V deferred 2>&1 3<"$dir/lib_test" || code=$?
+		echo "# exit $code"
+	} >"$dir/log"
+	tap library "$dir/log"
+	summary library
+}
+try() {	# <name> <command...>
+	local name=$1 out
+	shift
+	if out=$("$@" 2>&1); then
+		record pass library "$name"
+	else
+		record fail library "$name"
+		printf 'not ok - library: %s\n%s\n' "$name" "$out"
 	fi
 }
 
@@ -295,7 +343,7 @@ main_job() {	# <name> <more files than> [option of exmap-store]
 	fi
 }
 
-wanted=" ${*:-static compat runner lean run debug} "
+wanted=" ${*:-static compat library runner lean run debug} "
 want() { [[ $wanted == *" $1 "* ]]; }
 
 "$TOP/scripts/kernel.sh"
@@ -338,6 +386,7 @@ fi
 start=$SECONDS
 ! want static || static
 ! want compat || compat
+! want library || library
 ! want runner || { sources; runner; }
 ! want lean || guest lean
 if want run; then

@@ -1,0 +1,699 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * libexmap, with exmap and on a stock kernel. Needs neither root nor exmap, without which
+ * the tests of that backend are skipped.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "libexmap.h"
+
+#define PG	4096UL
+#define SLOTS	256U
+#define PAGES	64U
+
+/* Of each of the threads that meet */
+#define ROUNDS	500
+
+static void touch(const char *addr)
+{
+	__atomic_load_n(addr, __ATOMIC_SEQ_CST);
+}
+
+/* Whether an access at addr raises SIGSEGV */
+static bool faults(const char *addr)
+{
+	struct exm_reader reader;
+	bool restarted = exm_reader_begin(&reader);
+
+	if (!restarted)
+		touch(addr);
+	exm_reader_end(&reader);
+	return restarted;
+}
+
+static int temporary(unsigned int pages)
+{
+	char name[] = "/tmp/exmap-lib-XXXXXX";
+	char page[PG];
+	int fd = mkstemp(name);
+
+	if (fd < 0)
+		return fd;
+	unlink(name);
+	for (unsigned int i = 0; i < pages; i++) {
+		memset(page, 'a' + i % 26, sizeof(page));
+		if (pwrite(fd, page, PG, i * PG) != PG) {
+			close(fd);
+			return -1;
+		}
+	}
+	return fd;
+}
+
+FIXTURE(lib) {
+	struct exm_pool *pool;
+	struct exm_region *region;
+	struct exm_thread *thread;
+	char *start;
+	int fd;
+};
+
+FIXTURE_VARIANT(lib) {
+	enum exm_backend backend;
+	uint64_t flags;
+	unsigned int features;
+};
+
+FIXTURE_VARIANT_ADD(lib, exmap) {
+	.backend = EXM_BACKEND_EXMAP,
+	.features = EXM_FEATURE_FAULTS | EXM_FEATURE_DIRTY | EXM_FEATURE_WHOLE_READS,
+};
+
+FIXTURE_VARIANT_ADD(lib, deferred) {
+	.backend = EXM_BACKEND_EXMAP,
+	.flags = EXM_POOL_DEFERRED,
+	.features = EXM_FEATURE_FAULTS | EXM_FEATURE_DIRTY | EXM_FEATURE_WHOLE_READS,
+};
+
+FIXTURE_VARIANT_ADD(lib, stock) {
+	.backend = EXM_BACKEND_STOCK,
+	.features = EXM_FEATURE_FAULTS,
+};
+
+FIXTURE_VARIANT_ADD(lib, no_faults) {
+	.backend = EXM_BACKEND_STOCK,
+	.flags = EXM_POOL_NO_FAULTS,
+};
+
+FIXTURE_SETUP(lib)
+{
+	const struct exm_pool_options options = {
+		.memory = PAGES * PG,
+		.threads = 2,
+		.backend = variant->backend,
+		.flags = variant->flags,
+	};
+	struct exm_region_options region = { .length = SLOTS * PG };
+
+	self->fd = -1;
+	if (variant->backend == EXM_BACKEND_EXMAP && access("/dev/exmap", R_OK | W_OK))
+		SKIP(return, "no /dev/exmap");
+	ASSERT_EQ(0, exm_reader_install());
+	ASSERT_EQ(0, exm_pool_create(&self->pool, &options)) {
+		TH_LOG("%s", exm_message());
+	}
+	/* A region ends before its file, and the file in the middle of another region */
+	self->fd = temporary(SLOTS / 2);
+	ASSERT_LE(0, self->fd);
+	region.fd = self->fd;
+	ASSERT_EQ(0, exm_region_create(&self->region, self->pool, &region)) {
+		TH_LOG("%s", exm_message());
+	}
+	self->start = exm_region_start(self->region);
+	ASSERT_EQ(0, exm_thread_create(&self->thread, self->pool));
+}
+
+FIXTURE_TEARDOWN(lib)
+{
+	exm_thread_destroy(self->thread);
+	exm_pool_destroy(self->pool);
+	if (self->fd >= 0)
+		close(self->fd);
+}
+
+/* How many of the first nr slots are resident */
+static unsigned int resident(struct exm_region *region, unsigned int nr)
+{
+	uint8_t slots[SLOTS];
+	unsigned int sum = 0;
+
+	if (exm_region_query(region, 0, nr, slots))
+		return ~0U;
+	for (unsigned int i = 0; i < nr; i++)
+		sum += slots[i] & EXM_SLOT_RESIDENT;
+	return sum;
+}
+
+TEST_F(lib, a_pool_says_what_it_can_do)
+{
+	unsigned int features = exm_pool_features(self->pool);
+
+	EXPECT_EQ(variant->backend, exm_pool_backend(self->pool));
+	/* Guard markers are of Linux 6.13 */
+	if (variant->backend == EXM_BACKEND_STOCK && !features)
+		features = variant->features;
+	EXPECT_EQ(variant->features, features);
+	EXPECT_EQ(SLOTS, exm_region_slots(self->region));
+}
+
+TEST_F(lib, pages_come_and_go)
+{
+	const uint64_t pages[] = { 3, 200, 4, 5 };
+	int results[4];
+
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, pages, 4, results));
+	for (int i = 0; i < 4; i++) {
+		EXPECT_EQ(0, results[i]);
+		memset(self->start + pages[i] * PG, 'x', PG);
+	}
+	EXPECT_EQ(4, resident(self->region, SLOTS));
+	/* What is there stays */
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, pages, 4, NULL));
+	EXPECT_EQ('x', self->start[200 * PG + 17]);
+
+	ASSERT_EQ(0, exm_free(self->thread, self->region, pages, 2, results));
+	EXPECT_EQ(2, resident(self->region, SLOTS));
+	EXPECT_EQ('x', self->start[4 * PG]);
+	/* Slots that are empty stay so */
+	ASSERT_EQ(0, exm_free(self->thread, self->region, pages, 4, NULL));
+	EXPECT_EQ(0, resident(self->region, SLOTS));
+}
+
+TEST_F(lib, an_empty_slot_faults)
+{
+	const uint64_t pages[] = { 7, 9 };
+
+	if (!(exm_pool_features(self->pool) & EXM_FEATURE_FAULTS))
+		SKIP(return, "not with this backend");
+	EXPECT_TRUE(faults(self->start + 8 * PG));
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, pages, 2, NULL));
+	EXPECT_FALSE(faults(self->start + 7 * PG));
+	EXPECT_TRUE(faults(self->start + 8 * PG));
+	EXPECT_FALSE(faults(self->start + 9 * PG));
+	ASSERT_EQ(0, exm_free(self->thread, self->region, pages, 2, NULL));
+	/* Strictly, a deferred FREE may leave the old page visible until a flush */
+	ASSERT_EQ(0, exm_region_flush(self->region));
+	EXPECT_TRUE(faults(self->start + 7 * PG));
+}
+
+TEST_F(lib, the_memory_is_limited)
+{
+	uint64_t pages[PAGES + 1];
+	int results[PAGES + 1];
+	struct exm_stats stats;
+
+	for (unsigned int i = 0; i <= PAGES; i++)
+		pages[i] = 3 * i;
+	ASSERT_EQ(1, exm_alloc(self->thread, self->region, pages, PAGES + 1, results));
+	for (unsigned int i = 0; i < PAGES; i++)
+		ASSERT_EQ(0, results[i]);
+	EXPECT_EQ(-ENOMEM, results[PAGES]);
+	ASSERT_EQ(0, exm_pool_stats(self->pool, &stats));
+	EXPECT_EQ(PAGES * PG, stats.memory);
+	EXPECT_EQ(PAGES * PG, stats.used);
+	EXPECT_EQ(1, stats.regions);
+
+	ASSERT_EQ(0, exm_free(self->thread, self->region, pages, 1, NULL));
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, &pages[PAGES], 1, NULL));
+	EXPECT_EQ(PAGES, resident(self->region, SLOTS));
+}
+
+TEST_F(lib, one_call_evicts_and_brings_in)
+{
+	const unsigned int number = exm_region_number(self->region);
+	struct exm_vec vecs[3] = {
+		{ .page = 0, .len = PAGES, .region = number, .opcode = EXM_ALLOC },
+	};
+	struct exm_result results[3];
+
+	ASSERT_EQ(0, exm_call(self->thread, vecs, results, 1));
+	EXPECT_EQ(PAGES, results[0].pages);
+
+	/* The pool is full: only in this order is there room */
+	vecs[0] = (struct exm_vec) { .page = 10, .len = 20, .region = number,
+				     .opcode = EXM_FREE };
+	vecs[1] = (struct exm_vec) { .page = 100, .len = 12, .region = number,
+				     .opcode = EXM_ALLOC };
+	vecs[2] = (struct exm_vec) { .page = 112, .len = 8, .region = number,
+				     .opcode = EXM_READ };
+	ASSERT_EQ(0, exm_call(self->thread, vecs, results, 3));
+	EXPECT_EQ(20, results[0].pages);
+	EXPECT_EQ(12, results[1].pages);
+	EXPECT_EQ(8, results[2].pages);
+	EXPECT_EQ('a' + 115 % 26, self->start[115 * PG + 1]);
+	EXPECT_EQ(PAGES, resident(self->region, SLOTS));
+}
+
+TEST_F(lib, more_vectors_than_the_kernel_takes)
+{
+	const unsigned int nr = 10000;
+	struct exm_vec *vecs = calloc(nr, sizeof(*vecs));
+	struct exm_result *results = calloc(nr, sizeof(*results));
+
+	for (unsigned int i = 0; i < nr; i++)
+		vecs[i] = (struct exm_vec) {
+			.page = i / 2 % SLOTS, .len = 1,
+			.region = exm_region_number(self->region),
+			.opcode = i % 2 ? EXM_FREE : EXM_ALLOC,
+		};
+	ASSERT_EQ(0, exm_call(self->thread, vecs, results, nr));
+	for (unsigned int i = 0; i < nr; i++)
+		ASSERT_EQ(1, results[i].pages);
+	EXPECT_EQ(0, exm_call(self->thread, vecs, results, 0));
+	free(vecs);
+	free(results);
+}
+
+TEST_F(lib, pages_are_read_and_written)
+{
+	const uint64_t pages[] = { 1, 30, 31, 2 };
+	char page[PG];
+
+	ASSERT_EQ(0, exm_read(self->thread, self->region, pages, 4, NULL)) {
+		TH_LOG("%s", exm_message());
+	}
+	for (int i = 0; i < 4; i++) {
+		EXPECT_EQ('a' + (int)pages[i] % 26, self->start[pages[i] * PG]);
+		EXPECT_EQ('a' + (int)pages[i] % 26, self->start[pages[i] * PG + PG - 1]);
+		memset(self->start + pages[i] * PG, 'A' + i, PG);
+	}
+	/* READ leaves alone what is there */
+	ASSERT_EQ(0, exm_read(self->thread, self->region, pages, 4, NULL));
+	EXPECT_EQ('B', self->start[30 * PG]);
+
+	ASSERT_EQ(0, exm_write(self->thread, self->region, pages, 3, NULL));
+	for (int i = 0; i < 4; i++) {
+		ASSERT_EQ(PG, pread(self->fd, page, PG, pages[i] * PG));
+		EXPECT_EQ(i < 3 ? 'A' + i : 'a' + 2, page[PG / 2]);
+	}
+}
+
+TEST_F(lib, a_page_is_read_again_on_request)
+{
+	const struct exm_vec vec = {
+		.page = 5, .len = 3, .region = exm_region_number(self->region),
+		.opcode = EXM_READ, .flags = EXM_REPLACE,
+	};
+	const uint64_t page = 6;
+	struct exm_result result;
+
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, &page, 1, NULL));
+	memset(self->start + 6 * PG, 'z', PG);
+	ASSERT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(3, result.pages);
+	EXPECT_EQ('a' + 6, self->start[6 * PG]);
+}
+
+TEST_F(lib, the_end_of_the_file)
+{
+	struct exm_vec vec = {
+		.page = SLOTS / 2 - 2, .len = 4, .opcode = EXM_READ,
+		.region = exm_region_number(self->region),
+	};
+	struct exm_result result;
+
+	ASSERT_EQ(1, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(-ENODATA, result.res);
+	EXPECT_EQ(2, result.pages);
+	EXPECT_EQ(2, resident(self->region, SLOTS));
+
+	vec.flags = EXM_ZERO;
+	ASSERT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(2, result.pages);
+	EXPECT_EQ(0, self->start[(SLOTS / 2) * PG]);
+	EXPECT_EQ(4, resident(self->region, SLOTS));
+}
+
+TEST_F(lib, an_empty_slot_cannot_be_written)
+{
+	const uint64_t pages[] = { 8, 9 };
+	int results[2];
+
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, pages, 1, NULL));
+	ASSERT_EQ(1, exm_write(self->thread, self->region, pages, 2, results));
+	EXPECT_EQ(0, results[0]);
+	EXPECT_EQ(-EFAULT, results[1]);
+}
+
+TEST_F(lib, all_or_nothing)
+{
+	struct exm_vec vec = {
+		.page = 0, .len = PAGES + 1, .opcode = EXM_ALLOC,
+		.flags = EXM_ALL_OR_NOTHING, .region = exm_region_number(self->region),
+	};
+	const uint64_t page = 5;
+	struct exm_result result;
+
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, &page, 1, NULL));
+	ASSERT_EQ(1, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(-ENOMEM, result.res);
+	EXPECT_EQ(0, result.pages);
+	EXPECT_EQ(1, resident(self->region, SLOTS));
+	vec.len = PAGES;
+	ASSERT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(PAGES - 1, result.pages);
+}
+
+TEST_F(lib, two_regions_share_the_memory)
+{
+	struct exm_region_options options = { .length = PAGES * PG, .fd = -1 };
+	const unsigned int first = exm_region_number(self->region);
+	struct exm_region *other;
+	struct exm_result results[3];
+	struct exm_vec vecs[3];
+
+	ASSERT_EQ(0, exm_region_create(&other, self->pool, &options));
+	ASSERT_NE(first, exm_region_number(other));
+	vecs[0] = (struct exm_vec) { .len = PAGES, .region = first, .opcode = EXM_ALLOC };
+	ASSERT_EQ(0, exm_call(self->thread, vecs, results, 1));
+
+	vecs[0] = (struct exm_vec) { .page = 2, .len = 1, .region = first,
+				     .opcode = EXM_FREE };
+	vecs[1] = (struct exm_vec) { .page = 5, .len = 2, .opcode = EXM_ALLOC,
+				     .region = exm_region_number(other) };
+	vecs[2] = (struct exm_vec) { .page = 0, .len = 1, .opcode = EXM_READ,
+				     .region = exm_region_number(other) };
+	ASSERT_EQ(2, exm_call(self->thread, vecs, results, 3));
+	EXPECT_EQ(1, results[0].pages);
+	EXPECT_EQ(-ENOMEM, results[1].res);
+	EXPECT_EQ(1, results[1].pages);
+	EXPECT_EQ(-ENODEV, results[2].res);
+
+	/* The pages of a region that goes away are free */
+	exm_region_destroy(other);
+	vecs[0] = (struct exm_vec) { .page = 200, .len = 1, .region = first,
+				     .opcode = EXM_ALLOC };
+	EXPECT_EQ(0, exm_call(self->thread, vecs, results, 1));
+}
+
+TEST_F(lib, vectors_are_checked)
+{
+	const unsigned int number = exm_region_number(self->region);
+	const struct exm_vec good = { .page = 3, .len = 1, .region = number,
+				      .opcode = EXM_ALLOC };
+	struct { struct exm_vec vec; int res; } bad[] = {
+		{ { .page = 3, .len = 1, .region = number, .opcode = 4 }, -EINVAL },
+		{ { .page = 3, .len = 1, .region = number, .opcode = EXM_FREE,
+		    .flags = EXM_ZERO }, -EINVAL },
+		{ { .page = 3, .len = 1, .region = number, .opcode = EXM_ALLOC,
+		    .node = 1 }, -EINVAL },
+		{ { .page = SLOTS, .len = 1, .region = number, .opcode = EXM_ALLOC },
+		  -ERANGE },
+		{ { .page = SLOTS - 1, .len = 2, .region = number, .opcode = EXM_FREE },
+		  -ERANGE },
+		{ { .page = ~0ULL, .len = 2, .region = number, .opcode = EXM_READ },
+		  -ERANGE },
+		{ { .page = 3, .len = 1, .region = number + 1, .opcode = EXM_ALLOC },
+		  -ENXIO },
+	};
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(bad); i++) {
+		/* A bad vector does not keep the others from being done */
+		const struct exm_vec vecs[] = { good, bad[i].vec };
+		struct exm_result results[2];
+
+		ASSERT_EQ(1, exm_call(self->thread, vecs, results, 2)) {
+			TH_LOG("%u: %s", i, exm_message());
+		}
+		EXPECT_EQ(0, results[0].res);
+		EXPECT_EQ(bad[i].res, results[1].res) {
+			TH_LOG("%u", i);
+		}
+	}
+	EXPECT_EQ(-ERANGE, exm_region_query(self->region, SLOTS, 1, (uint8_t *)bad));
+}
+
+TEST_F(lib, a_pool_is_resized)
+{
+	struct exm_vec vec = {
+		.len = PAGES, .opcode = EXM_ALLOC,
+		.region = exm_region_number(self->region),
+	};
+	struct exm_result result;
+
+	ASSERT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(-EBUSY, exm_pool_resize(self->pool, PAGES / 2 * PG));
+	EXPECT_NE(NULL, strstr(exm_message(), "in use"));
+	EXPECT_EQ(-EINVAL, exm_pool_resize(self->pool, PG + 1));
+	ASSERT_EQ(0, exm_pool_resize(self->pool, 2 * PAGES * PG));
+	vec.len = 2 * PAGES;
+	ASSERT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(PAGES, result.pages);
+	vec.opcode = EXM_FREE;
+	ASSERT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(0, exm_pool_resize(self->pool, PG));
+}
+
+/* Page tables of the process, in KiB */
+static long page_tables(void)
+{
+	FILE *status = fopen("/proc/self/status", "r");
+	char line[256];
+	long kib = -1;
+
+	while (status && fgets(line, sizeof(line), status))
+		if (sscanf(line, "VmPTE: %ld kB", &kib) == 1)
+			break;
+	if (status)
+		fclose(status);
+	return kib;
+}
+
+TEST_F(lib, a_large_region_costs_little)
+{
+	struct exm_region_options options = { .length = 1UL << 40, .fd = -1 };
+	const uint64_t pages[] = { 0, 1UL << 20, (1UL << 28) - 1 };
+	struct exm_region *region;
+	const long before = page_tables();
+	char *start;
+
+	ASSERT_LE(0, before);
+	ASSERT_EQ(0, exm_region_create(&region, self->pool, &options)) {
+		TH_LOG("%s", exm_message());
+	}
+	start = exm_region_start(region);
+	ASSERT_EQ(0, exm_alloc(self->thread, region, pages, 3, NULL));
+	for (int i = 0; i < 3; i++)
+		start[pages[i] * PG] = 'x';
+	EXPECT_GT(2048, page_tables() - before);
+	exm_region_destroy(region);
+}
+
+/* A process has nothing of the pools of its parent */
+TEST_F(lib, a_child_has_no_region)
+{
+	const uint64_t page = 0;
+	int status;
+	pid_t pid;
+
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, &page, 1, NULL));
+	self->start[0] = 'x';
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		signal(SIGSEGV, SIG_DFL);
+		_exit(self->start[0] == 'x');
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+	EXPECT_EQ('x', self->start[0]);
+}
+
+struct worker {
+	struct exm_pool *pool;
+	struct exm_region *region;
+	unsigned int seed;
+	long wrong;
+};
+
+/*
+ * Evict and bring in pages that all threads use. What is there must be of the file, or be
+ * what READ and ALLOC leave in a page: the threads do not write.
+ */
+static void *work(void *arg)
+{
+	struct worker *worker = arg;
+	struct exm_thread *thread;
+	uint64_t pages[8];
+	int results[8];
+
+	if (exm_thread_create(&thread, worker->pool)) {
+		worker->wrong++;
+		return NULL;
+	}
+	for (int round = 0; round < ROUNDS; round++) {
+		int ret;
+
+		for (int i = 0; i < 8; i++)
+			pages[i] = rand_r(&worker->seed) % (SLOTS / 2);
+		ret = round % 3 ?
+		      exm_free(thread, worker->region, pages, 8, results) :
+		      exm_read(thread, worker->region, pages, 8, results);
+		worker->wrong += ret < 0;
+		for (int i = 0; i < 8; i++)
+			worker->wrong += results[i] && results[i] != -ENOMEM &&
+					 results[i] != -EBUSY;
+	}
+	exm_thread_destroy(thread);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(lib, threads_meet_at_the_same_slots, 300)
+{
+	struct worker workers[4];
+	struct exm_stats stats;
+	pthread_t threads[4];
+	uint8_t slots[SLOTS];
+
+	for (int i = 0; i < 4; i++) {
+		workers[i] = (struct worker) { self->pool, self->region, i + 1, 0 };
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, work, &workers[i]));
+	}
+	for (int i = 0; i < 4; i++) {
+		pthread_join(threads[i], NULL);
+		EXPECT_EQ(0, workers[i].wrong);
+	}
+	ASSERT_EQ(0, exm_region_query(self->region, 0, SLOTS, slots));
+	for (unsigned int i = 0; i < SLOTS; i++) {
+		EXPECT_EQ(0, slots[i] & EXM_SLOT_BUSY);
+		if (slots[i] & EXM_SLOT_RESIDENT)
+			EXPECT_EQ('a' + (int)i % 26, self->start[i * PG + 100]);
+	}
+	ASSERT_EQ(0, exm_pool_stats(self->pool, &stats));
+	EXPECT_GE(PAGES * PG, stats.used);
+	if (variant->backend == EXM_BACKEND_STOCK)
+		EXPECT_EQ(resident(self->region, SLOTS) * PG, stats.used);
+}
+
+static sig_atomic_t others;
+static sigjmp_buf back;
+
+static void other_handler(int sig)
+{
+	others = sig;
+	siglongjmp(back, 1);
+}
+
+/* In a process of its own, because a process installs the handler once */
+TEST(readers_and_the_handler_that_was_there)
+{
+	const struct exm_pool_options options = {
+		.memory = PG, .threads = 1, .backend = EXM_BACKEND_STOCK,
+	};
+	struct exm_region_options region_options = { .length = 4 * PG, .fd = -1 };
+	struct sigaction action = { .sa_handler = other_handler, .sa_flags = SA_NODEFER };
+	struct exm_reader outer, inner;
+	struct exm_region *region;
+	static int restarts;
+	struct exm_pool *pool;
+	char *start, *foreign;
+
+	foreign = mmap(NULL, PG, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, foreign);
+	sigaction(SIGSEGV, &action, NULL);
+	ASSERT_EQ(0, exm_reader_install());
+	ASSERT_EQ(0, exm_reader_install());
+	ASSERT_EQ(0, exm_pool_create(&pool, &options));
+	if (!(exm_pool_features(pool) & EXM_FEATURE_FAULTS))
+		SKIP(return, "no guard markers");
+	ASSERT_EQ(0, exm_region_create(&region, pool, &region_options));
+	start = exm_region_start(region);
+
+	/* The inner reader starts over; the outer one does not notice */
+	ASSERT_EQ(0, exm_reader_begin(&outer));
+	if (exm_reader_begin(&inner))
+		restarts++;
+	if (restarts < 3)
+		touch(start);
+	exm_reader_end(&inner);
+	exm_reader_end(&outer);
+	EXPECT_EQ(3, restarts);
+
+	/* Without a reader, and at an address of nobody, it is the other handler's */
+	if (!sigsetjmp(back, 1))
+		touch(start);
+	EXPECT_EQ(SIGSEGV, others);
+	others = 0;
+	ASSERT_EQ(0, exm_reader_begin(&outer));
+	if (!sigsetjmp(back, 1))
+		touch(foreign);
+	exm_reader_end(&outer);
+	EXPECT_EQ(SIGSEGV, others);
+	exm_pool_destroy(pool);
+}
+
+TEST(options_are_checked)
+{
+	struct exm_pool_options options = { .memory = PAGES * PG };
+	struct exm_region_options region = { .length = SLOTS * PG, .fd = -1 };
+	struct exm_region *none;
+	struct exm_pool *pool;
+	int pipes[2];
+
+	options.memory = PG + 1;
+	EXPECT_EQ(-EINVAL, exm_pool_create(&pool, &options));
+	EXPECT_NE(NULL, strstr(exm_message(), "4096"));
+	options.memory = PAGES * PG;
+	options.flags = 1UL << 40;
+	EXPECT_EQ(-EINVAL, exm_pool_create(&pool, &options));
+	options.flags = 0;
+	options.reserved[3] = 1;
+	EXPECT_EQ(-EINVAL, exm_pool_create(&pool, &options));
+	options.reserved[3] = 0;
+
+	/* This kernel has exmap, or it does not: there is a pool in any case */
+	ASSERT_EQ(0, exm_pool_create(&pool, &options)) {
+		TH_LOG("%s", exm_message());
+	}
+	EXPECT_EQ(access("/dev/exmap", R_OK | W_OK) ? EXM_BACKEND_STOCK : EXM_BACKEND_EXMAP,
+		  exm_pool_backend(pool));
+	region.length++;
+	EXPECT_EQ(-EINVAL, exm_region_create(&none, pool, &region));
+	region.length--;
+	region.flags = 1;
+	EXPECT_EQ(-EINVAL, exm_region_create(&none, pool, &region));
+	region.flags = 0;
+	ASSERT_EQ(0, pipe(pipes));
+	region.fd = pipes[0];
+	EXPECT_EQ(-EINVAL, exm_region_create(&none, pool, &region));
+	close(pipes[0]);
+	close(pipes[1]);
+	EXPECT_EQ(-EBADF, exm_region_create(&none, pool, &region));
+	region.fd = open("/proc/self/exe", O_RDONLY);
+	region.length = 1UL << 60;
+	EXPECT_GT(0, exm_region_create(&none, pool, &region));
+	EXPECT_NE(0, strlen(exm_message()));
+	close(region.fd);
+	exm_pool_destroy(pool);
+	exm_pool_destroy(NULL);
+}
+
+/* What an ordinary user meets first */
+TEST(the_limit_of_locked_memory_is_explained)
+{
+	const struct exm_pool_options options = { .memory = 1024 * PG };
+	const struct rlimit limit = { 64 << 10, 64 << 10 };
+	struct exm_pool *pool;
+	int status;
+	pid_t pid;
+
+	if (access("/dev/exmap", R_OK | W_OK))
+		SKIP(return, "no /dev/exmap");
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (setrlimit(RLIMIT_MEMLOCK, &limit) || (!geteuid() && setuid(65534)))
+			_exit(2);
+		if (exm_pool_create(&pool, &options) != -ENOMEM)
+			_exit(3);
+		_exit(!strstr(exm_message(), "ulimit -l"));
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+TEST_HARNESS_MAIN
