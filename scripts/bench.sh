@@ -5,7 +5,7 @@
 # machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions cold clock
+#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions library cold clock
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -540,6 +540,23 @@ lookup() {
 	EOF
 }
 
+# ----------------------------------------------------------------- library
+
+library() {
+	local csv=$OUT/library.csv
+
+	say "bench: library, a minute"
+	CPUS=1 DISK=0 SHARE='' DEBUG=0 ACCEL=tcg,thread=single QEMU_ARGS="-icount shift=0,sleep=off" \
+		"$TOP/scripts/vm.sh" "echo 0 >/proc/sys/kernel/randomize_va_space; /selftests/exmap/bench_lib" >"$csv"
+	echo "Instructions for a page that is brought in and evicted, in two calls, and what libexmap adds"
+	awk -F , '
+		NR == 1 { printf "\n%-16s %10s %20s %20s\n", "pages in a call", "ioctl", "exm_call", "exm_alloc, exm_free" }
+		NR > 1 {
+			printf "%-16d %10.1f %12.1f (%+.1f %%) %12.1f (%+.1f %%)\n", $1, $2,
+				$3, 100 * ($3 / $2 - 1), $4, 100 * ($4 / $2 - 1)
+		}' "$csv"
+}
+
 # -------------------------------------------------------------------- cold
 
 # The source with two changes, without which user-mode Linux would hide what is to be
@@ -854,11 +871,11 @@ regions() {
 		}' "$TMP/csv"
 }
 
-[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions cold clock
+[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions library cold clock
 for section; do
 	case $section in
-	instructions|locked|shootdowns|scaling|io|lookup|regions|cold|clock) ;;
-	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions cold clock)" ;;
+	instructions|locked|shootdowns|scaling|io|lookup|regions|library|cold|clock) ;;
+	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions library cold clock)" ;;
 	esac
 done
 for section; do

@@ -64,6 +64,47 @@ long exmap_vectors_answer(const struct exmap_job *job, void __user *answer, u32 
 }
 
 /*
+ * Carry out a FREE or an ALLOC of one page. Returns how many vectors are done, which is 0
+ * if it is not the simplest case, or -EFAULT.
+ */
+static __always_inline int exmap_vectors_one(struct exmap *exmap,
+					     const struct exmap_vectors *params)
+{
+	struct exmap_interface *iface = exmap_interface_get(exmap, params->interface);
+	const struct exmap_vec __user *vec = u64_to_user_ptr(params->vecs);
+	u64 __user *results = u64_to_user_ptr(params->results);
+	struct vm_area_struct *vma;
+	bool freeing, done;
+	u64 slot, word;
+
+	scoped_user_read_access(vec, fault) {
+		unsafe_get_user(slot, &vec->page, fault);
+		unsafe_get_user(word, (const u64 __user *)&vec->region, fault);
+	}
+	freeing = exmap_vec_word_is(word, exmap, EXMAP_OP_FREE);
+	if (slot >= exmap->nr_slots ||
+	    !(freeing || exmap_vec_word_is(word, exmap, EXMAP_OP_ALLOC)))
+		return 0;
+	/* There must be no page fault while the region is locked */
+	if (put_user(0, results))
+		return -EFAULT;
+	vma = exmap_region_trylock(exmap);
+	if (unlikely(!vma))
+		return 0;
+	mutex_lock(&iface->lock);
+	done = freeing ? exmap_place_free_one(exmap, iface, vma, slot) :
+			 exmap_place_alloc_one(exmap, iface, vma, slot);
+	mutex_unlock(&iface->lock);
+	vma_end_read(vma);
+	if (unlikely(!done))
+		return 0;
+	if (!put_user(exmap_result_plain(), results))
+		return 1;
+fault:
+	return -EFAULT;
+}
+
+/*
  * Carry out a FREE of one page and an ALLOC of another one, as when a thread misses a
  * page. Returns how many of the two vectors are done, or -EFAULT. What is not done is
  * not the simplest case.
@@ -220,9 +261,11 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 	err = exmap_vectors_params(exmap, &params, arg);
 	if (err)
 		return err;
-	if (params.nr == 2 && !exmap->pool->deferred && exmap_vectors_known(&params)) {
-		done = exmap_vectors_swap(exmap, &params);
-		if (likely(done == 2))
+	if ((params.nr == 1 || params.nr == 2) && !exmap->pool->deferred &&
+	    exmap_vectors_known(&params)) {
+		done = params.nr == 1 ? exmap_vectors_one(exmap, &params) :
+					exmap_vectors_swap(exmap, &params);
+		if (done == params.nr)
 			return 0;
 		if (done < 0)
 			return done;

@@ -17,6 +17,9 @@
 /* Regions of a pool: struct exm_vec has 16 bits for the number */
 #define EXM_MAX_REGIONS	65536
 
+/* Interfaces that exmap allows */
+#define EXM_MAX_THREADS	65536
+
 /* Vectors that one call of the kernel takes */
 #define EXM_MAX_VECS	4096U
 
@@ -59,8 +62,8 @@ struct exm_ops {
  * @features: enum exm_feature, as bits
  * @memory: bytes that the pages may take
  * @threads: number of interfaces
- * @next_thread: number of thread handles that were made
- * @lock: protects @nr_regions, and changes of @regions
+ * @users: number of thread handles that share each interface
+ * @lock: protects @users, @nr_regions, and changes of @regions
  * @nr_regions: number of regions
  * @regions: the regions by number; NULL where there is none
  * @fd: exmap: the file that stands for the pool. stock: a pidfd of the process, or -1
@@ -73,7 +76,7 @@ struct exm_pool {
 	unsigned int features;
 	atomic_ullong memory;
 	unsigned int threads;
-	atomic_uint next_thread;
+	unsigned int *users;
 	pthread_mutex_t lock;
 	unsigned int nr_regions;
 	struct exm_region **regions;

@@ -33,10 +33,20 @@ static int pool_check(const struct exm_pool_options *options)
 	if (options->memory < EXM_PAGE_SIZE || options->memory % EXM_PAGE_SIZE)
 		return exm_fail(EINVAL, "the memory of a pool is a multiple of %d bytes",
 				EXM_PAGE_SIZE);
+	if (options->threads > EXM_MAX_THREADS)
+		return exm_fail(EINVAL, "a pool is for at most %d threads", EXM_MAX_THREADS);
 	if (options->backend > EXM_BACKEND_STOCK || !is_zero(options->reserved, 4) ||
 	    options->flags & ~(uint64_t)(EXM_POOL_DEFERRED | EXM_POOL_NO_FAULTS))
 		return exm_fail(EINVAL, "unknown backend, flag or field of a pool");
 	return 0;
+}
+
+static void pool_free(struct exm_pool *pool)
+{
+	pthread_mutex_destroy(&pool->lock);
+	free(pool->regions);
+	free(pool->users);
+	free(pool);
 }
 
 /*
@@ -55,16 +65,17 @@ int exm_pool_create(struct exm_pool **result, const struct exm_pool_options *opt
 	pool = calloc(1, sizeof(*pool));
 	if (!pool)
 		return exm_fail(ENOMEM, "no memory for a pool");
-	/* Only what is used of it takes memory */
-	pool->regions = calloc(EXM_MAX_REGIONS, sizeof(*pool->regions));
-	if (!pool->regions) {
-		free(pool);
-		return exm_fail(ENOMEM, "no memory for the regions of a pool");
-	}
 	pthread_mutex_init(&pool->lock, NULL);
 	pool->memory = options->memory;
 	pool->threads = options->threads ? options->threads : sysconf(_SC_NPROCESSORS_ONLN);
 	pool->fd = -1;
+	/* Only what is used of the arrays takes memory */
+	pool->regions = calloc(EXM_MAX_REGIONS, sizeof(*pool->regions));
+	pool->users = calloc(pool->threads, sizeof(*pool->users));
+	if (!pool->regions || !pool->users) {
+		pool_free(pool);
+		return exm_fail(ENOMEM, "no memory for the arrays of a pool");
+	}
 
 	if (backend != EXM_BACKEND_AUTO) {
 		err = pool_try(pool, options, backend);
@@ -74,15 +85,14 @@ int exm_pool_create(struct exm_pool **result, const struct exm_pool_options *opt
 			err = pool_try(pool, options, EXM_BACKEND_STOCK);
 	}
 	if (err) {
-		free(pool->regions);
-		free(pool);
+		pool_free(pool);
 		return err;
 	}
 	*result = pool;
 	return 0;
 }
 
-/* Destroy a pool and all of its regions. No thread uses them any more. */
+/* Destroy a pool and all of its regions. There is no thread handle any more. */
 void exm_pool_destroy(struct exm_pool *pool)
 {
 	if (!pool)
@@ -90,9 +100,7 @@ void exm_pool_destroy(struct exm_pool *pool)
 	for (unsigned int i = 0; i < EXM_MAX_REGIONS && pool->nr_regions; i++)
 		exm_region_destroy(pool->regions[i]);
 	pool->ops->pool_destroy(pool);
-	pthread_mutex_destroy(&pool->lock);
-	free(pool->regions);
-	free(pool);
+	pool_free(pool);
 }
 
 enum exm_backend exm_pool_backend(const struct exm_pool *pool)
@@ -252,22 +260,37 @@ int exm_region_query(struct exm_region *region, uint64_t first, uint64_t nr, uin
 }
 
 /*
- * Make a handle for the calling thread. If there are more handles than the pool has
- * threads, some share an interface, which is correct but can make them wait.
+ * Make a handle for the calling thread. It gets the interface that the fewest handles
+ * share: one of its own, as long as there are no more handles than the pool has threads.
  */
 int exm_thread_create(struct exm_thread **result, struct exm_pool *pool)
 {
 	struct exm_thread *thread = malloc(sizeof(*thread));
+	unsigned int best = 0;
 
 	if (!thread)
 		return exm_fail(ENOMEM, "no memory for a thread handle");
+	pthread_mutex_lock(&pool->lock);
+	for (unsigned int i = 1; i < pool->threads && pool->users[best]; i++)
+		if (pool->users[i] < pool->users[best])
+			best = i;
+	pool->users[best]++;
+	pthread_mutex_unlock(&pool->lock);
 	thread->pool = pool;
-	thread->interface = atomic_fetch_add(&pool->next_thread, 1) % pool->threads;
+	thread->interface = best;
 	*result = thread;
 	return 0;
 }
 
 void exm_thread_destroy(struct exm_thread *thread)
 {
+	struct exm_pool *pool;
+
+	if (!thread)
+		return;
+	pool = thread->pool;
+	pthread_mutex_lock(&pool->lock);
+	pool->users[thread->interface]--;
+	pthread_mutex_unlock(&pool->lock);
 	free(thread);
 }

@@ -315,11 +315,18 @@ TEST_F(lib, the_end_of_the_file)
 		.region = exm_region_number(self->region),
 	};
 	struct exm_result result;
+	struct exm_stats stats;
 
 	ASSERT_EQ(1, exm_call(self->thread, &vec, &result, 1));
 	EXPECT_EQ(-ENODATA, result.res);
 	EXPECT_EQ(2, result.pages);
 	EXPECT_EQ(2, resident(self->region, SLOTS));
+	/* The slots that could not be read are as they were */
+	ASSERT_EQ(0, exm_pool_stats(self->pool, &stats));
+	if (variant->backend == EXM_BACKEND_STOCK)
+		EXPECT_EQ(2 * PG, stats.used);
+	if (exm_pool_features(self->pool) & EXM_FEATURE_FAULTS)
+		EXPECT_TRUE(faults(self->start + (SLOTS / 2) * PG));
 
 	vec.flags = EXM_ZERO;
 	ASSERT_EQ(0, exm_call(self->thread, &vec, &result, 1));
@@ -644,6 +651,9 @@ TEST(options_are_checked)
 	options.reserved[3] = 1;
 	EXPECT_EQ(-EINVAL, exm_pool_create(&pool, &options));
 	options.reserved[3] = 0;
+	options.threads = 65537;
+	EXPECT_EQ(-EINVAL, exm_pool_create(&pool, &options));
+	options.threads = 0;
 
 	/* This kernel has exmap, or it does not: there is a pool in any case */
 	ASSERT_EQ(0, exm_pool_create(&pool, &options)) {

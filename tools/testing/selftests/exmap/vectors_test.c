@@ -91,6 +91,57 @@ TEST_F(vectors, evict_and_replace)
 	}
 }
 
+/* A call of one vector has a fast path, too, for those that are not special */
+TEST_F(vectors, one_vector)
+{
+	static const struct {
+		struct exmap_vec vec;
+		int pages;	/* expected: pages or error */
+	} cases[] = {
+		{ ALLOC(5, 1, 0),	1 },
+		{ ALLOC(5, 1, 0),	0 },
+		{ FREE(5, 1),		1 },
+		{ FREE(5, 1),		0 },
+		{ ALLOC(4095, 1, 0),	1 },
+		{ FREE(4095, 1),	1 },
+		{ ALLOC(4096, 1, 0),	-ERANGE },
+		{ FREE(4096, 1),	-ERANGE },
+		{ ALLOC(1UL << 63, 1, 0), -ERANGE },
+		{ ALLOC(7, 2, 0),	2 },
+		{ ALLOC(7, 0, 0),	0 },
+		{ FREE(6, 3),		2 },
+		{ ALLOC(9, 1, EXMAP_VEC_ZERO), 1 },
+		{ { .page = 9, .len = 1, .opcode = EXMAP_OP_FREE, .flags = EXMAP_VEC_ZERO },
+		  -EINVAL },
+		{ { .page = 9, .len = 1, .opcode = EXMAP_OP_FREE, .node = 1 }, -EINVAL },
+		{ { .page = 9, .len = 1, .opcode = EXMAP_OP_FREE, .region = 1 }, -ENXIO },
+		{ { .page = 9, .len = 1, .opcode = 9 }, -EINVAL },
+		{ FREE(9, 1),		1 },
+	};
+	struct exmap_vec vec = ALLOC(5, 1, 0);
+	struct exmap_result r;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		const int pages = cases[i].pages;
+
+		vec = cases[i].vec;
+		memset(&r, 0xaa, sizeof(r));
+		EXPECT_EQ(pages < 0, ex_vectors(&self->ex, 0, &vec, &r, 1));
+		EXPECT_EQ(pages < 0 ? pages : 0, r.res) {
+			TH_LOG("case %u", i);
+		}
+		EXPECT_EQ(pages < 0 ? 0 : pages, r.pages) {
+			TH_LOG("case %u", i);
+		}
+	}
+	/* A wrong address changes nothing */
+	vec = (struct exmap_vec)ALLOC(5, 1, 0);
+	EXPECT_EQ(-EFAULT, ex_vectors(&self->ex, 0, &vec, (void *)1, 1));
+	EXPECT_EQ(-EFAULT, ex_vectors(&self->ex, 0, (void *)1, &r, 1));
+	EXPECT_EQ(0, count_present(&self->ex, 0, 4096));
+}
+
 /*
  * A call that evicts one page to allocate another has a fast path. Test it, and each
  * kind of call that it must leave to the general path.
