@@ -98,15 +98,18 @@ compat() {
 	done
 	summary compat
 }
-compile() {
-	local name=$1 out
-	shift
-	if out=$("$@" -Wall -Werror -I"$TREE/tools/testing/selftests" \
-		-isystem "$BUILD/lean/usr/include" -fsyntax-only 2>&1); then
-		record pass compat "$name"
+compile() {	# <name> <compiler...>
+	attempt compat "$@" -Wall -Werror -I"$TREE/tools/testing/selftests" \
+		-isystem "$BUILD/lean/usr/include" -fsyntax-only
+}
+attempt() {	# <group> <name> <command...>
+	local group=$1 name=$2 out
+	shift 2
+	if out=$("$@" 2>&1); then
+		record pass "$group" "$name"
 	else
-		record fail compat "$name"
-		printf 'not ok - compat: %s\n%s\n' "$name" "$out"
+		record fail "$group" "$name"
+		printf 'not ok - %s: %s\n%s\n' "$group" "$name" "$out"
 	fi
 }
 
@@ -114,23 +117,23 @@ compile() {
 library() {
 	local dir=$LOGS/library code=0
 	mkdir -p "$dir/out" "$dir/root"
-	try "builds without a warning" make -C "$TREE/tools/lib/exmap" OUTPUT="$dir/out/" \
+	attempt library "builds without a warning" make -C "$TREE/tools/lib/exmap" OUTPUT="$dir/out/" \
 		CC="ccache gcc -Werror" all examples
-	try "exports what its map says" diff <(nm -D --defined-only "$dir/out/libexmap.so" |
+	attempt library "exports what its map says" diff <(nm -D --defined-only "$dir/out/libexmap.so" |
 		sed -n 's/.* T \(.*\)@@.*/\1/p' | sort) \
 		<(sed -n 's/^\t\(exm_.*\);$/\1/p' "$TREE/tools/lib/exmap/libexmap.map" | sort)
-	try "exports what its header says" diff <(sed -n 's/^\t\(exm_.*\);$/\1/p' \
+	attempt library "exports what its header says" diff <(sed -n 's/^\t\(exm_.*\);$/\1/p' \
 		"$TREE/tools/lib/exmap/libexmap.map" | sort) \
 		<(sed -n 's/^[a-z].*[ *]\(exm_[a-z_]*\)(.*/\1/p' "$TREE/tools/lib/exmap/libexmap.h" | sort)
-	try "installs" make -C "$TREE/tools/lib/exmap" OUTPUT="$dir/out/" DESTDIR="$dir/root" \
+	attempt library "installs" make -C "$TREE/tools/lib/exmap" OUTPUT="$dir/out/" DESTDIR="$dir/root" \
 		PREFIX=/usr install
 	echo 'int main() { return exm_reader_install(); }' >"$dir/user.cc"
-	try "links with a C++ program" g++ -std=c++11 -pedantic -Wall -Wextra -Werror \
+	attempt library "links with a C++ program" g++ -std=c++11 -pedantic -Wall -Wextra -Werror \
 		-I "$dir/root/usr/include" -include libexmap.h "$dir/user.cc" \
 		-L "$dir/root/usr/lib" -lexmap -o "$dir/user"
-	try "the C++ program runs" env LD_LIBRARY_PATH="$dir/root/usr/lib" "$dir/user"
+	attempt library "the C++ program runs" env LD_LIBRARY_PATH="$dir/root/usr/lib" "$dir/user"
 	head -c 8M /dev/urandom >"$dir/file"
-	try "the example runs" "$dir/out/examples/random-reads" "$dir/file" 1
+	attempt library "the example runs" "$dir/out/examples/random-reads" "$dir/file" 1
 
 	# The folder of the build may be closed to other users
 	cp "$BUILD/lean/programs/selftests/lib_test" "$dir/"
@@ -147,17 +150,6 @@ library() {
 	tap library "$dir/log"
 	summary library
 }
-try() {	# <name> <command...>
-	local name=$1 out
-	shift
-	if out=$("$@" 2>&1); then
-		record pass library "$name"
-	else
-		record fail library "$name"
-		printf 'not ok - library: %s\n%s\n' "$name" "$out"
-	fi
-}
-
 # KUnit, kselftests and the example through io_uring in one machine. What the
 # example stores is what the machine has: large files, which are read ahead. With
 # the sanitizers it is two machines, for two cores. In one of them, nothing looks

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "libexmap.h"
 
@@ -22,6 +23,9 @@
 
 /* Vectors that one call of the kernel takes */
 #define EXM_MAX_VECS	4096U
+
+/* Slots that EXM_ALL_OR_NOTHING may concern */
+#define EXM_ALL_OR_NOTHING_MAX	512
 
 struct exm_stock_region;
 
@@ -67,6 +71,7 @@ struct exm_ops {
  * @nr_regions: number of regions
  * @regions: the regions by number; NULL where there is none
  * @fd: exmap: the file that stands for the pool. stock: a pidfd of the process, or -1
+ * @pid: stock: the process that has made the pool
  * @used: stock: pages that are in slots
  * @guards: stock: empty slots have guard markers
  */
@@ -81,6 +86,7 @@ struct exm_pool {
 	unsigned int nr_regions;
 	struct exm_region **regions;
 	int fd;
+	pid_t pid;
 	atomic_ullong used;
 	bool guards;
 };
@@ -118,9 +124,6 @@ extern const struct exm_ops exm_stock_ops;
 
 /* Set what exm_message() returns, and return -@error */
 int exm_fail(int error, const char *format, ...);
-
-/* Return the region that has a number, or NULL */
-struct exm_region *exm_region_of(struct exm_pool *pool, unsigned int number);
 
 /* Let readers start over when they fault in a range, or no longer */
 void exm_reader_watch(const void *start, uint64_t length);

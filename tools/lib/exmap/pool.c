@@ -143,11 +143,6 @@ int exm_pool_stats(struct exm_pool *pool, struct exm_stats *stats)
 	return 0;
 }
 
-struct exm_region *exm_region_of(struct exm_pool *pool, unsigned int number)
-{
-	return number < EXM_MAX_REGIONS ? pool->regions[number] : NULL;
-}
-
 /* Check the file of a region, so that both backends refuse the same ones */
 static int file_check(int fd)
 {

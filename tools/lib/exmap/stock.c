@@ -24,9 +24,6 @@
 #define MADV_GUARD_REMOVE	103
 #endif
 
-/* Slots that exm_vec::flags EXM_ALL_OR_NOTHING may concern, as exmap has it */
-#define ALL_OR_NOTHING_MAX	512
-
 /* Ranges that one system call serves */
 #define BATCH	512
 
@@ -94,11 +91,12 @@ static int stock_pool_create(struct exm_pool *pool, const struct exm_pool_option
 	if (sysconf(_SC_PAGESIZE) != EXM_PAGE_SIZE)
 		return exm_fail(EOPNOTSUPP, "the pages of this machine are not of %d bytes",
 				EXM_PAGE_SIZE);
+	pool->pid = getpid();
 	pool->guards = !(options->flags & EXM_POOL_NO_FAULTS) && have_guards();
 	pool->features = pool->guards ? EXM_FEATURE_FAULTS : 0;
 #ifdef SYS_pidfd_open
 	/* Without it, each range takes a system call of its own */
-	pool->fd = syscall(SYS_pidfd_open, getpid(), 0);
+	pool->fd = syscall(SYS_pidfd_open, pool->pid, 0);
 #endif
 	return 0;
 }
@@ -146,8 +144,10 @@ static int stock_region_create(struct exm_region *region,
 	if (options->fd >= 0) {
 		fd = fcntl(options->fd, F_DUPFD_CLOEXEC, 0);
 		if (fd < 0) {
+			const int err = errno;
+
 			free(stock);
-			return exm_fail(errno, "the file of a region: %s", strerror(errno));
+			return exm_fail(err, "the file of a region: %s", strerror(err));
 		}
 	}
 	while (region->number < EXM_MAX_REGIONS && pool->regions[region->number])
@@ -240,7 +240,7 @@ static void budget_give(struct exm_region *region, uint64_t pages)
 	region->pool->used -= pages;
 }
 
-/* Let a chunk be accessible, except for its slots, which are all empty */
+/* Make a chunk accessible. Its slots, none of which has a page, get guard markers. */
 static int chunk_open(struct exm_region *region, uint64_t slot)
 {
 	struct exm_stock_region *stock = region->stock;
@@ -306,23 +306,25 @@ static int batch_end(struct batch *batch)
 	const bool in = batch->advice == MADV_GUARD_REMOVE;
 	struct exm_region *region = batch->region;
 	uint64_t pages = 0;
+	bool resident;
 	int err;
 
 	if (!batch->nr)
 		return 0;
 	/* Without guards, a page comes when it is touched */
 	err = in && !region->pool->guards ? 0 : batch_advise(batch);
+	/* If it has failed, the slots are as they were */
+	resident = err ? !in : in;
 	for (unsigned int i = 0; i < batch->nr; i++) {
 		const uint64_t slot = ((char *)batch->range[i].iov_base - region->start) /
 				      EXM_PAGE_SIZE;
 		const uint64_t nr = batch->range[i].iov_len / EXM_PAGE_SIZE;
 
-		/* If it has failed, the slots are as they were */
 		for (uint64_t n = 0; n < nr; n++)
-			region->stock->state[slot + n] = in == !err ? RESIDENT : EMPTY;
+			region->stock->state[slot + n] = resident ? RESIDENT : EMPTY;
 		pages += nr;
 	}
-	if (in == !!err)
+	if (!resident)
 		budget_give(region, pages);
 	batch->nr = 0;
 	return err;
@@ -393,9 +395,12 @@ static int do_free(struct batch *batch, struct exm_region *region,
 	return err;
 }
 
-/* ALLOC. Marks the slots that got a page in @fresh, unless it is NULL. */
-static int alloc_slots(struct batch *batch, struct exm_region *region,
-		       const struct exm_vec *vec, struct exm_result *result, bool *fresh)
+/*
+ * ALLOC. Marks the slots that got a page in @fresh, unless it is NULL. A page comes from the
+ * kernel, so that EXM_ZERO needs nothing more.
+ */
+static int do_alloc(struct batch *batch, struct exm_region *region,
+		    const struct exm_vec *vec, struct exm_result *result, bool *fresh)
 {
 	int err = batch_begin(batch, region, MADV_GUARD_REMOVE);
 
@@ -423,27 +428,22 @@ static int alloc_slots(struct batch *batch, struct exm_region *region,
 	return err;
 }
 
-static int do_alloc(struct batch *batch, struct exm_region *region,
-		    const struct exm_vec *vec, struct exm_result *result)
+/* ALLOC for a vector that wants all of its pages, or none */
+static int do_alloc_all_or_nothing(struct batch *batch, struct exm_region *region,
+				   const struct exm_vec *vec, struct exm_result *result)
 {
-	bool fresh[ALL_OR_NOTHING_MAX] = {};
-	int err;
+	bool fresh[EXM_ALL_OR_NOTHING_MAX] = {};
+	int err = do_alloc(batch, region, vec, result, fresh);
 
-	if (!(vec->flags & EXM_ALL_OR_NOTHING)) {
-		err = alloc_slots(batch, region, vec, result, NULL);
-	} else {
-		err = alloc_slots(batch, region, vec, result, fresh);
-		for (unsigned int i = 0; result->res && i < vec->len && !err; i++) {
-			const struct exm_vec one = { .page = vec->page + i, .len = 1 };
-			struct exm_result freed = {};
+	for (unsigned int i = 0; result->res && i < vec->len && !err; i++) {
+		const struct exm_vec one = { .page = vec->page + i, .len = 1 };
+		struct exm_result freed = {};
 
-			if (!fresh[i])
-				continue;
-			err = do_free(batch, region, &one, &freed);
-			result->pages--;
-		}
+		if (!fresh[i])
+			continue;
+		err = do_free(batch, region, &one, &freed);
+		result->pages--;
 	}
-	/* A page that was there keeps its content. Any other one is of zeroes. */
 	return err;
 }
 
@@ -590,9 +590,9 @@ static int check(struct exm_pool *pool, const struct exm_vec *vec,
 	};
 
 	if (vec->opcode > EXM_WRITE || vec->node || vec->flags & ~flags[vec->opcode] ||
-	    (vec->flags & EXM_ALL_OR_NOTHING && vec->len > ALL_OR_NOTHING_MAX))
+	    (vec->flags & EXM_ALL_OR_NOTHING && vec->len > EXM_ALL_OR_NOTHING_MAX))
 		return -EINVAL;
-	*region = exm_region_of(pool, vec->region);
+	*region = pool->regions[vec->region];
 	if (!*region)
 		return -ENXIO;
 	if (!vec->len)
@@ -610,6 +610,9 @@ static int stock_call(struct exm_thread *thread, const struct exm_vec *vecs,
 	struct batch batch;
 	int failed = 0, err = 0;
 
+	/* The pidfd of a child is still that of its parent, whose pages would be lost */
+	if (getpid() != thread->pool->pid)
+		return exm_fail(EPERM, "the pool belongs to another process");
 	batch.region = NULL;
 	batch.nr = 0;
 	for (unsigned int i = 0; i < nr && !err; i++) {
@@ -622,8 +625,10 @@ static int stock_call(struct exm_thread *thread, const struct exm_vec *vecs,
 			;
 		else if (vecs[i].opcode == EXM_FREE)
 			err = do_free(&batch, region, &vecs[i], &results[i]);
+		else if (vecs[i].flags & EXM_ALL_OR_NOTHING)
+			err = do_alloc_all_or_nothing(&batch, region, &vecs[i], &results[i]);
 		else if (vecs[i].opcode == EXM_ALLOC)
-			err = do_alloc(&batch, region, &vecs[i], &results[i]);
+			err = do_alloc(&batch, region, &vecs[i], &results[i], NULL);
 		else
 			err = do_transfer(&batch, region, &vecs[i], &results[i]);
 		failed += results[i].res != 0;

@@ -3,25 +3,9 @@
  * libexmap, with exmap and on a stock kernel. Needs neither root nor exmap, without which
  * the tests of that backend are skipped.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "kselftest_harness.h"
+#include "common.h"
 #include "libexmap.h"
 
-#define PG	4096UL
 #define SLOTS	256U
 #define PAGES	64U
 
@@ -45,16 +29,12 @@ static bool faults(const char *addr)
 	return restarted;
 }
 
-static int temporary(unsigned int pages)
+/* Fill a file with pages of a letter each. Returns the file, or -1. */
+static int fill_with_letters(int fd, unsigned int pages)
 {
-	char name[] = "/tmp/exmap-lib-XXXXXX";
 	char page[PG];
-	int fd = mkstemp(name);
 
-	if (fd < 0)
-		return fd;
-	unlink(name);
-	for (unsigned int i = 0; i < pages; i++) {
+	for (unsigned int i = 0; fd >= 0 && i < pages; i++) {
 		memset(page, 'a' + i % 26, sizeof(page));
 		if (pwrite(fd, page, PG, i * PG) != PG) {
 			close(fd);
@@ -116,8 +96,8 @@ FIXTURE_SETUP(lib)
 	ASSERT_EQ(0, exm_pool_create(&self->pool, &options)) {
 		TH_LOG("%s", exm_message());
 	}
-	/* A region ends before its file, and the file in the middle of another region */
-	self->fd = temporary(SLOTS / 2);
+	/* The file ends in the middle of the region */
+	self->fd = fill_with_letters(open_file(), SLOTS / 2);
 	ASSERT_LE(0, self->fd);
 	region.fd = self->fd;
 	ASSERT_EQ(0, exm_region_create(&self->region, self->pool, &region)) {
@@ -195,7 +175,7 @@ TEST_F(lib, an_empty_slot_faults)
 	EXPECT_TRUE(faults(self->start + 8 * PG));
 	EXPECT_FALSE(faults(self->start + 9 * PG));
 	ASSERT_EQ(0, exm_free(self->thread, self->region, pages, 2, NULL));
-	/* Strictly, a deferred FREE may leave the old page visible until a flush */
+	/* If flushes are deferred, the old page can be seen until there is one */
 	ASSERT_EQ(0, exm_region_flush(self->region));
 	EXPECT_TRUE(faults(self->start + 7 * PG));
 }
@@ -333,6 +313,40 @@ TEST_F(lib, the_end_of_the_file)
 	EXPECT_EQ(2, result.pages);
 	EXPECT_EQ(0, self->start[(SLOTS / 2) * PG]);
 	EXPECT_EQ(4, resident(self->region, SLOTS));
+}
+
+/* A direct read ends inside a sector, from where direct I/O cannot go on */
+TEST_F(lib, the_end_of_a_file_that_is_read_directly)
+{
+	struct exm_region_options options = { .length = 4 * PG };
+	struct exm_vec vec = { .len = 2, .opcode = EXM_READ, .flags = EXM_ZERO };
+	struct exm_region *region;
+	struct exm_result result;
+	char name[64], *start;
+	int fd = open_xfs_file();
+
+	fd = fill_with_letters(fd < 0 ? open_file() : fd, 2);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, ftruncate(fd, PG + 100));
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	options.fd = open(name, O_RDONLY | O_DIRECT);
+	close(fd);
+	if (options.fd < 0)
+		SKIP(return, "no O_DIRECT");
+	ASSERT_EQ(0, exm_region_create(&region, self->pool, &options));
+	close(options.fd);
+	start = exm_region_start(region);
+	vec.region = exm_region_number(region);
+	ASSERT_EQ(0, exm_call(self->thread, &vec, &result, 1)) {
+		TH_LOG("%d", result.res);
+	}
+	EXPECT_EQ('b', start[PG + 99]);
+	EXPECT_EQ(0, start[PG + 100]);
+	vec.page = 1;
+	vec.len = 1;
+	vec.flags = EXM_REPLACE;
+	ASSERT_EQ(1, exm_call(self->thread, &vec, &result, 1));
+	EXPECT_EQ(-ENODATA, result.res);
 }
 
 TEST_F(lib, an_empty_slot_cannot_be_written)
@@ -493,12 +507,20 @@ TEST_F(lib, a_large_region_costs_little)
 /* A process has nothing of the pools of its parent */
 TEST_F(lib, a_child_has_no_region)
 {
-	const uint64_t page = 0;
+	/* Two ranges, which one process_madvise() evicts on a stock kernel */
+	const uint64_t pages[] = { 0, 2 };
 	int status;
 	pid_t pid;
 
-	ASSERT_EQ(0, exm_alloc(self->thread, self->region, &page, 1, NULL));
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, pages, 2, NULL));
 	self->start[0] = 'x';
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(exm_free(self->thread, self->region, pages, 2, NULL) != -EPERM);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -510,7 +532,7 @@ TEST_F(lib, a_child_has_no_region)
 	EXPECT_EQ('x', self->start[0]);
 }
 
-struct worker {
+struct evictor {
 	struct exm_pool *pool;
 	struct exm_region *region;
 	unsigned int seed;
@@ -518,31 +540,31 @@ struct worker {
 };
 
 /*
- * Evict and bring in pages that all threads use. What is there must be of the file, or be
- * what READ and ALLOC leave in a page: the threads do not write.
+ * Evict and read pages that all threads use. No thread writes to a page, so that what is
+ * there must be that of the file.
  */
 static void *work(void *arg)
 {
-	struct worker *worker = arg;
+	struct evictor *evictor = arg;
 	struct exm_thread *thread;
 	uint64_t pages[8];
 	int results[8];
 
-	if (exm_thread_create(&thread, worker->pool)) {
-		worker->wrong++;
+	if (exm_thread_create(&thread, evictor->pool)) {
+		evictor->wrong++;
 		return NULL;
 	}
 	for (int round = 0; round < ROUNDS; round++) {
 		int ret;
 
 		for (int i = 0; i < 8; i++)
-			pages[i] = rand_r(&worker->seed) % (SLOTS / 2);
+			pages[i] = rand_r(&evictor->seed) % (SLOTS / 2);
 		ret = round % 3 ?
-		      exm_free(thread, worker->region, pages, 8, results) :
-		      exm_read(thread, worker->region, pages, 8, results);
-		worker->wrong += ret < 0;
+		      exm_free(thread, evictor->region, pages, 8, results) :
+		      exm_read(thread, evictor->region, pages, 8, results);
+		evictor->wrong += ret < 0;
 		for (int i = 0; i < 8; i++)
-			worker->wrong += results[i] && results[i] != -ENOMEM &&
+			evictor->wrong += results[i] && results[i] != -ENOMEM &&
 					 results[i] != -EBUSY;
 	}
 	exm_thread_destroy(thread);
@@ -551,18 +573,18 @@ static void *work(void *arg)
 
 TEST_F_TIMEOUT(lib, threads_meet_at_the_same_slots, 300)
 {
-	struct worker workers[4];
+	struct evictor evictors[4];
 	struct exm_stats stats;
 	pthread_t threads[4];
 	uint8_t slots[SLOTS];
 
 	for (int i = 0; i < 4; i++) {
-		workers[i] = (struct worker) { self->pool, self->region, i + 1, 0 };
-		ASSERT_EQ(0, pthread_create(&threads[i], NULL, work, &workers[i]));
+		evictors[i] = (struct evictor) { self->pool, self->region, i + 1, 0 };
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, work, &evictors[i]));
 	}
 	for (int i = 0; i < 4; i++) {
 		pthread_join(threads[i], NULL);
-		EXPECT_EQ(0, workers[i].wrong);
+		EXPECT_EQ(0, evictors[i].wrong);
 	}
 	ASSERT_EQ(0, exm_region_query(self->region, 0, SLOTS, slots));
 	for (unsigned int i = 0; i < SLOTS; i++) {
