@@ -64,6 +64,7 @@ struct flight {
 	struct command command;
 	struct worker worker;
 	bool in_flight;
+	int tid;		/* of the worker */
 	bool over;		/* the worker has completed the first operation */
 	int pages;		/* result of the first operation: pages or -errno */
 	long version;		/* page number in the content that the WRITE has */
@@ -186,6 +187,7 @@ static void *fly(void *arg)
 	struct worker *w = arg;
 	struct flight *f = w->arg;
 
+	__atomic_store_n(&f->tid, gettid(), __ATOMIC_SEQ_CST);
 	f->pages = call(f, 0, &f->first);
 	__atomic_store_n(&f->over, true, __ATOMIC_SEQ_CST);
 	return NULL;
@@ -217,6 +219,14 @@ static void depart(struct __test_metadata *_metadata, struct flight *f)
 		while (!nullb_inflight(&f->disk) && !ring_has_cqe(&f->ring))
 			usleep(1000);
 	}
+	/*
+	 * The disk counts the request before it copies the page. Afterwards, the worker, if
+	 * there is one, sleeps.
+	 */
+	while (f->change && f->first.way <= FILE_CALL &&
+	       !__atomic_load_n(&f->over, __ATOMIC_SEQ_CST) &&
+	       !thread_is_blocked(__atomic_load_n(&f->tid, __ATOMIC_SEQ_CST)))
+		usleep(1000);
 	if (f->change)
 		make_page((__u64 *)page_at(ex, SLOT), f->version + 1);
 	if (f->state == FREED)

@@ -80,21 +80,27 @@ static inline void freeze_end(struct freeze *freeze)
 	freeze->fd = -1;
 }
 
+/* Whether thread @tid of this process is in uninterruptible sleep */
+static inline bool thread_is_blocked(int tid)
+{
+	char path[64], text[256], *state;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	read_line(path, text, sizeof(text));
+	state = strrchr(text, ')');
+	return state && state[1] == ' ' && state[2] == 'D';
+}
+
 /*
  * Wait until thread *@tid of this process is in uninterruptible sleep. Returns false
  * if that takes too long.
  */
 static inline bool thread_blocks(const int *tid)
 {
-	char path[64], text[256], *state;
 	int i;
 
 	for (i = 0; i < 2000; i++) {
-		snprintf(path, sizeof(path), "/proc/self/task/%d/stat",
-			 __atomic_load_n(tid, __ATOMIC_SEQ_CST));
-		read_line(path, text, sizeof(text));
-		state = strrchr(text, ')');
-		if (state && state[1] == ' ' && state[2] == 'D')
+		if (thread_is_blocked(__atomic_load_n(tid, __ATOMIC_SEQ_CST)))
 			return true;
 		usleep(1000);
 	}
