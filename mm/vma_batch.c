@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Map and unmap single pages all over a VMA, in batches
+ * Map and unmap pages all over a VMA, in batches
  *
  * vm_insert_pages() and zap_vma_range() work on one contiguous range per call:
  * each call walks the page tables, takes the page table lock, updates the
@@ -289,7 +289,7 @@ static __always_inline void vma_batch_check_one(struct vma_batch *vb, unsigned l
 	if (IS_ENABLED(CONFIG_DEBUG_VM))
 		vma_assert_stabilised(vb->vma);
 	VM_WARN_ON_ONCE(!(vb->vma->vm_flags & VM_MIXEDMAP));
-	VM_WARN_ON_ONCE(!PAGE_ALIGNED(addr));
+	VM_WARN_ON_ONCE(!IS_ALIGNED(addr, PAGE_SIZE << vb->order));
 }
 
 static __always_inline void vma_batch_check(struct vma_batch *vb, unsigned long addr,
@@ -297,15 +297,19 @@ static __always_inline void vma_batch_check(struct vma_batch *vb, unsigned long 
 {
 	vma_batch_check_one(vb, addr);
 	VM_WARN_ON_ONCE(nr_slots &&
-			!range_in_vma(vb->vma, addr, addr + nr_slots * PAGE_SIZE));
+			!range_in_vma(vb->vma, addr,
+				      addr + (nr_slots << (PAGE_SHIFT + vb->order))));
 }
+
+/* What rmap needs to know of a VMA in which pages are going to be mapped, or were */
+#define VMA_BATCH_RMAP_VMA(mm)	TLB_FLUSH_VMA(mm, 0)
 
 /**
  * vma_batch_charge - turn page references into mapping references
  * @mm: the mm in which the pages are going to be mapped
- * @pages: ordinary pages of order 0, neither anonymous nor swap-backed, of each of
- *	which the caller passes one reference
- * @nr: number of pages
+ * @pages: ordinary pages, neither anonymous nor swap-backed, or the head pages of such
+ *	folios; for each page of a folio, the caller passes one reference
+ * @nr: length of @pages
  *
  * From now on, the pages count as mapped file pages of @mm (MM_FILEPAGES) and of
  * their memory cgroup (NR_FILE_MAPPED), whether they are mapped at the moment or not.
@@ -314,38 +318,45 @@ static __always_inline void vma_batch_check(struct vma_batch *vb, unsigned long 
  */
 void vma_batch_charge(struct mm_struct *mm, struct page **pages, unsigned int nr)
 {
+	struct vm_area_struct vma = VMA_BATCH_RMAP_VMA(mm);
+	long sum = 0;
+
 	for (unsigned int i = 0; i < nr; i++) {
 		struct folio *folio = page_folio(pages[i]);
+		const unsigned int nr_pages = folio_nr_pages(folio);
 
-		VM_WARN_ON_ONCE_FOLIO(folio_test_anon(folio) || folio_test_large(folio) ||
+		VM_WARN_ON_ONCE_FOLIO(folio_test_anon(folio) ||
 				      folio_test_swapbacked(folio), folio);
-		/* What folio_add_file_rmap_pte() does where no VMA is locked in memory */
-		if (atomic_inc_and_test(&folio->_mapcount))
-			lruvec_stat_mod_folio(folio, NR_FILE_MAPPED, 1);
+		folio_add_file_rmap_ptes(folio, pages[i], nr_pages, &vma);
+		sum += nr_pages;
 	}
-	add_mm_counter(mm, MM_FILEPAGES, nr);
+	add_mm_counter(mm, MM_FILEPAGES, sum);
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_charge, "exmap");
 
 /**
  * vma_batch_uncharge - turn mapping references back into page references
  * @mm: as with vma_batch_charge(); mm_users may have dropped to 0
- * @pages: pages that are not mapped, of each of which the caller has one mapping
- *	reference
- * @nr: number of pages
+ * @pages: pages or head pages of folios that are not mapped, of each of which the caller
+ *	has the mapping reference
+ * @nr: length of @pages
  *
  * Context: As vma_batch_charge().
  */
 void vma_batch_uncharge(struct mm_struct *mm, struct page **pages, unsigned int nr)
 {
+	struct vm_area_struct vma = VMA_BATCH_RMAP_VMA(mm);
+	long sum = 0;
+
 	update_hiwater_rss(mm);
 	for (unsigned int i = 0; i < nr; i++) {
 		struct folio *folio = page_folio(pages[i]);
+		const unsigned int nr_pages = folio_nr_pages(folio);
 
-		if (atomic_add_negative(-1, &folio->_mapcount))
-			lruvec_stat_mod_folio(folio, NR_FILE_MAPPED, -1);
+		folio_remove_rmap_ptes(folio, pages[i], nr_pages, &vma);
+		sum += nr_pages;
 	}
-	add_mm_counter(mm, MM_FILEPAGES, -(long)nr);
+	add_mm_counter(mm, MM_FILEPAGES, -sum);
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_uncharge, "exmap");
 
@@ -424,17 +435,50 @@ static __always_inline pte_t vma_batch_prototype(const struct vma_batch *vb)
 
 /* Whether a page may be mapped in place of @old, which is not present */
 static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
-					      struct page *page)
+					      struct page *page, bool large)
 {
 	if (unlikely(!pte_none(old) && vma_batch_unflushed(vb, old))) {
 		vb->stop = VMA_BATCH_UNFLUSHED;
 		return false;
 	}
-	if (unlikely(PageHWPoison(page))) {
+	if (unlikely(large ? folio_contain_hwpoisoned_page((struct folio *)page) :
+			     PageHWPoison(page))) {
 		vb->stop = VMA_BATCH_POISONED;
 		return false;
 	}
 	return true;
+}
+
+/* Bytes of address space of a slot */
+static __always_inline unsigned long vma_batch_slot_size(const struct vma_batch *vb)
+{
+	return PAGE_SIZE << vb->order;
+}
+
+/*
+ * Returns the folio of a slot of more than one page, or NULL. Some of the entries may be
+ * empty, after a MADV_DONTNEED for a part of the slot.
+ */
+static noinline struct folio *vma_batch_folio(const struct vma_batch *vb, pte_t *ptep)
+{
+	for (unsigned int i = 0; i < 1U << vb->order; i++)
+		if (pte_present(ptep_get(ptep + i)))
+			return page_folio(pte_page(ptep_get(ptep + i)));
+	return NULL;
+}
+
+/*
+ * Tests whether the entries of a slot behind the first one have no page. Where empty entries
+ * are zero, this takes one instruction for each of them.
+ */
+static __always_inline bool vma_batch_rest_is_empty(const struct vma_batch *vb, pte_t *ptep)
+{
+	const unsigned int nr = 1U << vb->order;
+	unsigned long any = pte_val(ptep_get(ptep + 1));
+
+	for (unsigned int i = 2; i < nr; i += 2)
+		any |= pte_val(ptep_get(ptep + i)) | pte_val(ptep_get(ptep + i + 1));
+	return likely(!any) || !vma_batch_folio(vb, ptep);
 }
 
 static __always_inline void vma_batch_set(struct vma_batch *vb, unsigned long addr,
@@ -492,7 +536,7 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 				vb->stop = VMA_BATCH_EMPTY;
 				break;
 			}
-			if (!vma_batch_may_map(vb, old, vb->pages[nr - 1]))
+			if (!vma_batch_may_map(vb, old, vb->pages[nr - 1], false))
 				break;
 			vma_batch_map_one(vb, proto, addr, ptep, vb->pages[--nr]);
 		}
@@ -502,6 +546,12 @@ static noinline unsigned long vma_batch_map_range(struct vma_batch *vb,
 	}
 	vb->nr = nr;
 	return addr;
+}
+
+/* Addresses that are done together: fewer if each has many entries */
+static __always_inline unsigned int vma_batch_max_chunk(const struct vma_batch *vb)
+{
+	return min(VMA_BATCH_CHUNK, VMA_BATCH_MAX_WORK >> vb->order);
 }
 
 static noinline void vma_batch_prefetch_far(struct vma_batch *vb,
@@ -538,13 +588,27 @@ static __always_inline void vma_batch_prefetch(struct vma_batch *vb,
 		vma_batch_prefetch_far(vb, addrs, nr_addrs);
 }
 
+/* Map a folio in all entries of a slot */
+static void vma_batch_set_large(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
+				struct page *page, pte_t pte)
+{
+	const unsigned int nr = 1U << vb->order;
+
+	VM_WARN_ON_ONCE_PAGE(folio_order(page_folio(page)) != vb->order, page);
+	VM_WARN_ON_ONCE_PAGE(folio_mapcount(page_folio(page)) < nr, page);
+	flush_dcache_folio(page_folio(page));
+	set_ptes(vb->vma->vm_mm, addr, ptep, pte, nr);
+	update_mmu_cache_range(NULL, vb->vma, addr, ptep, nr);
+}
+
 /*
  * Carry out vma_batch_map_each() for up to VMA_BATCH_CHUNK addresses, for each of
- * which there is a page. The position in the array is kept in a register.
+ * which there is a page. The position in the array is kept in a register. There is an
+ * instance for slots of one page, and another one for @large slots.
  */
-static noinline unsigned int vma_batch_map_chunk(struct vma_batch *vb,
-						 unsigned long *addrs,
-						 unsigned int nr_addrs)
+static __always_inline unsigned int vma_batch_map_chunk(struct vma_batch *vb,
+							unsigned long *addrs,
+							unsigned int nr_addrs, bool large)
 {
 	const pte_t proto = vma_batch_prototype(vb);
 	struct page **page = vb->pages + vb->nr, *next;
@@ -560,27 +624,66 @@ static noinline unsigned int vma_batch_map_chunk(struct vma_batch *vb,
 			break;
 		}
 		old = ptep_get(ptep);
-		if (unlikely(!pte_none(old) && pte_present(old))) {
+		if (unlikely(!pte_none(old) && pte_present(old)) ||
+		    (large && unlikely(!vma_batch_rest_is_empty(vb, ptep)))) {
 			addrs[i] = VMA_BATCH_NOWHERE;
 			if (vb->paired)
 				page--;
 			continue;
 		}
 		next = page[-1];
-		if (unlikely(!vma_batch_may_map(vb, old, next)))
+		if (unlikely(!vma_batch_may_map(vb, old, next, large)))
 			break;
 		page--;
-		vma_batch_map_one(vb, proto, addr, ptep, next);
+		if (large)
+			vma_batch_set_large(vb, addr, ptep, next,
+					    pte_advance_pfn(proto, page_to_pfn(next)));
+		else
+			vma_batch_map_one(vb, proto, addr, ptep, next);
 	}
 	vb->nr = page - vb->pages;
 	return i;
 }
 
+static noinline unsigned int vma_batch_map_chunk_small(struct vma_batch *vb,
+						       unsigned long *addrs,
+						       unsigned int nr_addrs)
+{
+	return vma_batch_map_chunk(vb, addrs, nr_addrs, false);
+}
+
+static noinline unsigned int vma_batch_map_chunk_large(struct vma_batch *vb,
+						       unsigned long *addrs,
+						       unsigned int nr_addrs)
+{
+	return vma_batch_map_chunk(vb, addrs, nr_addrs, true);
+}
+
+static unsigned long vma_batch_map_range_large(struct vma_batch *vb, unsigned long addr,
+					       const unsigned long end)
+{
+	for (; addr != end; addr += vma_batch_slot_size(vb)) {
+		unsigned long one = addr;
+		pte_t *ptep;
+
+		vma_batch_work(vb, VMA_BATCH_TABLE_WORK + (1U << vb->order));
+		if (likely(vb->nr)) {
+			if (!vma_batch_map_chunk_large(vb, &one, 1))
+				break;
+		} else if (!vma_batch_lock(vb, addr, false, &ptep) ||
+			   !vma_batch_folio(vb, ptep)) {
+			vb->stop = VMA_BATCH_EMPTY;
+			break;
+		}
+	}
+	return addr;
+}
+
 /**
  * vma_batch_map - map pages in the empty slots of a range
  * @vb: the cursor
- * @addr: first address of the range, page aligned
- * @nr_slots: length of the range in pages
+ * @addr: first address of the range, slot aligned
+ * @nr_slots: length of the range in slots
  *
  * Maps the last page of the array in every slot of the range that has no page, in
  * ascending order of addresses, and skips the slots that have one. User space will
@@ -598,15 +701,18 @@ static noinline unsigned int vma_batch_map_chunk(struct vma_batch *vb,
 unsigned long vma_batch_map(struct vma_batch *vb, unsigned long addr,
 			    unsigned long nr_slots)
 {
-	const unsigned long end = addr + nr_slots * PAGE_SIZE;
+	const unsigned long end = addr + (nr_slots << (PAGE_SHIFT + vb->order));
 
 	vma_batch_check(vb, addr, nr_slots);
 	vma_batch_publish();
 	if (unlikely(vb->flush_end > addr && vb->flush_start < end))
 		vma_batch_flush_pending(vb);
+	if (unlikely(vb->order))
+		return (vma_batch_map_range_large(vb, addr, end) - addr) >>
+		       (PAGE_SHIFT + vb->order);
 	if (likely(nr_slots == 1 && vb->nr)) {
 		vma_batch_work(vb, VMA_BATCH_TABLE_WORK);
-		return vma_batch_map_chunk(vb, &addr, 1);
+		return vma_batch_map_chunk_small(vb, &addr, 1);
 	}
 	return (vma_batch_map_range(vb, addr, end) - addr) >> PAGE_SHIFT;
 }
@@ -615,12 +721,12 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map, "exmap");
 /**
  * vma_batch_map_each - vma_batch_map() for single slots at many addresses
  * @vb: the cursor
- * @addrs: the addresses, page aligned. Each that is done, but whose slot had a page
+ * @addrs: the addresses, slot aligned. Each that is done, but whose slot had a page
  *	before, is replaced by VMA_BATCH_NOWHERE.
  * @nr_addrs: length of @addrs
  *
  * If the mmap_lock is held, the addresses may lie in several VM_MIXEDMAP VMAs of the mm
- * that have the same vm_page_prot.
+ * that have the same vm_page_prot, and slots of the same size.
  *
  * Context: As vma_batch_map().
  *
@@ -637,14 +743,15 @@ unsigned int vma_batch_map_each(struct vma_batch *vb, unsigned long *addrs,
 	if (unlikely(vb->flush_end))
 		vma_batch_flush_pending(vb);
 	do {
-		chunk = min3(nr_addrs - done, vb->nr, VMA_BATCH_CHUNK);
+		chunk = min3(nr_addrs - done, vb->nr, vma_batch_max_chunk(vb));
 		if (unlikely(!chunk)) {
 			vb->stop = VMA_BATCH_EMPTY;
 			break;
 		}
 		vma_batch_work(vb, chunk * VMA_BATCH_TABLE_WORK);
 		vma_batch_prefetch(vb, addrs + done, chunk);
-		some = vma_batch_map_chunk(vb, addrs + done, chunk);
+		some = vb->order ? vma_batch_map_chunk_large(vb, addrs + done, chunk) :
+				   vma_batch_map_chunk_small(vb, addrs + done, chunk);
 		done += some;
 	} while (some == chunk && done != nr_addrs);
 	return done;
@@ -730,6 +837,97 @@ static noinline void vma_batch_note_empty(struct vma_batch *vb)
 		vma_batch_free_empty(vb);
 }
 
+/*
+ * Make the mapping reference of the folio of a slot complete, of which MADV_DONTNEED has
+ * dropped a part, and clear the entries that are left. Returns the head page, or NULL if
+ * there is no folio.
+ */
+static noinline struct page *vma_batch_unmap_rest(struct vma_batch *vb, unsigned long addr,
+						  pte_t *ptep)
+{
+	struct vm_area_struct *vma = vb->vma;
+	struct folio *folio = vma_batch_folio(vb, ptep);
+	long missing = 0;
+
+	if (!folio)
+		return NULL;
+	for (unsigned int i = 0; i < 1U << vb->order; i++) {
+		if (pte_present(ptep_get(ptep + i))) {
+			ptep_get_and_clear(vma->vm_mm, addr + i * PAGE_SIZE, ptep + i);
+			continue;
+		}
+		folio_get(folio);
+		folio_add_file_rmap_pte(folio, folio_page(folio, i), vma);
+		missing++;
+	}
+	add_mm_counter(vma->vm_mm, MM_FILEPAGES, missing);
+	return folio_page(folio, 0);
+}
+
+/*
+ * Unmap the folio of a slot of more than one page, and return its head page, or NULL if
+ * there is none. If it is @deferred, the first entry holds the generation for all.
+ */
+static __always_inline struct page *vma_batch_unmap_large(struct vma_batch *vb,
+							  unsigned long addr, pte_t *ptep,
+							  bool deferred)
+{
+	const unsigned int nr = 1U << vb->order;
+	struct mm_struct *mm = vb->vma->vm_mm;
+	const pte_t first = ptep_get(ptep);
+	struct page *page = pte_page(first);
+
+	/* Whatever MADV_DONTNEED takes away is missing in the mapcount */
+	if (likely(pte_present(first) &&
+		   folio_large_mapcount((struct folio *)page) == nr)) {
+		clear_full_ptes(mm, addr, ptep, nr, 0);
+	} else {
+		page = vma_batch_unmap_rest(vb, addr, ptep);
+		if (!page)
+			return NULL;
+	}
+	if (deferred) {
+		set_pte_at(mm, addr, ptep, vma_batch_marker(vb->generation));
+		/* For vma_batch_map_back() */
+		page_folio(page)->index = addr >> PAGE_SHIFT;
+		set_page_private(page, vb->generation);
+	}
+	return page;
+}
+
+/* Carry out vma_batch_unmap_range() where slots have more than one page */
+static noinline unsigned long vma_batch_unmap_range_large(struct vma_batch *vb,
+							  unsigned long addr,
+							  const unsigned long end)
+{
+	const unsigned long size = vma_batch_slot_size(vb);
+	unsigned long next;
+
+	for (; addr != end; addr = next) {
+		struct page *page;
+		pte_t *ptep;
+
+		next = addr + size;
+		if (!vma_batch_lock_part(vb, addr, next, false, &ptep)) {
+			next = vma_batch_hole_end(vb, addr, end);
+			continue;
+		}
+		if (unlikely(vb->nr == vb->max) && vma_batch_folio(vb, ptep)) {
+			vb->stop = VMA_BATCH_FULL;
+			break;
+		}
+		page = vma_batch_unmap_large(vb, addr, ptep, vb->deferred);
+		if (!page)
+			continue;
+		vb->pages[vb->nr++] = page;
+		if (!vb->deferred)
+			vma_batch_to_flush(vb, addr, next);
+		if (unlikely(vb->free_tables))
+			vma_batch_note_empty(vb);
+	}
+	return addr;
+}
+
 static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
 						    unsigned long addr,
 						    const unsigned long end)
@@ -739,6 +937,8 @@ static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
 	const unsigned int before = vb->nr;
 	unsigned long next;
 
+	if (unlikely(vb->order))
+		return vma_batch_unmap_range_large(vb, addr, end);
 	for (; addr != end; addr = next) {
 		unsigned int nr = vb->nr;
 		pte_t *ptep;
@@ -778,13 +978,16 @@ static noinline unsigned long vma_batch_unmap_range(struct vma_batch *vb,
  * Carry out vma_batch_unmap_each() for up to VMA_BATCH_CHUNK addresses, for each of
  * which there is room. What changes with each address is kept in registers. There is an
  * instance for each value of @deferred: a test for each address would make unmapping and
- * mapping a page 3 instructions longer, and 11 if flushes are deferred.
+ * mapping a page 3 instructions longer, and 11 if flushes are deferred. Another one is for
+ * @large slots.
  */
 static __always_inline void vma_batch_unmap_chunk(struct vma_batch *vb,
 						  unsigned long *addrs,
-						  unsigned int nr_addrs, bool deferred)
+						  unsigned int nr_addrs, bool deferred,
+						  bool large)
 {
 	unsigned long first = ULONG_MAX, last = 0;
+	const unsigned long size = large ? vma_batch_slot_size(vb) : PAGE_SIZE;
 	struct page **page = vb->pages + vb->nr;
 
 	for (unsigned int i = 0; i < nr_addrs; i++) {
@@ -792,20 +995,26 @@ static __always_inline void vma_batch_unmap_chunk(struct vma_batch *vb,
 		pte_t *ptep;
 
 		vma_batch_check_one(vb, addr);
-		flush_cache_range(vb->vma, addr, addr + PAGE_SIZE);
+		flush_cache_range(vb->vma, addr, addr + size);
 		if (unlikely(!vma_batch_lock(vb, addr, false, &ptep) ||
-			     !pte_present(ptep_get(ptep)))) {
+			     (!large && !pte_present(ptep_get(ptep))))) {
 			addrs[i] = VMA_BATCH_NOWHERE;
 			continue;
 		}
-		*page++ = vma_batch_unmap_one(vb, addr, ptep, deferred);
+		*page = large ? vma_batch_unmap_large(vb, addr, ptep, deferred) :
+				vma_batch_unmap_one(vb, addr, ptep, deferred);
+		if (large && unlikely(!*page)) {
+			addrs[i] = VMA_BATCH_NOWHERE;
+			continue;
+		}
+		page++;
 		first = min(first, addr);
 		last = max(last, addr);
 		if (unlikely(vb->free_tables))
 			vma_batch_note_empty(vb);
 	}
 	if (!deferred && page != vb->pages + vb->nr)
-		vma_batch_to_flush(vb, first, last + PAGE_SIZE);
+		vma_batch_to_flush(vb, first, last + size);
 	vb->nr = page - vb->pages;
 }
 
@@ -813,14 +1022,21 @@ static noinline void vma_batch_unmap_chunk_deferred(struct vma_batch *vb,
 						    unsigned long *addrs,
 						    unsigned int nr_addrs)
 {
-	vma_batch_unmap_chunk(vb, addrs, nr_addrs, true);
+	vma_batch_unmap_chunk(vb, addrs, nr_addrs, true, false);
 }
 
 static noinline void vma_batch_unmap_chunk_strict(struct vma_batch *vb,
 						  unsigned long *addrs,
 						  unsigned int nr_addrs)
 {
-	vma_batch_unmap_chunk(vb, addrs, nr_addrs, false);
+	vma_batch_unmap_chunk(vb, addrs, nr_addrs, false, false);
+}
+
+static noinline void vma_batch_unmap_chunk_large(struct vma_batch *vb,
+						 unsigned long *addrs,
+						 unsigned int nr_addrs)
+{
+	vma_batch_unmap_chunk(vb, addrs, nr_addrs, vb->deferred, true);
 }
 
 static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
@@ -844,14 +1060,16 @@ static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
 /**
  * vma_batch_unmap - take the pages out of a range
  * @vb: the cursor
- * @addr: first address of the range, page aligned
- * @nr_slots: length of the range in pages
+ * @addr: first address of the range, slot aligned
+ * @nr_slots: length of the range in slots
  *
  * Clears every present PTE of the range and appends its page, with the mapping
- * reference, to the array. CPUs may still reach the pages through their old
- * addresses until vma_batch_end() has returned or, with @vb->deferred, until a
- * vma_batch_flush() that covers @vb->generation has. Secondary MMUs with notifiers,
- * such as KVM, hold no page references, and have let go of the pages on return.
+ * reference, to the array. Of a slot of which MADV_DONTNEED has taken a part, what is left
+ * is cleared, and the mapping reference is made complete again. CPUs may still reach the
+ * pages through their old addresses until vma_batch_end() has returned or, with
+ * @vb->deferred, until a vma_batch_flush() that covers @vb->generation has. Secondary MMUs
+ * with notifiers, such as KVM, hold no page references, and have let go of the pages on
+ * return.
  *
  * Context: See vma_batch_begin(). May sleep in mmu notifiers before it takes a
  * page table lock; holds that lock on return.
@@ -862,26 +1080,27 @@ static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
 unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 			      unsigned long nr_slots)
 {
-	const unsigned long end = addr + nr_slots * PAGE_SIZE;
+	const unsigned int shift = PAGE_SHIFT + vb->order;
+	const unsigned long end = addr + (nr_slots << shift);
 
 	vma_batch_check(vb, addr, nr_slots);
 	flush_cache_range(vb->vma, addr, end);
 	/* Registration locks every VMA for writing: this cannot change here */
 	if (unlikely(mm_has_notifiers(vb->vma->vm_mm)))
-		return (vma_batch_unmap_notify(vb, addr, end) - addr) >> PAGE_SHIFT;
-	return (vma_batch_unmap_range(vb, addr, end) - addr) >> PAGE_SHIFT;
+		return (vma_batch_unmap_notify(vb, addr, end) - addr) >> shift;
+	return (vma_batch_unmap_range(vb, addr, end) - addr) >> shift;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap, "exmap");
 
 /**
  * vma_batch_unmap_each - vma_batch_unmap() for single slots at many addresses
  * @vb: the cursor
- * @addrs: the addresses, page aligned. Each that is done, but whose slot had no
+ * @addrs: the addresses, slot aligned. Each that is done, but whose slot had no
  *	page, is replaced by VMA_BATCH_NOWHERE.
  * @nr_addrs: length of @addrs
  *
- * If the mmap_lock is held, the addresses may lie in several VM_MIXEDMAP VMAs of the mm,
- * but not with @vb->free_tables.
+ * If the mmap_lock is held, the addresses may lie in several VM_MIXEDMAP VMAs of the mm
+ * with slots of the same size, but not with @vb->free_tables.
  *
  * Context: As vma_batch_unmap().
  *
@@ -897,22 +1116,26 @@ unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 	for (done = 0; done != nr_addrs; done += chunk) {
 		const unsigned int before = vb->nr;
 
-		chunk = min3(nr_addrs - done, vb->max - vb->nr, VMA_BATCH_CHUNK);
+		chunk = min3(nr_addrs - done, vb->max - vb->nr, vma_batch_max_chunk(vb));
 		if (unlikely(!chunk)) {
 			vb->stop = VMA_BATCH_FULL;
 			break;
 		}
 		if (unlikely(notify)) {
+			const unsigned long end = addrs[done] + vma_batch_slot_size(vb);
+
 			chunk = 1;
-			flush_cache_range(vb->vma, addrs[done], addrs[done] + PAGE_SIZE);
-			vma_batch_unmap_notify(vb, addrs[done], addrs[done] + PAGE_SIZE);
+			flush_cache_range(vb->vma, addrs[done], end);
+			vma_batch_unmap_notify(vb, addrs[done], end);
 			if (vb->nr == before)
 				addrs[done] = VMA_BATCH_NOWHERE;
 			continue;
 		}
 		vma_batch_work(vb, chunk * VMA_BATCH_TABLE_WORK);
 		vma_batch_prefetch(vb, addrs + done, chunk);
-		if (vb->deferred)
+		if (unlikely(vb->order))
+			vma_batch_unmap_chunk_large(vb, addrs + done, chunk);
+		else if (vb->deferred)
 			vma_batch_unmap_chunk_deferred(vb, addrs + done, chunk);
 		else
 			vma_batch_unmap_chunk_strict(vb, addrs + done, chunk);
@@ -936,34 +1159,42 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_each, "exmap");
  */
 bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *page)
 {
-	pte_t *ptep;
+	struct folio *folio = page_folio(page);
+	pte_t *ptep, pte;
 
 	vma_batch_check(vb, addr, 1);
-	if (PageHWPoison(page) ||
-	    page_folio(page)->index != addr >> PAGE_SHIFT ||
+	if (folio_contain_hwpoisoned_page(folio) || folio->index != addr >> PAGE_SHIFT ||
 	    !vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep) ||
 	    !pte_same(ptep_get(ptep), vma_batch_marker(page_private(page))))
 		return false;
-	vma_batch_set(vb, addr, ptep, page,
-		      vma_batch_pte(vb->vma, page_to_pfn(page), vb->clean));
+	pte = vma_batch_pte(vb->vma, page_to_pfn(page), vb->clean);
+	if (vb->order)
+		vma_batch_set_large(vb, addr, ptep, page, pte);
+	else
+		vma_batch_set(vb, addr, ptep, page, pte);
 	return true;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_back, "exmap");
 
-/* Clear the dirty state of a page and of its PTE. Returns whether it was dirty. */
+/* Clear the dirty state of a folio and of its PTEs. Returns whether it was dirty. */
 static bool vma_batch_clean(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
 			    struct folio *folio)
 {
 	bool dirty = folio_test_clear_dirty(folio);
-	pte_t pte = ptep_get(ptep);
 
-	if (!pte_dirty(pte))
-		return dirty;
-	pte = ptep_modify_prot_start(vb->vma, addr, ptep);
-	ptep_modify_prot_commit(vb->vma, addr, ptep, pte, pte_mkclean(pte));
-	/* A CPU with a dirty TLB entry would not set the bit again */
-	vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
-	return true;
+	for (const pte_t *end = ptep + (1UL << vb->order); ptep != end;
+	     ptep++, addr += PAGE_SIZE) {
+		pte_t pte = ptep_get(ptep);
+
+		if (!pte_present(pte) || !pte_dirty(pte))
+			continue;
+		dirty = true;
+		pte = ptep_modify_prot_start(vb->vma, addr, ptep);
+		ptep_modify_prot_commit(vb->vma, addr, ptep, pte, pte_mkclean(pte));
+		/* A CPU with a dirty TLB entry would not set the bit again */
+		vma_batch_to_flush(vb, addr, addr + PAGE_SIZE);
+	}
+	return dirty;
 }
 
 /**
@@ -974,7 +1205,8 @@ static bool vma_batch_clean(struct vma_batch *vb, unsigned long addr, pte_t *pte
  *	if user space may have written to it since it was mapped clean or was
  *	cleaned, or if its dirty flag is set. What is written to it after the next
  *	vma_batch_end() makes it dirty again.
- * @page: set to the page, with a new page reference, or to NULL
+ * @page: set to the page, or to the head page of the folio, with a new reference; or to
+ *	NULL
  *
  * The page stays mapped. Unlike pin_user_pages_fast(), this does not call the fault
  * handler of the VMA for an empty slot, and can test the dirty state and clear it.
@@ -986,38 +1218,36 @@ bool vma_batch_hold(struct vma_batch *vb, unsigned long addr, bool dirty,
 		    struct page **page)
 {
 	const bool notify = dirty && mm_has_notifiers(vb->vma->vm_mm);
+	const unsigned long end = addr + vma_batch_slot_size(vb);
 	struct mmu_notifier_range range;
-	pte_t *ptep, pte = __pte(0);
+	struct folio *folio = NULL;
+	pte_t *ptep;
 
 	vma_batch_check(vb, addr, 1);
 	*page = NULL;
 	if (notify) {
 		vma_batch_unlock(vb);
 		mmu_notifier_range_init(&range, MMU_NOTIFY_PROTECTION_PAGE, 0,
-					vb->vma->vm_mm, addr, addr + PAGE_SIZE);
+					vb->vma->vm_mm, addr, end);
 		mmu_notifier_invalidate_range_start(&range);
 	}
-	if (vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep))
-		pte = ptep_get(ptep);
-	if (pte_present(pte)) {
-		struct folio *folio = page_folio(pte_page(pte));
-
-		if (!dirty || vma_batch_clean(vb, addr, ptep, folio)) {
-			folio_get(folio);
-			*page = pte_page(pte);
-		}
+	if (vma_batch_lock_part(vb, addr, end, false, &ptep))
+		folio = vma_batch_folio(vb, ptep);
+	if (folio && (!dirty || vma_batch_clean(vb, addr, ptep, folio))) {
+		folio_get(folio);
+		*page = folio_page(folio, 0);
 	}
 	if (notify) {
 		vma_batch_unlock(vb);
 		mmu_notifier_invalidate_range_end(&range);
 	}
-	return pte_present(pte);
+	return folio;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_hold, "exmap");
 
-/* Returns the bits of enum vma_batch_slot */
-static noinline u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr,
-					pte_t *ptep, bool age)
+/* Returns the bits of enum vma_batch_slot of one entry */
+static u8 vma_batch_query_entry(struct vma_batch *vb, unsigned long addr, pte_t *ptep,
+				bool age)
 {
 	struct vm_area_struct *vma = vb->vma;
 	const pte_t pte = ptep_get(ptep);
@@ -1033,9 +1263,21 @@ static noinline u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr
 	return slot;
 }
 
+/* Returns the bits of all entries of a slot */
+static noinline u8 vma_batch_query_slot(struct vma_batch *vb, unsigned long addr,
+					pte_t *ptep, bool age)
+{
+	u8 slot = 0;
+
+	for (unsigned int i = 0; i < 1U << vb->order; i++)
+		slot |= vma_batch_query_entry(vb, addr + i * PAGE_SIZE, ptep + i, age);
+	return slot;
+}
+
 static noinline void vma_batch_query_range(struct vma_batch *vb, unsigned long addr,
 					   const unsigned long end, u8 *slots, bool age)
 {
+	const unsigned long size = vma_batch_slot_size(vb);
 	unsigned long next;
 
 	for (; addr != end; addr = next) {
@@ -1044,11 +1286,11 @@ static noinline void vma_batch_query_range(struct vma_batch *vb, unsigned long a
 		next = pmd_addr_end(addr, end);
 		if (!vma_batch_lock_part(vb, addr, next, false, &ptep)) {
 			next = vma_batch_hole_end(vb, addr, end);
-			memset(slots, 0, (next - addr) >> PAGE_SHIFT);
-			slots += (next - addr) >> PAGE_SHIFT;
+			memset(slots, 0, (next - addr) >> (PAGE_SHIFT + vb->order));
+			slots += (next - addr) >> (PAGE_SHIFT + vb->order);
 			continue;
 		}
-		for (; addr != next; addr += PAGE_SIZE, ptep++)
+		for (; addr != next; addr += size, ptep += 1U << vb->order)
 			*slots++ = vma_batch_query_slot(vb, addr, ptep, age);
 	}
 }
@@ -1056,8 +1298,8 @@ static noinline void vma_batch_query_range(struct vma_batch *vb, unsigned long a
 /**
  * vma_batch_query - report what the slots of a range hold
  * @vb: the cursor
- * @addr: first address of the range, page aligned
- * @nr_slots: length of the range in pages
+ * @addr: first address of the range, slot aligned
+ * @nr_slots: length of the range in slots
  * @slots: set, for each slot, to bits of enum vma_batch_slot
  * @age: mark the pages as not accessed. There is no flush: a CPU that has the PTE
  *	in its TLB may access the page for some time without marking it.
@@ -1067,16 +1309,17 @@ static noinline void vma_batch_query_range(struct vma_batch *vb, unsigned long a
 void vma_batch_query(struct vma_batch *vb, unsigned long addr,
 		     unsigned long nr_slots, u8 *slots, bool age)
 {
+	const unsigned long size = vma_batch_slot_size(vb);
 	pte_t *ptep;
 
 	vma_batch_check(vb, addr, nr_slots);
 	if (nr_slots != 1) {
-		vma_batch_query_range(vb, addr, addr + nr_slots * PAGE_SIZE, slots, age);
+		vma_batch_query_range(vb, addr, addr + nr_slots * size, slots, age);
 		return;
 	}
 	*slots = 0;
-	if (vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep) &&
-	    unlikely(!pte_none(ptep_get(ptep))))
+	if (vma_batch_lock_part(vb, addr, addr + size, false, &ptep) &&
+	    (vb->order || unlikely(!pte_none(ptep_get(ptep)))))
 		*slots = vma_batch_query_slot(vb, addr, ptep, age);
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_query, "exmap");
@@ -1147,7 +1390,7 @@ void vma_batch_end(struct vma_batch *vb)
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_end, "exmap");
 
 /**
- * vma_batch_map_page - map a page in one empty slot
+ * vma_batch_map_page - map a page in one empty slot of one page
  * @vma: the VMA
  * @addr: the address
  * @page: the page
@@ -1186,7 +1429,7 @@ bool vma_batch_map_page(struct vm_area_struct *vma, unsigned long addr,
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_page, "exmap");
 
 /**
- * vma_batch_unmap_page - take the page out of one slot
+ * vma_batch_unmap_page - take the page out of one slot of one page
  * @vma: the VMA
  * @addr: the address
  *

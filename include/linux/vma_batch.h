@@ -47,6 +47,8 @@ enum vma_batch_slot {
  *	vma_batch_unmap() appends the pages that it takes out of the VMA.
  * @nr: number of pages in @pages
  * @max: capacity of @pages; vma_batch_map() does not use it
+ * @order: slots have 2^@order pages and are aligned to their size. Then, the pages in
+ *	@pages are the head pages of folios of this order. At most that of a PTE table.
  * @clean: map pages as not written to, because their content is that of the file
  *	that vma_batch_hold() helps to write them to
  * @paired: with vma_batch_map_each(), each page belongs to an address: if the slot has
@@ -64,7 +66,8 @@ enum vma_batch_slot {
  *
  * Every page in @pages carries a *mapping reference*: a page reference, a mapcount
  * and the share of the page in the statistics, all of which a PTE holds as long as
- * the page is mapped. vma_batch_charge() takes such a reference,
+ * the page is mapped. The mapping reference of a folio is all of this for each of its
+ * pages. vma_batch_charge() takes such a reference,
  * vma_batch_uncharge() drops it; mapping and unmapping only pass it on, and so
  * update no counter. munmap() and MADV_DONTNEED drop it like that of any page.
  * The caller holds another page reference on every page that it maps.
@@ -73,8 +76,8 @@ enum vma_batch_slot {
  * that vma_batch_unmap() has put there and vma_batch_end() has not flushed yet. It
  * may change @no_tables, @free_tables, @deferred, @generation and @flushed as well, which
  * vma_batch_begin() clears. If the mmap_lock is held, it may change @vma to another
- * VM_MIXEDMAP VMA of the mm, except between vma_batch_unmap() and vma_batch_end() with
- * @free_tables.
+ * VM_MIXEDMAP VMA of the mm, and @order with it, except between vma_batch_unmap() and
+ * vma_batch_end() with @free_tables.
  *
  * The page table lock is kept from one call to the next, so that neighbouring
  * ranges do not take it again. The caller must not sleep, fault, or use another
@@ -95,6 +98,7 @@ struct vma_batch {
 	struct page **pages;
 	unsigned int nr;
 	unsigned int max;
+	u8 order;
 	bool clean;
 	bool paired;
 	bool no_tables;
@@ -144,6 +148,7 @@ static inline void vma_batch_begin(struct vma_batch *vb, struct vm_area_struct *
 	vb->pages = pages;
 	vb->nr = nr;
 	vb->max = max;
+	vb->order = 0;
 	vb->clean = false;
 	vb->paired = false;
 	vb->no_tables = false;

@@ -358,10 +358,10 @@ long exmap_action(struct exmap *exmap, const struct exmap_action_params __user *
 		unsafe_get_user(flags, &arg->flags, fault);
 	}
 	memcpy(&params, &head, sizeof(head));
-	iface = exmap_interface_get(exmap, params.interface);
+	iface = exmap_interface_shared(exmap, params.interface);
 
 	/* exmap_action_single() does nothing where there is no region */
-	if (likely(iface && !(flags | exmap->pool->deferred))) {
+	if (likely(iface && !flags && exmap->quick)) {
 		what = exmap_action_what(head);
 		if (what == exmap_action_single_what(EXMAP_OP_ALLOC) ?
 		    likely(exmap_action_single(exmap, iface, true)) :

@@ -1,84 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Attaching: the regions that share a pool
+ * Attaching: the regions that belong to a group
  */
 #include <linux/mm.h>
 #include <linux/slab.h>
 
 #include "attach.h"
 #include "exmap.h"
-#include "flight.h"
-#include "interface.h"
+#include "group.h"
 #include "memlock.h"
-#include "pool.h"
-
-static atomic_t exmap_attach_last_id = ATOMIC_INIT(0);
-
-/**
- * exmap_attach_pool_new() - Make a pool, to which no exmap is attached.
- * @mm: the address space of the program
- * @limit: number of pages that the pool may own
- * @nr_interfaces: number of interfaces, at least 1
- *
- * Context: Process context, may sleep.
- * Return: the pool, with a reference; NULL without memory.
- */
-struct exmap_pool *exmap_attach_pool_new(struct mm_struct *mm, unsigned long limit,
-					 unsigned int nr_interfaces)
-{
-	struct exmap_pool *pool = kzalloc_obj(*pool, EXMAP_GFP);
-
-	if (!pool)
-		return NULL;
-	pool->id = atomic_inc_return(&exmap_attach_last_id);
-	pool->flights = exmap_flights_alloc();
-	if (pool->flights && !exmap_pool_init(pool, mm, limit, nr_interfaces))
-		return pool;
-	exmap_flights_free(pool->flights);
-	kfree(pool);
-	return NULL;
-}
-
-static void exmap_attach_pool_free(struct kref *ref)
-{
-	struct exmap_pool *pool = container_of(ref, struct exmap_pool, ref);
-
-	/* Only a pool that never had a region is not closed yet */
-	if (!pool->closed)
-		exmap_pool_close(pool);
-	for (unsigned int i = 0; i < pool->nr_interfaces; i++)
-		exmap_interface_destroy(&pool->interfaces[i]);
-	exmap_pool_destroy(pool);
-	exmap_memlock_uncharge(pool, 0);
-	exmap_flights_free(pool->flights);
-	kvfree(pool->regions);
-	kfree(pool);
-}
-
-/**
- * exmap_attach_pool_get() - Take a reference to a pool.
- * @pool: the pool, to which the caller has another reference
- */
-void exmap_attach_pool_get(struct exmap_pool *pool)
-{
-	kref_get(&pool->ref);
-}
-
-/**
- * exmap_attach_pool_put() - Drop a reference to a pool.
- * @pool: the pool
- *
- * Context: Process context, may sleep.
- */
-void exmap_attach_pool_put(struct exmap_pool *pool)
-{
-	kref_put(&pool->ref, exmap_attach_pool_free);
-}
 
 /* Make the table of regions larger. The lock of the table is held for writing. */
-static int exmap_attach_grow(struct exmap_pool *pool)
+static int exmap_attach_grow(struct exmap_group *group)
 {
-	const unsigned int nr = pool->nr_regions ? 2 * pool->nr_regions : 1;
+	const unsigned int nr = group->nr_regions ? 2 * group->nr_regions : 1;
 	struct exmap **regions;
 
 	if (nr > EXMAP_MAX_REGIONS)
@@ -86,52 +21,53 @@ static int exmap_attach_grow(struct exmap_pool *pool)
 	regions = kvcalloc(nr, sizeof(*regions), EXMAP_GFP);
 	if (!regions)
 		return -ENOMEM;
-	if (pool->nr_regions)
-		memcpy(regions, pool->regions, pool->nr_regions * sizeof(*regions));
-	kvfree(pool->regions);
-	pool->regions = regions;
-	pool->nr_regions = nr;
+	if (group->nr_regions)
+		memcpy(regions, group->regions, group->nr_regions * sizeof(*regions));
+	kvfree(group->regions);
+	group->regions = regions;
+	group->nr_regions = nr;
 	return 0;
 }
 
 /* Give an exmap the lowest number that is free */
-static int exmap_attach_number(struct exmap *exmap, struct exmap_pool *pool)
+static int exmap_attach_number(struct exmap *exmap, struct exmap_group *group)
 {
 	unsigned int n;
 	int err = 0;
 
-	down_write(&pool->regions_lock);
-	for (n = pool->first_free; n < pool->nr_regions && pool->regions[n]; n++)
+	down_write(&group->regions_lock);
+	for (n = group->first_free; n < group->nr_regions && group->regions[n]; n++)
 		;
-	if (n == pool->nr_regions)
-		err = exmap_attach_grow(pool);
+	if (n == group->nr_regions)
+		err = exmap_attach_grow(group);
 	if (!err) {
-		pool->regions[n] = exmap;
-		pool->first_free = n + 1;
+		group->regions[n] = exmap;
+		group->first_free = n + 1;
 		exmap->number = n;
 		exmap->plain = exmap_vec_word(&(struct exmap_vec){ .region = n, .len = 1 });
 	}
-	up_write(&pool->regions_lock);
+	up_write(&group->regions_lock);
 	return err;
 }
 
 /**
- * exmap_attach() - Let an exmap use a pool.
- * @exmap: the exmap, complete except for @exmap->number, which is set here
- * @pool: the pool, which is @exmap->pool, with a reference that the exmap keeps
+ * exmap_attach() - Let an exmap belong to the group of its pool.
+ * @exmap: the exmap, complete except for @exmap->number, which is set here. It keeps a
+ *	reference to the group, which the caller passes.
  *
  * Context: Process context, may sleep. @exmap->lock is held.
- * Return: 0; -ENXIO if the pool is closed; -ENOMEM, also for too many regions.
+ * Return: 0; -ENXIO if the group is closed; -ENOMEM, also for too many regions.
  */
-int exmap_attach(struct exmap *exmap, struct exmap_pool *pool)
+int exmap_attach(struct exmap *exmap)
 {
+	struct exmap_group *group = exmap->pool->group;
 	int err;
 
-	mutex_lock(&pool->attach_lock);
-	err = READ_ONCE(pool->closed) ? -ENXIO : exmap_attach_number(exmap, pool);
+	mutex_lock(&group->attach_lock);
+	err = group->closed ? -ENXIO : exmap_attach_number(exmap, group);
 	if (!err)
-		pool->nr_live++;
-	mutex_unlock(&pool->attach_lock);
+		group->nr_live++;
+	mutex_unlock(&group->attach_lock);
 	return err;
 }
 
@@ -140,7 +76,7 @@ int exmap_attach(struct exmap *exmap, struct exmap_pool *pool)
  * @exmap: the exmap, attached. No call is at work in its region, and no CPU can reach a
  *	page through it.
  *
- * Closes the pool if there is no other region, or if the address space is being torn down,
+ * Closes the pools if there is no other region, or if the address space is being torn down,
  * in which case no region has a page any more. Otherwise, the pages that the region had are
  * found when they are needed.
  *
@@ -149,36 +85,36 @@ int exmap_attach(struct exmap *exmap, struct exmap_pool *pool)
  */
 void exmap_attach_unmapped(struct exmap *exmap)
 {
-	struct exmap_pool *pool = exmap->pool;
+	struct exmap_group *group = exmap->pool->group;
 
-	mutex_lock(&pool->attach_lock);
-	atomic_long_sub(atomic_long_xchg(&exmap->nr_tables, 0), &pool->nr_tables);
-	pool->nr_live--;
-	if (!pool->closed && (!pool->nr_live || !atomic_read(&pool->mm->mm_users))) {
-		exmap_pool_close(pool);
-		exmap_memlock_uncharge(pool, 0);
+	mutex_lock(&group->attach_lock);
+	atomic_long_sub(atomic_long_xchg(&exmap->nr_tables, 0), &group->nr_tables);
+	group->nr_live--;
+	if (!group->closed && (!group->nr_live || !atomic_read(&group->mm->mm_users))) {
+		exmap_group_close(group);
+		exmap_memlock_uncharge(group, 0);
 	} else {
-		WRITE_ONCE(pool->drops, pool->drops + 1);
+		WRITE_ONCE(exmap->pool->drops, exmap->pool->drops + 1);
 	}
-	mutex_unlock(&pool->attach_lock);
+	mutex_unlock(&group->attach_lock);
 }
 
 /**
- * exmap_detach() - Undo exmap_attach(), and drop the reference to the pool.
+ * exmap_detach() - Undo exmap_attach(), and drop the reference to the group.
  * @exmap: the exmap, which has no other user
  *
  * Context: Process context, may sleep.
  */
 void exmap_detach(struct exmap *exmap)
 {
-	struct exmap_pool *pool = exmap->pool;
+	struct exmap_group *group = exmap->pool->group;
 
 	/* A region that was never mapped did not tell */
 	if (exmap->state != EXMAP_GONE)
 		exmap_attach_unmapped(exmap);
-	down_write(&pool->regions_lock);
-	pool->regions[exmap->number] = NULL;
-	pool->first_free = min_t(unsigned int, pool->first_free, exmap->number);
-	up_write(&pool->regions_lock);
-	exmap_attach_pool_put(pool);
+	down_write(&group->regions_lock);
+	group->regions[exmap->number] = NULL;
+	group->first_free = min_t(unsigned int, group->first_free, exmap->number);
+	up_write(&group->regions_lock);
+	exmap_group_put(group);
 }

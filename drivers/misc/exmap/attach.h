@@ -12,34 +12,30 @@
 #include <linux/nospec.h>
 #include <linux/types.h>
 
-#include "pool.h"
+#include "group.h"
 
 /* Regions that one pool may have: exmap_vec::region says which one is meant */
 #define EXMAP_MAX_REGIONS	65536U
 
 struct exmap;
 
-struct exmap_pool *exmap_attach_pool_new(struct mm_struct *mm, unsigned long limit,
-					 unsigned int nr_interfaces);
-void exmap_attach_pool_get(struct exmap_pool *pool);
-void exmap_attach_pool_put(struct exmap_pool *pool);
-int exmap_attach(struct exmap *exmap, struct exmap_pool *pool);
+int exmap_attach(struct exmap *exmap);
 void exmap_attach_unmapped(struct exmap *exmap);
 void exmap_detach(struct exmap *exmap);
 
 /**
  * exmap_attached() - Return the exmap that has a number.
- * @pool: the pool
+ * @group: the group
  * @number: what the program says
  *
- * Context: @pool->regions_lock is held; the exmap may be gone when it is released.
+ * Context: @group->regions_lock is held; the exmap may be gone when it is released.
  * Return: the exmap, or NULL if there is none.
  */
-static inline struct exmap *exmap_attached(const struct exmap_pool *pool, u32 number)
+static inline struct exmap *exmap_attached(const struct exmap_group *group, u32 number)
 {
-	const unsigned int nr = pool->nr_regions;
+	const unsigned int nr = group->nr_regions;
 
-	return number < nr ? pool->regions[array_index_nospec(number, nr)] : NULL;
+	return number < nr ? group->regions[array_index_nospec(number, nr)] : NULL;
 }
 
 #endif /* _EXMAP_ATTACH_H */

@@ -8,7 +8,7 @@
 #include "cursor.h"
 
 /**
- * exmap_cursor_lock() - Keep the region, or all regions of the pool, from changing.
+ * exmap_cursor_lock() - Keep the region, or all regions of the group, from changing.
  * @cursor: the cursor, uninitialised memory; @cursor->vma is set to the region
  * @exmap: the exmap, of the current process and set up
  * @many: all regions
@@ -26,7 +26,7 @@ int exmap_cursor_lock(struct exmap_cursor *cursor, struct exmap *exmap, bool man
 	}
 	if (mmap_read_lock_killable(exmap->mm))
 		return -EINTR;
-	down_read(&exmap->pool->regions_lock);
+	down_read(&exmap->pool->group->regions_lock);
 	cursor->exmap = exmap;
 	cursor->vma = exmap_region_vma(exmap);
 	if (cursor->vma)
@@ -45,14 +45,14 @@ void exmap_cursor_unlock(struct exmap_cursor *cursor)
 		exmap_region_unlock(cursor->exmap, cursor->vma, cursor->mmap_locked);
 		return;
 	}
-	up_read(&cursor->exmap->pool->regions_lock);
+	up_read(&cursor->exmap->pool->group->regions_lock);
 	mmap_read_unlock(cursor->exmap->mm);
 }
 
 /**
  * exmap_cursor_move() - Select another region.
  * @cursor: the cursor, with @cursor->many
- * @exmap: the exmap, of the same pool
+ * @exmap: the exmap, of the same group
  *
  * Context: As exmap_cursor_select().
  * Return: as exmap_cursor_select(). On failure, the same region as before is selected.
@@ -68,8 +68,10 @@ int exmap_cursor_move(struct exmap_cursor *cursor, struct exmap *exmap)
 		vma_batch_end(&cursor->vb);
 	exmap_cursor_count(cursor);
 	cursor->exmap = exmap;
+	cursor->pool = exmap->pool;
 	cursor->vma = vma;
 	cursor->vb.vma = vma;
+	cursor->vb.order = exmap->order;
 	return 0;
 }
 
@@ -82,6 +84,7 @@ int exmap_cursor_move(struct exmap_cursor *cursor, struct exmap *exmap)
  */
 int exmap_cursor_flush(struct exmap *exmap)
 {
+	struct exmap_group *group = exmap->pool->group;
 	struct exmap_cursor cursor;
 	long before;
 	int err;
@@ -89,8 +92,8 @@ int exmap_cursor_flush(struct exmap *exmap)
 	err = exmap_cursor_lock(&cursor, exmap, false);
 	if (err)
 		return err;
-	if (exmap->pool->deferred)
-		exmap_region_flush(exmap->pool, READ_ONCE(exmap->pool->generation));
+	if (group->deferred)
+		exmap_region_flush(group, READ_ONCE(group->generation));
 
 	exmap_cursor_begin(&cursor, exmap, cursor.vma);
 	before = atomic_long_read(&exmap->nr_tables);

@@ -57,7 +57,8 @@ static __always_inline void exmap_cursor_begin(struct exmap_cursor *cursor,
 	cursor->pool = exmap->pool;
 	cursor->vma = vma;
 	vma_batch_begin(&cursor->vb, vma, NULL, 0, 0);
-	cursor->vb.flushed = exmap_quarantine_flushed(exmap->pool);
+	cursor->vb.order = exmap->order;
+	cursor->vb.flushed = exmap_quarantine_flushed(exmap->pool->group);
 }
 
 /**
@@ -71,7 +72,7 @@ static __always_inline void exmap_cursor_count(struct exmap_cursor *cursor)
 	if (likely(!cursor->vb.nr_tables))
 		return;
 	atomic_long_add(cursor->vb.nr_tables, &cursor->exmap->nr_tables);
-	atomic_long_add(cursor->vb.nr_tables, &cursor->pool->nr_tables);
+	atomic_long_add(cursor->vb.nr_tables, &cursor->pool->group->nr_tables);
 	trace_exmap_tables(cursor->exmap, cursor->vb.nr_tables);
 	cursor->vb.nr_tables = 0;
 }

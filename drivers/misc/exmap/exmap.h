@@ -3,14 +3,15 @@
  * exmap: explicit page placement for database buffer managers
  *
  * An exmap is what an open file stands for: a *region* (region.h), which is one VMA
- * whose page-sized slots are empty unless the program asks for a page, and the file
+ * whose slots are empty unless the program asks for a page, and the file
  * that belongs to it. Its pages come from a *pool* (pool.h), which can be shared by
- * many regions of a process (attach.h), and which has *interfaces* (interface.h),
- * through which the threads of the program use it.
+ * many regions of a process that have slots of the same size, and which has *interfaces*
+ * (interface.h), through which the threads of the program use it. Pools of different slot
+ * sizes form a *group* (group.h).
  *
  * Locks, in the order in which they are taken: mmap_lock or the VMA lock of a
- * region; exmap::lock; exmap_pool::attach_lock; exmap_pool::regions_lock;
- * exmap_pool::flush_lock; exmap_interface::lock, never two of them at a time; the
+ * region; exmap::lock; exmap_group::attach_lock; exmap_group::regions_lock;
+ * exmap_group::flush_lock; exmap_interface::lock, never two of them at a time; the
  * page table lock; then the spin locks exmap_pool::lock, exmap_node::lock and those of
  * flight.c, which do not nest. The VMA lock, or the mmap_lock, is held while pages are
  * mapped or unmapped, which keeps exmap_pool_close() away. None of these locks is held
@@ -32,6 +33,7 @@
 #include <linux/types.h>
 #include <uapi/linux/exmap.h>
 
+#include "group.h"
 #include "interface.h"
 #include "pool.h"
 
@@ -60,20 +62,25 @@ enum exmap_state {
  * @lock: Protects @state and the setup.
  * @state: The state of the region. May be read without @lock.
  * @start: Address of the region. Valid once @state was seen as EXMAP_MAPPED.
- * @nr_slots: Length of the region in pages. Valid like @start.
+ * @nr_slots: Length of the region in slots. Valid like @start.
  * @vma: The region, as a hint for lock_vma_cached(), or NULL. Cleared with
- *	exmap_pool::regions_lock held for writing.
+ *	exmap_group::regions_lock held for writing.
  * @nr_tables: Number of PTE tables of the region, as far as it is known: those that
  *	MADV_DONTNEED has freed are counted until the tables are counted anew.
  * @ready: Set with release semantics when the setup is complete. The fields below
  *	do not change afterwards, except for the content of @pool.
  * @fault: Puts a page into a slot that is touched, or NULL to let SIGSEGV be raised.
  * @pool: The pages and interfaces. NULL until @ready is set.
- * @number: Number of the region in @pool.
+ * @order: Order of the pages of @pool: a slot has 2^@order base pages.
+ * @quick: Slots have one page, and flushes are not deferred, so that calls of one page can
+ *	take the shortest way.
+ * @nr_shared: Number of interfaces that have a page of vectors, which is 0 if slots are
+ *	larger than that ABI knows.
+ * @number: Number of the region in the group.
  * @plain: exmap_vec_word() of a vector of one page of this region, with opcode 0.
  * @backing: The file that pages are read from and written to, or NULL.
  * @offset: Byte of @backing that corresponds to the first byte of the region.
- * @flights: Slots of @pool that take part in a transfer. NULL without @backing.
+ * @flights: Slots of the group that take part in a transfer. NULL without @backing.
  * @pending_lock: Protects @pending.
  * @pending: Calls that an io_uring worker is going to end. If the ring is closed
  *	first, no worker does, and they are freed with the last file.
@@ -89,8 +96,11 @@ struct exmap {
 	struct vm_area_struct *vma;
 	atomic_long_t nr_tables;
 	bool ready;
-	int (*fault)(struct exmap *exmap, struct vm_area_struct *vma, unsigned long slot);
+	int (*fault)(struct exmap *exmap, struct vm_area_struct *vma, unsigned long addr);
 	struct exmap_pool *pool;
+	u8 order;
+	bool quick;
+	unsigned int nr_shared;
 	u16 number;
 	u64 plain;
 	struct file *backing;
@@ -154,14 +164,30 @@ static inline struct exmap *exmap_of_ready(struct file *file)
 /**
  * exmap_interface_get() - Return an interface by its number.
  * @exmap: the exmap, set up
- * @number: what the program says
+ * @number: what the program says, known to be less than exmap_group::nr_interfaces
  *
- * Return: the interface, or NULL if there is none with this number.
+ * Return: the interface.
  */
 static inline struct exmap_interface *
-exmap_interface_get(struct exmap *exmap, u64 number)
+exmap_interface_get(struct exmap *exmap, unsigned int number)
 {
-	const unsigned int nr = exmap->pool->nr_interfaces;
+	struct exmap_pool *pool = exmap->pool;
+
+	return &pool->interfaces[array_index_nospec(number, pool->nr_interfaces)];
+}
+
+/**
+ * exmap_interface_shared() - Return an interface that has a page of vectors.
+ * @exmap: the exmap, set up
+ * @number: what the program says
+ *
+ * Return: the interface, or NULL if there is none with this number, or if the slots of the
+ * region are larger than the page-by-page ABI knows.
+ */
+static inline struct exmap_interface *
+exmap_interface_shared(struct exmap *exmap, u64 number)
+{
+	const unsigned int nr = exmap->nr_shared;
 
 	if (number >= nr)
 		return NULL;
@@ -184,7 +210,7 @@ static __always_inline u64 exmap_vec_word(const struct exmap_vec *vec)
 }
 
 /**
- * exmap_vec_word_is() - Test whether a vector is of one page and has no flags.
+ * exmap_vec_word_is() - Test whether a vector is of one slot and has no flags.
  * @word: exmap_vec_word() of the vector
  * @exmap: the exmap whose region the vector must name
  * @opcode: the opcode that it must have
@@ -212,6 +238,28 @@ static inline bool exmap_slots_ok(const struct exmap *exmap, u64 slot, u64 nr)
 }
 
 /**
+ * exmap_slot_shift() - Return the size of slots as a power of two.
+ * @exmap: the exmap, set up
+ *
+ * Return: the shift, by which numbers of slots become bytes.
+ */
+static inline unsigned int exmap_slot_shift(const struct exmap *exmap)
+{
+	return PAGE_SHIFT + exmap->order;
+}
+
+/**
+ * exmap_slot_size() - Return the size of slots.
+ * @exmap: the exmap, set up
+ *
+ * Return: the size in bytes.
+ */
+static inline unsigned long exmap_slot_size(const struct exmap *exmap)
+{
+	return PAGE_SIZE << exmap->order;
+}
+
+/**
  * exmap_slot_addr() - Return the address of a slot.
  * @exmap: the exmap, whose region is or was mapped
  * @slot: the slot, inside the region
@@ -220,11 +268,11 @@ static inline bool exmap_slots_ok(const struct exmap *exmap, u64 slot, u64 nr)
  */
 static inline unsigned long exmap_slot_addr(const struct exmap *exmap, unsigned long slot)
 {
-	return exmap->start + (slot << PAGE_SHIFT);
+	return exmap->start + (slot << exmap_slot_shift(exmap));
 }
 
 /**
- * exmap_slot_page() - Return the number of the page of the address space that a slot is.
+ * exmap_slot_page() - Return the number of the page of the address space where a slot begins.
  * @exmap: the exmap, whose region is or was mapped
  * @slot: the slot, inside the region
  *
@@ -232,21 +280,21 @@ static inline unsigned long exmap_slot_addr(const struct exmap *exmap, unsigned 
  */
 static inline unsigned long exmap_slot_page(const struct exmap *exmap, unsigned long slot)
 {
-	return (exmap->start >> PAGE_SHIFT) + slot;
+	return (exmap->start >> PAGE_SHIFT) + (slot << exmap->order);
 }
 
 /**
  * exmap_tables_exceeded() - Test whether empty PTE tables must be freed.
- * @pool: the pool
+ * @group: the group
  *
  * Up to the bound, empty tables stay for the next use of their slots, as far as
  * they are not freed by the calls that ask for it.
  *
- * Return: true if the regions of the pool have more tables.
+ * Return: true if the regions of the group have more tables.
  */
-static inline bool exmap_tables_exceeded(const struct exmap_pool *pool)
+static inline bool exmap_tables_exceeded(const struct exmap_group *group)
 {
-	return atomic_long_read(&pool->nr_tables) > READ_ONCE(pool->max_tables);
+	return atomic_long_read(&group->nr_tables) > READ_ONCE(group->max_tables);
 }
 
 #endif /* _EXMAP_H */

@@ -58,15 +58,15 @@ static const struct vm_operations_struct exmap_interface_ops = {
  * The VMA holds its file, and thus the exmap with its interfaces.
  *
  * Context: mmap_lock is held for writing.
- * Return: 0; -ENXIO if there is no such interface; -EINVAL if the length is not one
+ * Return: 0; -ENXIO as exmap_interface_shared() returns NULL; -EINVAL if the length is not one
  * page.
  */
 int exmap_interface_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc)
 {
 	struct exmap_interface *iface;
 
-	iface = exmap_interface_get(exmap, desc->pgoff -
-				    (EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT));
+	iface = exmap_interface_shared(exmap, desc->pgoff -
+				       (EXMAP_OFF_INTERFACE_BASE >> PAGE_SHIFT));
 	if (!iface)
 		return -ENXIO;
 	if (vma_desc_pages(desc) != 1)
@@ -77,13 +77,4 @@ int exmap_interface_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc)
 	desc->vm_ops = &exmap_interface_ops;
 	desc->private_data = iface;
 	return 0;
-}
-
-/**
- * exmap_interface_destroy() - Free the vectors.
- * @iface: the interface, which is not used any more
- */
-void exmap_interface_destroy(struct exmap_interface *iface)
-{
-	free_page((unsigned long)iface->vectors);
 }

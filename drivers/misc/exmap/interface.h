@@ -48,6 +48,5 @@ struct exmap_interface {
 
 int exmap_interface_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);
 struct exmap_iov *exmap_interface_vectors(struct exmap_interface *iface);
-void exmap_interface_destroy(struct exmap_interface *iface);
 
 #endif /* _EXMAP_INTERFACE_H */

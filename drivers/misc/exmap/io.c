@@ -91,6 +91,20 @@ void exmap_io_free(struct exmap_io *io)
 		kvfree(io);
 }
 
+/* Bytes of a run */
+static size_t exmap_run_size(const struct exmap_run *run)
+{
+	return (size_t)run->nr << run->shift;
+}
+
+/* Bytes that are still to be transferred of the slot where a run goes on */
+static size_t exmap_run_slot_left(const struct exmap_run *run)
+{
+	const size_t size = 1UL << run->shift;
+
+	return size - (run->done & (size - 1));
+}
+
 /* Tests whether a page can be part of the last run */
 static bool exmap_run_continues(const struct exmap_io *io, const struct exmap_run *last,
 				const struct exmap *exmap, unsigned long slot,
@@ -98,7 +112,8 @@ static bool exmap_run_continues(const struct exmap_io *io, const struct exmap_ru
 {
 	const struct exmap_io_page *first;
 
-	if (!io->nr_runs || last->nr == EXMAP_RUN_PAGES || last->exmap != exmap)
+	if (!io->nr_runs || last->exmap != exmap ||
+	    (last->nr + 1) << exmap->order > EXMAP_RUN_PAGES)
 		return false;
 	first = &io->pages[last->first];
 	/*
@@ -115,7 +130,7 @@ static bool exmap_run_continues(const struct exmap_io *io, const struct exmap_ru
 /**
  * exmap_io_add() - Add a page to what is to be transferred.
  * @io: the transfers, of which none is in flight
- * @exmap: the exmap, of the same pool; it has another reference
+ * @exmap: the exmap, of the same group; it has another reference
  * @page: the page, whose reference goes over to @io. The caller has begun the flight
  *	of exmap_io_next(), which says what is done with the page.
  * @vec: the vector of the job that asks for it
@@ -131,9 +146,10 @@ void exmap_io_add(struct exmap_io *io, struct exmap *exmap, struct page *page,
 	struct exmap_run *run = io->runs + io->nr_runs, *last = run - 1;
 	const unsigned int i = io->nr_pages++;
 	struct exmap_io_page *info = &io->pages[i];
-	const unsigned long slot = info->flight.slot - exmap_slot_page(exmap, 0);
+	const unsigned long slot = (info->flight.slot - exmap_slot_page(exmap, 0)) >>
+				   exmap->order;
 
-	bvec_set_page(&io->bvecs[i], page, PAGE_SIZE, 0);
+	bvec_set_page(&io->bvecs[i], page, exmap_slot_size(exmap), 0);
 	info->vec = vec;
 	info->n = n;
 	info->err = 0;
@@ -153,6 +169,7 @@ void exmap_io_add(struct exmap_io *io, struct exmap *exmap, struct page *page,
 	run->first = i;
 	run->nr = 1;
 	run->slot = slot;
+	run->shift = exmap_slot_shift(exmap);
 	run->write = info->flight.kind == EXMAP_FLIGHT_WRITE;
 	run->flags = flags;
 	run->single = false;
@@ -197,7 +214,7 @@ void exmap_io_land(struct exmap_io *io, struct exmap_io_page *info, struct page 
 	/* Before the flight ends, so that the page is clean to nobody */
 	if (unlikely(!ok) && info->dirty)
 		folio_set_dirty(page_folio(page));
-	exmap_flight_end(io->exmap->pool->flights, &info->flight);
+	exmap_flight_end(io->exmap->pool->group->flights, &info->flight);
 	info->landed = true;
 }
 
@@ -218,7 +235,7 @@ static void exmap_run_land(struct exmap_run *run)
 
 		if (info->flight.kind != EXMAP_FLIGHT_READ)
 			exmap_io_land(io, info, io->bvecs[run->first + i].bv_page,
-				      done >= (i + 1) * PAGE_SIZE);
+				      done >= (size_t)(i + 1) << run->shift);
 	}
 }
 
@@ -265,7 +282,7 @@ void exmap_io_stall(struct exmap_io *io)
 	/* A task that finds the transfers stalled sees the results of the requests */
 	atomic_set_release(&io->stall, EXMAP_STALLED);
 	for (unsigned int i = 0; i < io->nr_pages; i++)
-		exmap_flight_wake(io->exmap->pool->flights, io->pages[i].flight.slot);
+		exmap_flight_wake(io->exmap->pool->group->flights, io->pages[i].flight.slot);
 }
 
 /**
@@ -367,15 +384,15 @@ static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 	ssize_t ret;
 
 	iov_iter_bvec(&iter, run->write ? ITER_SOURCE : ITER_DEST,
-		      io->bvecs + run->first, run->nr, run->nr * PAGE_SIZE);
+		      io->bvecs + run->first, run->nr, exmap_run_size(run));
 	if (unlikely(run->done))
 		iov_iter_advance(&iter, run->done);
 	if (run->single)
-		iov_iter_truncate(&iter, PAGE_SIZE - offset_in_page(run->done));
+		iov_iter_truncate(&iter, exmap_run_slot_left(run));
 	run->todo = false;
 	run->queued = false;
 	*iocb = *proto;
-	iocb->ki_pos += (run->slot << PAGE_SHIFT) + run->done;
+	iocb->ki_pos += (run->slot << run->shift) + run->done;
 	iocb->ki_flags |= run->flags;
 	if (run->write) {
 		iocb->ki_flags |= IOCB_WRITE;
@@ -387,7 +404,7 @@ static void exmap_run_start(struct exmap_run *run, const struct kiocb *proto)
 		return;
 	run->res = exmap_run_result(ret);
 	/* A short write stays in flight, because the rest of it is going to be written */
-	if (io->notify && (!run->write || run->done + ret == run->nr * PAGE_SIZE))
+	if (io->notify && (!run->write || run->done + ret == exmap_run_size(run)))
 		exmap_run_land(run);
 	/* exmap_io_submit() has not dropped its own count yet */
 	atomic_dec(&io->pending);
@@ -483,7 +500,7 @@ bool exmap_io_submit(struct exmap_io *io, int flags)
 static void exmap_run_failed(struct exmap_run *run, int err)
 {
 	struct exmap_io_page *pages = run->io->pages + run->first;
-	unsigned int i = run->done >> PAGE_SHIFT;
+	unsigned int i = run->done >> run->shift;
 	const u32 vec = pages[i].vec;
 
 	if (!run->single && i + 1 < run->nr) {
@@ -492,7 +509,7 @@ static void exmap_run_failed(struct exmap_run *run, int err)
 	}
 	while (i < run->nr && pages[i].vec == vec)
 		pages[i++].err = err;
-	run->done = (size_t)i << PAGE_SHIFT;
+	run->done = (size_t)i << run->shift;
 }
 
 /*
@@ -507,9 +524,9 @@ static bool exmap_run_write_is_over(struct exmap_run *run)
 		return false;
 	if (run->res > 0)
 		run->done += run->res;
-	for (unsigned int i = run->done >> PAGE_SHIFT; i < run->nr; i++)
+	for (unsigned int i = run->done >> run->shift; i < run->nr; i++)
 		pages[i].err = run->res < 0 ? run->res : -EIO;
-	run->done = run->nr * PAGE_SIZE;
+	run->done = exmap_run_size(run);
 	return true;
 }
 
@@ -521,12 +538,12 @@ static void exmap_run_end_of_file(struct exmap_run *run)
 	run->res = -ENODATA;
 	if (!io->pages[run->first].zero)
 		return;
-	while (run->done < run->nr * PAGE_SIZE) {
-		const unsigned int i = run->first + (run->done >> PAGE_SHIFT);
-		const unsigned int offset = offset_in_page(run->done);
+	while (run->done < exmap_run_size(run)) {
+		struct page *page = io->bvecs[run->first + (run->done >> run->shift)].bv_page;
+		const size_t left = exmap_run_slot_left(run);
 
-		memzero_page(io->bvecs[i].bv_page, offset, PAGE_SIZE - offset);
-		run->done += PAGE_SIZE - offset;
+		folio_zero_range(page_folio(page), (1UL << run->shift) - left, left);
+		run->done += left;
 	}
 }
 
@@ -543,7 +560,7 @@ bool exmap_io_settle(struct exmap_io *io)
 	bool again = false;
 
 	for (; run < end; run++) {
-		const size_t size = run->nr * PAGE_SIZE;
+		const size_t size = exmap_run_size(run);
 
 		if (unlikely(run->queued && run->res > 0)) {
 			/* The file system does this for what it completes at once */
@@ -614,7 +631,7 @@ void exmap_io_wait(struct exmap_io *io, bool nowait)
 static void exmap_run_finish(struct exmap_run *run)
 {
 	const struct kiocb proto = exmap_io_kiocb(run->exmap, 0);
-	const size_t size = run->nr * PAGE_SIZE;
+	const size_t size = exmap_run_size(run);
 
 	/* exmap_io_settle() has counted the bytes of a run that is to be made again */
 	if (!run->todo && run->res > 0)

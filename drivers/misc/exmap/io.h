@@ -28,8 +28,8 @@ struct exmap;
 #define EXMAP_IO_PAGES		512
 
 /*
- * Pages in one run. Most devices take no more segments in one request, and split a
- * larger one, which they cannot do without waiting.
+ * Base pages in one run, unless one slot has more. Most devices take no more segments in
+ * one request, and split a larger one, which they cannot do without waiting.
  */
 #define EXMAP_RUN_PAGES		BLK_MAX_SEGMENTS
 
@@ -65,6 +65,7 @@ struct exmap_io_page {
  * @first: Index of its first page in @io.
  * @nr: Number of pages.
  * @slot: Slot of the first page.
+ * @shift: Size of the pages, which are those of slots, as a power of two.
  * @write: Whether it writes to the file.
  * @flags: IOCB_DSYNC, IOCB_SYNC or 0.
  * @single: A request for all of it has failed. Now it is made page by page.
@@ -81,6 +82,7 @@ struct exmap_run {
 	unsigned int first;
 	unsigned int nr;
 	unsigned long slot;
+	u8 shift;
 	bool write;
 	int flags;
 	bool single;
@@ -182,7 +184,7 @@ static inline struct exmap_io_page *exmap_io_next(struct exmap_io *io)
  */
 static inline bool exmap_io_page_ok(const struct exmap_run *run, unsigned int i)
 {
-	return i < run->done >> PAGE_SHIFT && !run->io->pages[run->first + i].err;
+	return i < run->done >> run->shift && !run->io->pages[run->first + i].err;
 }
 
 #endif /* _EXMAP_IO_H */

@@ -51,19 +51,19 @@ static bool exmap_job_is_behind(const struct exmap_job *job,
 
 /* Select the region of a vector */
 static __always_inline int exmap_job_select(const struct exmap_job *job,
-					    struct exmap_cursor *cursor,
+					    struct exmap_place *place,
 					    const struct exmap_vec *vec)
 {
 	struct exmap *exmap;
 
 	if (likely(!job->many))
 		return 0;
-	exmap = exmap_attached(cursor->pool, vec->region);
-	return exmap ? exmap_cursor_select(cursor, exmap) : -ENXIO;
+	exmap = exmap_attached(place->at.pool->group, vec->region);
+	return exmap ? exmap_place_select(place, exmap) : -ENXIO;
 }
 
 /* Check a vector, and select its region */
-static int exmap_job_check(const struct exmap_job *job, struct exmap_cursor *cursor,
+static int exmap_job_check(const struct exmap_job *job, struct exmap_place *place,
 			   const struct exmap_vec *vec)
 {
 	static const u8 flags[] = {
@@ -80,12 +80,12 @@ static int exmap_job_check(const struct exmap_job *job, struct exmap_cursor *cur
 	    (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
 	     vec->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
 		return -EINVAL;
-	err = exmap_job_select(job, cursor, vec);
+	err = exmap_job_select(job, place, vec);
 	if (err || !vec->len)
 		return err;
-	if (!exmap_slots_ok(cursor->exmap, vec->page, vec->len))
+	if (!exmap_slots_ok(place->at.exmap, vec->page, vec->len))
 		return -ERANGE;
-	if (exmap_opcode_is_io(vec->opcode) && !cursor->exmap->backing)
+	if (exmap_opcode_is_io(vec->opcode) && !place->at.exmap->backing)
 		return -ENODEV;
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
@@ -99,6 +99,7 @@ static noinline int exmap_alloc_each(struct exmap_place *place,
 				     unsigned long *fresh, unsigned long *changed)
 {
 	const unsigned long start = exmap_slot_addr(place->at.exmap, vec->page);
+	const unsigned long size = exmap_slot_size(place->at.exmap);
 	struct vma_batch *vb = &place->at.vb;
 	struct page *zeroed = NULL;
 
@@ -108,10 +109,10 @@ static noinline int exmap_alloc_each(struct exmap_place *place,
 
 		/* It stays the next page if the slot turns out to have one */
 		if (vec->flags & EXMAP_VEC_ZERO && next && next != zeroed) {
-			clear_highpage(next);
+			folio_zero_range(page_folio(next), 0, size);
 			zeroed = next;
 		}
-		if (!vma_batch_map(vb, start + i * PAGE_SIZE, 1)) {
+		if (!vma_batch_map(vb, start + i * size, 1)) {
 			int err = exmap_place_resume(place, vec->len - i);
 
 			if (err)
@@ -121,7 +122,7 @@ static noinline int exmap_alloc_each(struct exmap_place *place,
 			continue;
 		}
 		if (vb->nr != before) {
-			trace_exmap_alloc(place->at.pool, start + i * PAGE_SIZE, 1, 1);
+			trace_exmap_alloc(place->at.pool, start + i * size, 1, 1);
 			zeroed = NULL;
 			++*changed;
 			if (fresh)
@@ -190,7 +191,7 @@ static __always_inline int __exmap_job_read_slot(struct exmap_job *job,
 						 struct exmap_place *place,
 						 unsigned int i, unsigned int n)
 {
-	struct exmap_flights *flights = job->exmap->pool->flights;
+	struct exmap_flights *flights = job->exmap->pool->group->flights;
 	const struct exmap_vec *vec = &job->vecs[i];
 	const unsigned long slot = exmap_slot_page(place->at.exmap, vec->page + n);
 	const unsigned long addr = slot << PAGE_SHIFT;
@@ -265,7 +266,7 @@ static bool exmap_job_redo(struct exmap_job *job, struct exmap_place *place)
 		/* The vector was reduced if another part of it has failed */
 		if (!info->redo || n >= job->vecs[i].len)
 			continue;
-		ret = exmap_job_check(job, &place->at, &job->vecs[i]) ?:
+		ret = exmap_job_check(job, place, &job->vecs[i]) ?:
 		      exmap_job_read_slot(job, place, i, n);
 		if (ret == EXMAP_ROUND_ENDS)
 			return false;
@@ -280,7 +281,7 @@ static bool exmap_job_write(struct exmap_job *job, struct exmap_place *place,
 			    const struct exmap_vec *vec)
 {
 	const int flags = job->sync | (vec->flags & EXMAP_VEC_DSYNC ? IOCB_DSYNC : 0);
-	struct exmap_flights *flights = job->exmap->pool->flights;
+	struct exmap_flights *flights = job->exmap->pool->group->flights;
 	const bool dirty = vec->flags & EXMAP_VEC_DIRTY;
 
 	for (; job->next_slot < vec->len; job->next_slot++) {
@@ -332,7 +333,7 @@ static bool exmap_job_vec(struct exmap_job *job, struct exmap_place *place)
 	if (!job->next_slot)
 		job->results[i] = (struct exmap_result) {};
 	/* Since the last round, the number may have been given to another region */
-	err = exmap_job_check(job, &place->at, vec);
+	err = exmap_job_check(job, place, vec);
 	if (err) {
 		exmap_job_fail(job, i, job->next_slot, err);
 		return true;
@@ -371,10 +372,11 @@ static __always_inline struct exmap *exmap_job_other(struct exmap_place *place, 
 						     bool freeing)
 {
 	const struct exmap_pool *pool = place->at.pool;
-	struct exmap *exmap = pool->regions[array_index_nospec(region, pool->nr_regions)];
+	const struct exmap_group *group = pool->group;
+	struct exmap *exmap = group->regions[array_index_nospec(region, group->nr_regions)];
 	struct vm_area_struct *vma = exmap ? exmap_region_vma(exmap) : NULL;
 
-	if (unlikely(!vma))
+	if (unlikely(!vma || exmap->pool != pool))
 		return NULL;
 	if (freeing ? place->at.vb.free_tables :
 		      pgprot_val(vma->vm_page_prot) != pgprot_val(place->at.vma->vm_page_prot))
@@ -396,6 +398,7 @@ static noinline bool exmap_job_singles(struct exmap_job *job, struct exmap_place
 	struct exmap_result *results = job->results + job->next;
 	const struct exmap *exmap = place->at.exmap;
 	unsigned long start = exmap->start, nr_slots = exmap->nr_slots;
+	const unsigned int shift = exmap_slot_shift(exmap);
 	unsigned long addrs[EXMAP_JOB_SINGLES] __uninitialized;
 	unsigned int nr, done, changed;
 
@@ -412,9 +415,10 @@ static noinline bool exmap_job_singles(struct exmap_job *job, struct exmap_place
 		}
 		if (unlikely(slot >= nr_slots ||
 			     !exmap_vec_word_is(exmap_vec_word(&vecs[nr]), exmap, opcode) ||
-			     exmap_flight_may_be_busy(flights, (start >> PAGE_SHIFT) + slot)))
+			     exmap_flight_may_be_busy(flights,
+						      (start + (slot << shift)) >> PAGE_SHIFT)))
 			break;
-		addrs[nr] = start + (slot << PAGE_SHIFT);
+		addrs[nr] = start + (slot << shift);
 	}
 	if (!nr || fatal_signal_pending(current))
 		return false;
@@ -442,7 +446,7 @@ static noinline bool exmap_job_reads(struct exmap_job *job, struct exmap_place *
 	unsigned long nr_slots;
 	u64 like;
 
-	if (vec->len != 1 || exmap_job_check(job, &place->at, vec))
+	if (vec->len != 1 || exmap_job_check(job, place, vec))
 		return false;
 	like = exmap_vec_word(vec);
 	nr_slots = place->at.exmap->nr_slots;
@@ -581,7 +585,7 @@ static unsigned int exmap_job_finish(struct exmap_job *job, unsigned int i, int 
 		*page = NULL;
 	} else if (unlikely(err)) {
 		/* A request that failed may have left anything in the page */
-		clear_highpage(*page);
+		folio_zero_range(page_folio(*page), 0, page_size(*page));
 	}
 	if (unlikely(err == EXMAP_JOB_REDO))
 		info->redo = true;
@@ -639,7 +643,7 @@ static unsigned int exmap_job_map(struct exmap_job *job, struct exmap_arrivals *
 
 	vb->pages = arrivals->pages + EXMAP_JOB_ARRIVALS - nr;
 	while (i < nr) {
-		const u64 generation = READ_ONCE(cursor->pool->generation);
+		const u64 generation = READ_ONCE(cursor->pool->group->generation);
 
 		vb->nr = nr - i;
 		end = i + vma_batch_map_each(vb, arrivals->addrs + i, nr - i);
@@ -650,7 +654,7 @@ static unsigned int exmap_job_map(struct exmap_job *job, struct exmap_arrivals *
 		if (vb->stop == VMA_BATCH_UNFLUSHED) {
 			/* The slot has lost another page a moment ago */
 			vma_batch_end(vb);
-			exmap_region_flush(cursor->pool, generation);
+			exmap_region_flush(cursor->pool->group, generation);
 			continue;
 		}
 		left += exmap_job_finish(job, arrivals->index[i++],
@@ -661,6 +665,22 @@ static unsigned int exmap_job_map(struct exmap_job *job, struct exmap_arrivals *
 	}
 	arrivals->nr = 0;
 	return left;
+}
+
+/* Give the pool of a run the pages back that were read and not mapped */
+static void exmap_job_put_run(struct exmap_job *job, const struct exmap_run *run)
+{
+	struct exmap_pool *pool = run->exmap->pool;
+	const unsigned int n = job->iface - job->exmap->pool->interfaces;
+
+	for (unsigned int i = run->first; i < run->first + run->nr; i++) {
+		struct page **page = &job->io->bvecs[i].bv_page;
+
+		if (!*page || job->io->pages[i].flight.kind != EXMAP_FLIGHT_READ)
+			continue;
+		exmap_pool_put(pool, &pool->interfaces[n], page, 1);
+		*page = NULL;
+	}
 }
 
 /*
@@ -746,14 +766,12 @@ static void exmap_job_place(struct exmap_job *job)
 		exmap_cursor_unlock(&cursor);
 	}
 	/* Without a lock, because a run may have the last reference to an exmap */
-	for (unsigned int i = 0; i < io->nr_runs; i++)
-		if (!(io->notify && io->runs[i].write && io->runs[i].todo))
-			exmap_run_done(&io->runs[i]);
-	for (unsigned int i = 0; left && i < io->nr_pages; i++) {
-		if (!io->bvecs[i].bv_page || io->pages[i].flight.kind != EXMAP_FLIGHT_READ)
+	for (unsigned int i = 0; i < io->nr_runs; i++) {
+		if (io->notify && io->runs[i].write && io->runs[i].todo)
 			continue;
-		exmap_pool_put(exmap->pool, job->iface, &io->bvecs[i].bv_page, 1);
-		io->bvecs[i].bv_page = NULL;
+		if (unlikely(left))
+			exmap_job_put_run(job, &io->runs[i]);
+		exmap_run_done(&io->runs[i]);
 	}
 }
 
@@ -800,8 +818,8 @@ int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 static int exmap_job_wait(const struct exmap_job *job)
 {
 	atomic_t *stall = NULL;
-	int err = exmap_flight_wait(job->exmap->pool->flights, job->wait_slot, job->wait_kind,
-				    &stall);
+	int err = exmap_flight_wait(job->exmap->pool->group->flights, job->wait_slot,
+				    job->wait_kind, &stall);
 
 	if (stall)
 		exmap_io_help(stall);

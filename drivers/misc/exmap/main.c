@@ -38,8 +38,8 @@ static int exmap_ioctl_stats(struct exmap *exmap, struct exmap_ioctl_stats __use
 	struct exmap_ioctl_stats stats;
 
 	memset(&stats, 0, sizeof(stats));
-	stats.buffer_size = READ_ONCE(exmap->pool->limit);
-	stats.alloc_count = atomic_long_read(&exmap->pool->nr_pages);
+	stats.buffer_size = READ_ONCE(exmap->pool->group->limit);
+	stats.alloc_count = atomic_long_read(&exmap->pool->group->nr_pages);
 	stats.max_interfaces = exmap->pool->nr_interfaces;
 	return copy_to_user(arg, &stats, sizeof(stats)) ? -EFAULT : 0;
 }
@@ -117,6 +117,17 @@ static int exmap_mmap_prepare(struct vm_area_desc *desc)
 	return exmap_region_mmap_prepare(exmap, desc);
 }
 
+static unsigned long exmap_get_unmapped_area(struct file *file, unsigned long addr,
+					     unsigned long len, unsigned long pgoff,
+					     unsigned long flags)
+{
+	struct exmap *exmap = exmap_of_ready(file);
+
+	if (IS_ERR(exmap) || pgoff != EXMAP_OFF_EXMAP)
+		return mm_get_unmapped_area(file, addr, len, pgoff, flags);
+	return exmap_region_get_unmapped_area(exmap, file, addr, len, pgoff, flags);
+}
+
 static int exmap_file_open(struct inode *inode, struct file *file)
 {
 	/* The misc device has left its own pointer. An exmap comes with the first use. */
@@ -140,6 +151,7 @@ static const struct file_operations exmap_fops = {
 	.release	= exmap_file_release,
 	.unlocked_ioctl	= exmap_ioctl,
 	.mmap_prepare	= exmap_mmap_prepare,
+	.get_unmapped_area = exmap_get_unmapped_area,
 	.read_iter	= exmap_read_iter,
 	.write_iter	= exmap_write_iter,
 	.uring_cmd	= exmap_uring_cmd,

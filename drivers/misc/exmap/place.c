@@ -71,7 +71,8 @@ static __always_inline void exmap_place_begin_locked(struct exmap_place *place,
 						     struct exmap_interface *iface,
 						     struct vm_area_struct *vma)
 {
-	const bool exceeded = exmap_tables_exceeded(exmap->pool);
+	struct exmap_group *group = exmap->pool->group;
+	const bool exceeded = exmap_tables_exceeded(group);
 
 	place->iface = iface;
 	place->into = NULL;
@@ -79,7 +80,7 @@ static __always_inline void exmap_place_begin_locked(struct exmap_place *place,
 	place->freed = 0;
 	place->freeing = false;
 	/* A table with slots that wait for a flush cannot be freed: flush at once */
-	place->deferred = exmap->pool->deferred && !exceeded;
+	place->deferred = group->deferred && !exceeded;
 	place->nomem = false;
 	mutex_lock(&iface->lock);
 	exmap_cursor_begin(&place->at, exmap, vma);
@@ -114,19 +115,19 @@ int exmap_place_begin(struct exmap_place *place, struct exmap *exmap,
 
 static __always_inline void exmap_place_end_locked(struct exmap_place *place)
 {
-	struct exmap_pool *pool = place->at.pool;
+	struct exmap_group *group = place->at.pool->group;
 	u64 generation = 0;
 
 	exmap_place_settle(place);
 	exmap_cursor_count(&place->at);
 	if (place->deferred && place->freed &&
-	    atomic_long_add_return(place->freed, &pool->unflushed) >=
-	    exmap_quarantine_limit(pool))
-		generation = READ_ONCE(pool->generation);
+	    atomic_long_add_return(place->freed, &group->unflushed) >=
+	    exmap_quarantine_limit(group))
+		generation = READ_ONCE(group->generation);
 	mutex_unlock(&place->iface->lock);
 	/* The thread that frees does the flush, so that one that misses a page need not */
 	if (generation)
-		exmap_region_flush(pool, generation);
+		exmap_region_flush(group, generation);
 }
 
 /**
@@ -144,19 +145,66 @@ void exmap_place_end(struct exmap_place *place)
 }
 
 /**
+ * exmap_place_move() - Select another region.
+ * @place: the call, begun for many
+ * @exmap: the exmap, of the same group
+ *
+ * Where the slots of that region have another size, what was unmapped so far is flushed, and
+ * the call goes on with the interface of the other pool that has the same number.
+ *
+ * Context: As exmap_place_select().
+ * Return: as exmap_place_select().
+ */
+int exmap_place_move(struct exmap_place *place, struct exmap *exmap)
+{
+	struct exmap_pool *pool = place->at.pool;
+	int err;
+
+	if (likely(exmap->pool == pool))
+		return exmap_cursor_move(&place->at, exmap);
+	exmap_place_settle(place);
+	mutex_unlock(&place->iface->lock);
+	err = exmap_cursor_move(&place->at, exmap);
+	place->iface = &place->at.pool->interfaces[place->iface - pool->interfaces];
+	mutex_lock(&place->iface->lock);
+	place->freeing = false;
+	place->nomem = false;
+	exmap_place_load(place);
+	return err;
+}
+
+/*
+ * Tests whether a slot of more than one page has some of them, but not the one that was
+ * touched. ALLOC leaves such a slot alone.
+ */
+static bool exmap_place_has_hole(struct exmap_place *place, unsigned long slot,
+				 unsigned long addr)
+{
+	struct vma_batch *vb = &place->at.vb;
+	u8 whole, page;
+
+	vma_batch_query(vb, exmap_slot_addr(place->at.exmap, slot), 1, &whole, false);
+	vb->order = 0;
+	vma_batch_query(vb, addr & PAGE_MASK, 1, &page, false);
+	vb->order = place->at.exmap->order;
+	return whole && !page;
+}
+
+/**
  * exmap_place_fault() - Map a page in a slot that was touched.
  * @exmap: the exmap, of the current process and set up
  * @vma: the region, locked
- * @slot: the slot
+ * @addr: the address that was touched
  *
  * A touch does not tell the interface, so the number of the CPU selects one.
  *
  * Context: Process context, may sleep. No lock of an interface is held.
- * Return: 0 if the slot has a page, or the error of exmap_place_resume().
+ * Return: 0 if there may be a page now; -EBUSY if one is being read for the slot; -EFAULT if
+ * the slot has lost only a part of its memory; the error of exmap_place_resume().
  */
-int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma,
-		      unsigned long slot)
+int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma, unsigned long addr)
 {
+	const unsigned long slot = (addr - exmap->start) >> exmap_slot_shift(exmap);
 	const unsigned int n = raw_smp_processor_id() % exmap->pool->nr_interfaces;
 	unsigned long done, changed;
 	struct exmap_place place;
@@ -167,6 +215,8 @@ int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma,
 		return -EBUSY;
 	exmap_place_begin_locked(&place, exmap, &exmap->pool->interfaces[n], vma);
 	err = exmap_place_alloc(&place, slot, 1, &done, &changed);
+	if (!err && !changed && exmap->order && exmap_place_has_hole(&place, slot, addr))
+		err = -EFAULT;
 	exmap_place_end_locked(&place);
 	return err;
 }
@@ -210,7 +260,7 @@ static int exmap_place_flush(struct exmap_place *place, u64 generation)
 	if (fatal_signal_pending(current))
 		return -EINTR;
 	mutex_unlock(&place->iface->lock);
-	exmap_region_flush(place->at.pool, generation);
+	exmap_region_flush(place->at.pool->group, generation);
 	mutex_lock(&place->iface->lock);
 	return 0;
 }
@@ -254,7 +304,7 @@ int exmap_place_resume(struct exmap_place *place, unsigned long want)
 	struct exmap_pool *pool = place->at.pool;
 	const bool freed = exmap_bundle_nr(place->into) || place->nr_few;
 	/* Read before looking for pages in quarantine, so that it covers them */
-	const u64 generation = READ_ONCE(pool->generation);
+	const u64 generation = READ_ONCE(pool->group->generation);
 	int err = 0;
 
 	exmap_place_settle(place);
@@ -321,14 +371,15 @@ int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
 			 unsigned long *changed)
 {
 	const unsigned long start = exmap_slot_addr(place->at.exmap, slot);
+	const unsigned int shift = exmap_slot_shift(place->at.exmap);
 
 	do {
 		unsigned long some;
 		unsigned int before;
 		int err;
 
-		if (exmap_place_rescue(place, start + (*done << PAGE_SHIFT))) {
-			trace_exmap_alloc(place->at.pool, start + (*done << PAGE_SHIFT), 1, 1);
+		if (exmap_place_rescue(place, start + (*done << shift))) {
+			trace_exmap_alloc(place->at.pool, start + (*done << shift), 1, 1);
 			++*done;
 			++*changed;
 		} else {
@@ -337,8 +388,8 @@ int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
 				return err;
 		}
 		before = place->at.vb.nr;
-		some = vma_batch_map(&place->at.vb, start + (*done << PAGE_SHIFT), nr - *done);
-		trace_exmap_alloc(place->at.pool, start + (*done << PAGE_SHIFT), some,
+		some = vma_batch_map(&place->at.vb, start + (*done << shift), nr - *done);
+		trace_exmap_alloc(place->at.pool, start + (*done << shift), some,
 				  before - place->at.vb.nr);
 		*done += some;
 		*changed += before - place->at.vb.nr;
@@ -367,7 +418,8 @@ void exmap_place_unmap(struct exmap_place *place, unsigned long slot,
 				 place->at.vb.nr - before);
 		*changed += place->at.vb.nr - before;
 		if (place->at.vb.deferred)
-			place->freed += place->at.vb.nr - before;
+			place->freed += (unsigned long)(place->at.vb.nr - before) <<
+					place->at.vb.order;
 		slot += done;
 		nr -= done;
 		if (likely(!nr))
@@ -394,14 +446,14 @@ int exmap_place_free(struct exmap_place *place, unsigned long slot,
 		     unsigned long nr, unsigned long *changed)
 {
 	struct exmap_flights *flights = place->at.exmap->flights;
-	const unsigned long base = exmap_slot_page(place->at.exmap, 0);
 	const unsigned long end = slot + nr;
 	unsigned long first = slot;
 	int ret = 0;
 
 	*changed = 0;
 	for (; flights && slot != end; slot++) {
-		if (likely(!exmap_flight_is_reading(flights, base + slot)))
+		if (likely(!exmap_flight_is_reading(flights,
+						    exmap_slot_page(place->at.exmap, slot))))
 			continue;
 		exmap_place_unmap(place, first, slot - first, changed);
 		first = slot + 1;
@@ -447,7 +499,7 @@ int exmap_place_page(struct exmap_place *place, struct page **page, unsigned lon
 	struct vma_batch *vb = &place->at.vb;
 	int err;
 
-	while (unlikely(!vb->nr || PageHWPoison(vb->pages[vb->nr - 1]))) {
+	while (unlikely(!vb->nr || exmap_page_is_poisoned(vb->pages[vb->nr - 1]))) {
 		vb->stop = vb->nr ? VMA_BATCH_POISONED : VMA_BATCH_EMPTY;
 		err = exmap_place_resume(place, want);
 		if (err)

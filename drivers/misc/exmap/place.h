@@ -30,7 +30,7 @@
  * @into: the bundle that takes unmapped pages, or NULL
  * @few: takes unmapped pages where there is no memory for a bundle
  * @nr_few: number of pages in @few
- * @freed: number of pages unmapped with deferred flushes
+ * @freed: number of base pages unmapped with deferred flushes
  * @freeing: whether the batch unmaps pages, rather than mapping them
  * @deferred: whether unmapped pages go through quarantine
  * @nomem: the pool had no page, and is not asked again
@@ -50,8 +50,8 @@ struct exmap_place {
 int exmap_place_begin(struct exmap_place *place, struct exmap *exmap,
 		      struct exmap_interface *iface, bool many);
 void exmap_place_end(struct exmap_place *place);
-int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma,
-		      unsigned long slot);
+int exmap_place_move(struct exmap_place *place, struct exmap *exmap);
+int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma, unsigned long addr);
 void exmap_place_set_freeing(struct exmap_place *place, bool freeing);
 int exmap_place_resume(struct exmap_place *place, unsigned long want);
 int exmap_place_map_more(struct exmap_place *place, unsigned long slot,
@@ -120,15 +120,29 @@ static __always_inline unsigned int exmap_place_each(struct exmap_place *place,
 	done = vma_batch_unmap_each(vb, addrs, nr);
 	*changed = vb->nr - before;
 	if (vb->deferred)
-		place->freed += *changed;
+		place->freed += (unsigned long)*changed << vb->order;
 	if (trace_exmap_free_enabled())
 		exmap_place_trace(place, addrs, done);
 	return done;
 }
 
 /**
+ * exmap_place_select() - Select the region that is worked on.
+ * @place: the call
+ * @exmap: the exmap; another one than before only if the call was begun for many
+ *
+ * Context: Process context, may sleep. @exmap stays attached.
+ * Return: 0, or -ENXIO if the region is not mapped; then, the same region as before is
+ * selected.
+ */
+static __always_inline int exmap_place_select(struct exmap_place *place, struct exmap *exmap)
+{
+	return likely(place->at.exmap == exmap) ? 0 : exmap_place_move(place, exmap);
+}
+
+/**
  * exmap_place_alloc_one() - Map a page in one empty slot, in the simplest case.
- * @exmap: the exmap, of the current process and set up
+ * @exmap: the exmap, of the current process and set up, with slots of one page
  * @iface: the interface, whose lock is held
  * @vma: the region, locked
  * @slot: the slot, inside the region
@@ -140,14 +154,14 @@ static inline bool exmap_place_alloc_one(struct exmap *exmap,
 					 struct exmap_interface *iface,
 					 struct vm_area_struct *vma, unsigned long slot)
 {
+	const unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
 	struct exmap_bundle *local = iface->local;
 
 	if (unlikely(!exmap_bundle_nr(local)) ||
-	    unlikely(!vma_batch_map_page(vma, exmap_slot_addr(exmap, slot),
-					 local->pages[local->nr - 1], false)))
+	    unlikely(!vma_batch_map_page(vma, addr, local->pages[local->nr - 1], false)))
 		return false;
 	local->nr--;
-	trace_exmap_alloc(exmap->pool, exmap_slot_addr(exmap, slot), 1, 1);
+	trace_exmap_alloc(exmap->pool, addr, 1, 1);
 	return true;
 }
 
@@ -165,18 +179,19 @@ static inline bool exmap_place_free_one(struct exmap *exmap,
 					struct exmap_interface *iface,
 					struct vm_area_struct *vma, unsigned long slot)
 {
+	const unsigned long addr = exmap->start + (slot << PAGE_SHIFT);
 	struct exmap_bundle *local = iface->local;
 	struct page *page;
 
 	if (unlikely(!local || local->nr == EXMAP_BUNDLE_PAGES ||
-		     exmap_tables_exceeded(exmap->pool) ||
-		     exmap_flight_may_be_busy(exmap->flights, exmap_slot_page(exmap, slot))))
+		     exmap_tables_exceeded(exmap->pool->group) ||
+		     exmap_flight_may_be_busy(exmap->flights, addr >> PAGE_SHIFT)))
 		return false;
-	page = vma_batch_unmap_page(vma, exmap_slot_addr(exmap, slot));
+	page = vma_batch_unmap_page(vma, addr);
 	if (unlikely(!page))
 		return false;
-	trace_exmap_free(exmap->pool, exmap_slot_addr(exmap, slot), 1, 1);
-	if (likely(exmap_page_is_free(page)))
+	trace_exmap_free(exmap->pool, addr, 1, 1);
+	if (likely(exmap_page_is_free(exmap->pool, page)))
 		local->pages[local->nr++] = page;
 	else
 		exmap_pool_reject(exmap->pool, page);

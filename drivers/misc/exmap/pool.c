@@ -11,9 +11,17 @@
 #include <linux/topology.h>
 #include <linux/vma_batch.h>
 
+#include "group.h"
 #include "interface.h"
 #include "pool.h"
 #include "reclaim.h"
+
+/*
+ * Pages that a search looks at to find unseen ones. A full pool is the normal state of a
+ * buffer manager, so the cost of a search that finds nothing must not depend on the number
+ * of pages.
+ */
+#define EXMAP_POOL_SWEEP	64
 
 /* A bundle is a little larger than a page, of which kmalloc() would waste half */
 static struct kmem_cache *exmap_bundle_cache;
@@ -66,29 +74,32 @@ void exmap_bundle_free(struct exmap_bundle *bundle)
 }
 
 /**
- * exmap_pool_init() - Set up an empty pool and its interfaces.
- * @pool: zeroed memory
- * @mm: the address space in which the pages are going to be mapped
- * @limit: number of pages that the pool may own
- * @nr_interfaces: number of interfaces, at least 1
+ * exmap_pool_new() - Make an empty pool and its interfaces.
+ * @group: the group, which has the limit and the number of interfaces
+ * @order: order of the pages
  *
  * Context: Process context, may sleep.
- * Return: 0, or -ENOMEM.
+ * Return: the pool, or NULL without memory.
  */
-int exmap_pool_init(struct exmap_pool *pool, struct mm_struct *mm, unsigned long limit,
-		    unsigned int nr_interfaces)
+struct exmap_pool *exmap_pool_new(struct exmap_group *group, unsigned int order)
 {
-	pool->interfaces = kvcalloc(nr_interfaces, sizeof(*pool->interfaces), EXMAP_GFP);
-	if (!pool->interfaces)
-		return -ENOMEM;
+	const unsigned int nr = group->nr_interfaces;
+	struct exmap_pool *pool = kzalloc_obj(*pool, EXMAP_GFP);
+
+	if (!pool)
+		return NULL;
+	pool->group = group;
+	pool->order = order;
+	pool->refs = 1 + (1 << order);
+	pool->interfaces = kvcalloc(nr, sizeof(*pool->interfaces), EXMAP_GFP);
 	pool->nodes = kcalloc(nr_node_ids, sizeof(*pool->nodes), EXMAP_GFP);
-	pool->stocked = kcalloc(BITS_TO_LONGS(nr_interfaces), sizeof(*pool->stocked),
-				EXMAP_GFP);
-	if (!pool->nodes || !pool->stocked) {
-		exmap_pool_destroy(pool);
-		return -ENOMEM;
+	pool->stocked = kcalloc(BITS_TO_LONGS(nr), sizeof(*pool->stocked), EXMAP_GFP);
+	if (!pool->interfaces || !pool->nodes || !pool->stocked) {
+		exmap_pool_free(pool);
+		return NULL;
 	}
-	for (unsigned int i = 0; i < nr_interfaces; i++) {
+	pool->nr_interfaces = nr;
+	for (unsigned int i = 0; i < nr; i++) {
 		mutex_init(&pool->interfaces[i].lock);
 		INIT_LIST_HEAD(&pool->interfaces[i].quarantine);
 	}
@@ -96,27 +107,19 @@ int exmap_pool_init(struct exmap_pool *pool, struct mm_struct *mm, unsigned long
 		spin_lock_init(&pool->nodes[i].lock);
 		INIT_LIST_HEAD(&pool->nodes[i].full);
 	}
-	kref_init(&pool->ref);
-	mutex_init(&pool->attach_lock);
-	init_rwsem(&pool->regions_lock);
-	pool->mm = mm;
-	pool->nr_interfaces = nr_interfaces;
-	exmap_pool_set_limit(pool, limit);
-	pool->generation = 1;
-	mutex_init(&pool->flush_lock);
 	spin_lock_init(&pool->lock);
 	INIT_LIST_HEAD(&pool->owned);
 	INIT_LIST_HEAD(&pool->parked);
-	return 0;
+	return pool;
 }
 
 /* Drop the mapping references of pages that are not mapped */
 static void exmap_pool_put_mapping(struct exmap_pool *pool, struct page **pages,
 				   unsigned int nr)
 {
-	vma_batch_uncharge(pool->mm, pages, nr);
+	vma_batch_uncharge(pool->group->mm, pages, nr);
 	for (unsigned int i = 0; i < nr; i++)
-		put_page(pages[i]);
+		folio_put_refs(page_folio(pages[i]), 1 << pool->order);
 }
 
 static void exmap_pool_close_bundle(struct exmap_pool *pool, struct exmap_bundle *bundle)
@@ -153,7 +156,7 @@ void exmap_pool_close(struct exmap_pool *pool)
 	list_splice_init(&pool->owned, &pages);
 	list_splice_init(&pool->parked, &pages);
 	pool->nr_parked = 0;
-	atomic_long_set(&pool->nr_pages, 0);
+	exmap_group_unreserve(pool->group, atomic_long_xchg(&pool->nr_pages, 0), pool->order);
 	spin_unlock(&pool->lock);
 
 	for (unsigned int i = 0; i < pool->nr_interfaces; i++) {
@@ -188,19 +191,19 @@ void exmap_pool_close(struct exmap_pool *pool)
 }
 
 /**
- * exmap_pool_destroy() - Free what is left of a closed pool.
- * @pool: the pool, perhaps not set up completely
+ * exmap_pool_free() - Free a pool.
+ * @pool: the pool, closed or never used, perhaps not set up completely
  *
  * Context: Process context. The pool and its interfaces are not used any more.
  */
-void exmap_pool_destroy(struct exmap_pool *pool)
+void exmap_pool_free(struct exmap_pool *pool)
 {
+	for (unsigned int i = 0; i < pool->nr_interfaces; i++)
+		free_page((unsigned long)pool->interfaces[i].vectors);
 	kvfree(pool->interfaces);
-	pool->interfaces = NULL;
 	kfree(pool->nodes);
-	pool->nodes = NULL;
 	kfree(pool->stocked);
-	pool->stocked = NULL;
+	kfree(pool);
 }
 
 /**
@@ -212,7 +215,7 @@ void exmap_pool_destroy(struct exmap_pool *pool)
  */
 void exmap_pool_depart(struct exmap_pool *pool)
 {
-	atomic_inc(&pool->transit);
+	atomic_inc(&pool->group->transit);
 }
 
 /**
@@ -223,7 +226,7 @@ void exmap_pool_arrive(struct exmap_pool *pool)
 {
 	exmap_pool_moved(pool);
 	/* A search that sees no transit sees the move: pairs with exmap_pool_search() */
-	atomic_dec_return_release(&pool->transit);
+	atomic_dec_return_release(&pool->group->transit);
 }
 
 /**
@@ -247,12 +250,11 @@ void exmap_pool_release(struct exmap_pool *pool, struct page **pages, unsigned i
 		atomic_long_sub(nr, &pool->nr_pages);
 	spin_unlock(&pool->lock);
 
-	vma_batch_uncharge(pool->mm, pages, nr);
-	for (unsigned int i = 0; i < nr; i++) {
-		if (ours)
-			put_page(pages[i]);
+	exmap_pool_put_mapping(pool, pages, nr);
+	for (unsigned int i = 0; ours && i < nr; i++)
 		put_page(pages[i]);
-	}
+	if (ours)
+		exmap_group_unreserve(pool->group, nr, pool->order);
 	exmap_pool_moved(pool);
 }
 
@@ -269,7 +271,7 @@ void exmap_pool_release(struct exmap_pool *pool, struct page **pages, unsigned i
  */
 void exmap_pool_reject(struct exmap_pool *pool, struct page *page)
 {
-	if (PageHWPoison(page)) {
+	if (exmap_page_is_poisoned(page)) {
 		exmap_pool_release(pool, &page, 1);
 		return;
 	}
@@ -326,7 +328,7 @@ unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned lon
 				}
 				continue;
 			}
-			page_ref_unfreeze(page, 2);
+			page_ref_unfreeze(page, pool->refs);
 			if (parked) {
 				list_move_tail(&page->lru, &pool->owned);
 				pool->nr_parked--;
@@ -340,7 +342,7 @@ unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned lon
 			list_rotate_to_front(&page->lru, list);
 		/* Before another sweep looks at the same pages */
 		if (nr != charged)
-			vma_batch_charge(pool->mm, pages + charged, nr - charged);
+			vma_batch_charge(pool->group->mm, pages + charged, nr - charged);
 		charged = nr;
 		cond_resched_lock(&pool->lock);
 	}
@@ -349,12 +351,50 @@ unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned lon
 }
 
 /**
+ * exmap_pool_sweep_some() - Find unseen pages, with a bounded effort where possible.
+ * @pool: the pool
+ * @parked: look at the parked pages, instead of the owned ones
+ * @pages: as with exmap_pool_sweep()
+ * @max: as with exmap_pool_sweep()
+ *
+ * The pages of a region that was unmapped since are found wherever they are, once.
+ *
+ * Context: As exmap_pool_sweep().
+ * Return: the number of pages found, as exmap_pool_sweep().
+ */
+unsigned int exmap_pool_sweep_some(struct exmap_pool *pool, bool parked,
+				   struct page **pages, unsigned int max)
+{
+	const unsigned long drops = READ_ONCE(pool->drops);
+	const bool all = !parked && drops != READ_ONCE(pool->swept);
+	unsigned int nr;
+
+	if (parked && !READ_ONCE(pool->nr_parked))
+		return 0;
+	nr = exmap_pool_sweep(pool, parked, all ? ULONG_MAX : EXMAP_POOL_SWEEP, pages, max);
+	if (all && nr < max && !fatal_signal_pending(current))
+		WRITE_ONCE(pool->swept, drops);
+	return nr;
+}
+
+/* Returns a zeroed page with both references, or NULL */
+static struct page *exmap_pool_new_page(const struct exmap_pool *pool)
+{
+	struct folio *folio = folio_alloc(EXMAP_GFP | __GFP_ZERO, pool->order);
+
+	if (!folio)
+		return NULL;
+	folio_ref_add(folio, pool->refs - 1);
+	return folio_page(folio, 0);
+}
+
+/**
  * exmap_pool_grow() - Get pages from the system.
  * @pool: the pool
  * @pages: where the pages go, zeroed and with both references
  * @nr: number of pages wanted
  * @refused: set if the page allocator or the memory cgroup refused, as opposed to
- *	the limit of the pool
+ *	the limit of the group
  *
  * Context: Process context, may sleep.
  * Return: the number of pages.
@@ -362,44 +402,38 @@ unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned lon
 unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages,
 			     unsigned int nr, bool *refused)
 {
-	long owned = atomic_long_read(&pool->nr_pages);
+	struct exmap_group *group = pool->group;
 	unsigned int got = 0;
 	LIST_HEAD(list);
 	bool closed, over;
 
-	if (owned >= READ_ONCE(pool->limit))
+	if (atomic_long_read(&group->nr_pages) >= READ_ONCE(group->limit))
 		return 0;
-	/* Count the pages first, so that the pool is never seen above its limit */
 	exmap_pool_depart(pool);
-	do {
-		const unsigned long limit = READ_ONCE(pool->limit);
-
-		if (owned >= limit)
-			goto out;
-		nr = min_t(unsigned long, nr, limit - owned);
-	} while (!atomic_long_try_cmpxchg(&pool->nr_pages, &owned, owned + nr));
-	/* A resize may have lowered the limit: pairs with exmap_pool_resize() */
-	over = owned + nr > READ_ONCE(pool->limit);
+	/* Count the pages first, so that the group is never seen above its limit */
+	nr = exmap_group_reserve(group, nr, pool->order, &over);
+	if (!nr)
+		goto out;
 
 	while (got < nr && !over && !fatal_signal_pending(current)) {
-		struct page *page = alloc_page(EXMAP_GFP | __GFP_ZERO);
+		struct page *page = exmap_pool_new_page(pool);
 
 		if (!page)
 			break;
-		get_page(page);
 		list_add(&page->lru, &list);
 		pages[got++] = page;
 	}
-	vma_batch_charge(pool->mm, pages, got);
+	vma_batch_charge(group->mm, pages, got);
 
 	spin_lock(&pool->lock);
 	closed = pool->closed;
 	if (!closed) {
 		list_splice_tail(&list, &pool->owned);
-		atomic_long_sub(nr - got, &pool->nr_pages);
+		atomic_long_add(got, &pool->nr_pages);
 	}
 	spin_unlock(&pool->lock);
 
+	exmap_group_unreserve(group, closed ? nr : nr - got, pool->order);
 	if (closed) {
 		exmap_pool_put_mapping(pool, pages, got);
 		while (got)
@@ -568,7 +602,7 @@ void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
 	while (nr) {
 		struct page *page = pages[--nr];
 
-		if (unlikely(!exmap_page_is_free(page))) {
+		if (unlikely(!exmap_page_is_free(pool, page))) {
 			exmap_pool_reject(pool, page);
 			continue;
 		}
@@ -620,7 +654,7 @@ struct exmap_bundle *exmap_pool_sort(struct exmap_pool *pool,
 	for (p = bundle->pages; p != end; p++) {
 		struct page *page = *p;
 
-		if (likely(exmap_page_is_free(page)))
+		if (likely(exmap_page_is_free(pool, page)))
 			to->pages[nr++] = page;
 		else
 			exmap_pool_reject(pool, page);
@@ -661,7 +695,7 @@ bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *i
 {
 	struct exmap_bundle *local = iface->local;
 
-	if (!local || !local->nr || !PageHWPoison(local->pages[local->nr - 1]))
+	if (!local || !local->nr || !exmap_page_is_poisoned(local->pages[local->nr - 1]))
 		return false;
 	exmap_pool_release(pool, &local->pages[--local->nr], 1);
 	return true;

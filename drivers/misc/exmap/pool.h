@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The pool: the pages of an exmap, or of several that share them
+ * The pool: pages of one size, which are those of the slots of one region or of many
  *
- * The *pool* owns up to exmap_pool::limit pages. A page of the pool is in one of
- * these states:
+ * A page here is what a slot holds: a base page, or a folio of 2^n base pages, which is
+ * known by its first page. A page of the pool is in one of these states:
  *
  * - *mapped* in a slot of a region;
  * - *free*, in a bundle of an interface or in a full bundle that belongs to none;
@@ -14,11 +14,11 @@
  *
  * References: the pool holds one page reference on every page that it owns. A
  * mapped or free page, and one in quarantine or in the hands of a call, has a
- * second reference, the mapping reference (see struct vma_batch), which passes
- * from the bundle to the PTE and back. So a page whose reference count is 2 after
- * it was unmapped and flushed is not held elsewhere. A parked page has no mapping
- * reference, and neither has a page that MADV_DONTNEED has dropped. Such a page is
- * *unseen* until exmap_pool_sweep() finds that its reference count is 1.
+ * mapping reference as well (see struct vma_batch), which passes from the bundle to the
+ * PTEs and back, and which counts once for each base page. So a page whose reference count
+ * is exmap_pool::refs after it was unmapped and flushed is not held elsewhere. A parked
+ * page has no mapping reference, and neither has a page that MADV_DONTNEED has dropped.
+ * Such a page is *unseen* until exmap_pool_sweep() finds that its reference count is 1.
  */
 #ifndef _EXMAP_POOL_H
 #define _EXMAP_POOL_H
@@ -26,22 +26,18 @@
 #include <linux/atomic.h>
 #include <linux/cache.h>
 #include <linux/gfp.h>
-#include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mm_types.h>
-#include <linux/mutex.h>
 #include <linux/page_ref.h>
 #include <linux/page-flags.h>
-#include <linux/rwsem.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 
-struct exmap;
-struct exmap_flights;
+#include "group.h"
+
 struct exmap_interface;
 struct exmap_reclaim;
 struct mem_cgroup;
-struct user_struct;
 
 /*
  * All memory of an exmap is charged to the memory cgroup of the program, whose limit must
@@ -83,23 +79,14 @@ struct exmap_node {
 } ____cacheline_aligned_in_smp;
 
 /**
- * struct exmap_pool - the pages of an exmap, or of several
- * @ref: One reference for each exmap.
- * @id: Identifies the pool for people who look at tracepoints and /proc/PID/fdinfo.
- * @mm: The address space in which the pages are mapped, and in whose RSS they count.
- * @limit: Number of pages that the pool may own. Changed by exmap_pool_resize() only.
- * @max_tables: Number of PTE tables that the regions may have if some are empty.
+ * struct exmap_pool - pages of one size
+ * @group: What the pool shares with pools of other sizes. Set once.
+ * @order: Order of the pages. Set once.
+ * @refs: Reference count of a page with a mapping reference that nobody else holds. Set
+ *	once.
  * @interfaces: Array of the interfaces. Set once.
  * @nodes: Array of full bundles, by NUMA node. Set once.
  * @nr_interfaces: Length of @interfaces. Set once.
- * @deferred: Freed pages go through quarantine. Set once.
- * @quarantine: Number of pages in quarantine at which a FREE flushes, or 0 for a
- *	fraction of @limit. Set once.
- * @generation: Number that frees are marked with if @deferred. Written by flushes.
- * @flushed: All frees up to this generation are flushed. It is @generation - 1, or
- *	@generation - 2 during a flush.
- * @flush_lock: Held during a flush. Protects changes of @generation and @flushed.
- * @unflushed: Number of pages freed since the last flush began.
  * @nr_pages: Number of pages that the pool owns.
  * @lock: Protects @owned, @parked, @nr_parked and @closed.
  * @owned: All pages of the pool except the parked ones, through page->lru.
@@ -111,44 +98,18 @@ struct exmap_node {
  *	(refill.c) clears it, when it finds none.
  * @nr_stocked: Number of bits set in @stocked.
  * @shrink_next: Number of the interface where the shrinker goes on. A hint.
- * @searching: Number of searches through all interfaces that are in progress.
  * @drops: Counts the regions that were unmapped, whose pages a sweep has to find.
  * @swept: @drops before the last sweep that left none of them.
- * @moves: Counts, while there are any, how often free pages appeared or changed
- *	their place, so that a search can tell that it may have missed some.
- * @transit: Number of calls that carry free pages from one place to another.
- * @attach_lock: Protects @nr_live, @user, @locked, and changes of @limit.
- * @nr_live: Number of regions that are or may still be mapped.
- * @user: Whose RLIMIT_MEMLOCK the pool is charged to, or NULL.
- * @locked: Number of pages charged.
- * @regions_lock: Protects @regions, @nr_regions and @first_free. Held for reading by
- *	calls that work on several regions.
- * @regions: Array of the exmaps that use the pool, by number; NULL where there is none.
- * @nr_regions: Length of @regions.
- * @first_free: No number below it is free.
- * @nr_tables: Sum of exmap::nr_tables of all regions.
- * @flights: Slots of all regions that take part in a transfer.
  * @reclaim: Entry in the list that reclaim goes through (reclaim.c), or NULL.
  * @memcg: The memory cgroup of that entry. Compared, never dereferenced.
  */
 struct exmap_pool {
-	struct kref ref;
-	unsigned int id;
-	struct mm_struct *mm;
-	unsigned long limit;
-	long max_tables;
+	struct exmap_group *group;
+	unsigned int order;
+	int refs;
 	struct exmap_interface *interfaces;
 	struct exmap_node *nodes;
 	unsigned int nr_interfaces;
-	bool deferred;
-	unsigned long quarantine;
-
-	/* Read by every call, written by flushes */
-	u64 generation ____cacheline_aligned_in_smp;
-	u64 flushed;
-	struct mutex flush_lock;	/* generation, flushed */
-
-	atomic_long_t unflushed ____cacheline_aligned_in_smp;
 
 	atomic_long_t nr_pages ____cacheline_aligned_in_smp;
 	spinlock_t lock;	/* the four fields that follow */
@@ -163,22 +124,6 @@ struct exmap_pool {
 	unsigned long drops;
 	unsigned long swept;
 
-	atomic_t searching ____cacheline_aligned_in_smp;
-	atomic_long_t moves;
-	atomic_t transit;
-
-	struct mutex attach_lock;	/* the three fields that follow */
-	unsigned int nr_live;
-	struct user_struct *user;
-	unsigned long locked;
-
-	struct rw_semaphore regions_lock ____cacheline_aligned_in_smp;
-	struct exmap **regions;
-	unsigned int nr_regions;
-	unsigned int first_free;
-	atomic_long_t nr_tables;
-	struct exmap_flights *flights;
-
 	struct exmap_reclaim *reclaim;
 	struct mem_cgroup *memcg;
 };
@@ -188,16 +133,17 @@ void exmap_bundles_exit(void);
 struct exmap_bundle *exmap_bundle_alloc(gfp_t gfp);
 void exmap_bundle_free(struct exmap_bundle *bundle);
 
-int exmap_pool_init(struct exmap_pool *pool, struct mm_struct *mm, unsigned long limit,
-		    unsigned int nr_interfaces);
+struct exmap_pool *exmap_pool_new(struct exmap_group *group, unsigned int order);
 void exmap_pool_close(struct exmap_pool *pool);
-void exmap_pool_destroy(struct exmap_pool *pool);
+void exmap_pool_free(struct exmap_pool *pool);
 void exmap_pool_depart(struct exmap_pool *pool);
 void exmap_pool_arrive(struct exmap_pool *pool);
 void exmap_pool_release(struct exmap_pool *pool, struct page **pages, unsigned int nr);
 void exmap_pool_reject(struct exmap_pool *pool, struct page *page);
 unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned long budget,
 			      struct page **pages, unsigned int max);
+unsigned int exmap_pool_sweep_some(struct exmap_pool *pool, bool parked,
+				   struct page **pages, unsigned int max);
 unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages,
 			     unsigned int nr, bool *refused);
 struct exmap_bundle *exmap_pool_pop_full(struct exmap_pool *pool,
@@ -217,18 +163,6 @@ void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
 bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *iface);
 
 /**
- * exmap_pool_set_limit() - Set how many pages the pool may own.
- * @pool: the pool
- * @limit: the number
- */
-static inline void exmap_pool_set_limit(struct exmap_pool *pool, unsigned long limit)
-{
-	WRITE_ONCE(pool->limit, limit);
-	/* An eighth of the memory of the pool, and 4 MiB */
-	WRITE_ONCE(pool->max_tables, limit / 8 + (4 << 20) / PAGE_SIZE);
-}
-
-/**
  * exmap_pool_moved() - Tell searches that free pages have appeared or moved.
  * @pool: the pool
  *
@@ -240,23 +174,36 @@ static inline void exmap_pool_moved(struct exmap_pool *pool)
 {
 	/*
 	 * Either this CPU sees the search, or the search sees the pages. Pairs with
-	 * the barrier in exmap_refill_search().
+	 * the barriers in exmap_refill_search() and exmap_trim_group().
 	 */
 	smp_mb();
-	if (atomic_read(&pool->searching))
-		atomic_long_inc(&pool->moves);
+	if (atomic_read(&pool->group->searching))
+		atomic_long_inc(&pool->group->moves);
 }
 
 /**
  * exmap_page_is_free() - Test whether an unmapped page may be reused.
+ * @pool: its pool
  * @page: a page that was unmapped, and that no CPU can reach any more, with its
  *	mapping reference
  *
- * Return: true if it is not held elsewhere and is not poisoned.
+ * Return: true if it is not held elsewhere and is not poisoned. If a part of a folio is
+ * poisoned that is not its first page, it is noticed when the folio is to be used again.
  */
-static inline bool exmap_page_is_free(struct page *page)
+static inline bool exmap_page_is_free(const struct exmap_pool *pool, struct page *page)
 {
-	return page_ref_count(page) == 2 && !PageHWPoison(page);
+	return page_ref_count(page) == pool->refs && !PageHWPoison(page);
+}
+
+/**
+ * exmap_page_is_poisoned() - Test whether any part of a page is poisoned.
+ * @page: the page
+ *
+ * Return: true if it is.
+ */
+static inline bool exmap_page_is_poisoned(struct page *page)
+{
+	return folio_contain_hwpoisoned_page(page_folio(page));
 }
 
 /**

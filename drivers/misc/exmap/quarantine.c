@@ -14,20 +14,20 @@
 
 /**
  * exmap_quarantine_init() - Let freed pages go through quarantine.
- * @pool: the pool, which is not in use yet
- * @pages: number of pages in quarantine at which a FREE flushes, or 0 for a
- *	sixteenth of the limit of the pool
+ * @group: the group, which is not in use yet
+ * @pages: number of base pages in quarantine at which a FREE flushes, or 0 for a
+ *	sixteenth of the limit of the group
  */
-void exmap_quarantine_init(struct exmap_pool *pool, unsigned long pages)
+void exmap_quarantine_init(struct exmap_group *group, unsigned long pages)
 {
-	pool->deferred = true;
-	pool->quarantine = pages;
+	group->deferred = true;
+	group->quarantine = pages;
 }
 
-static bool exmap_quarantine_is_flushed(const struct exmap_pool *pool, u64 generation)
+static bool exmap_quarantine_is_flushed(const struct exmap_group *group, u64 generation)
 {
 	/* Pairs with exmap_quarantine_flush_end() */
-	return generation <= smp_load_acquire(&pool->flushed);
+	return generation <= smp_load_acquire(&group->flushed);
 }
 
 /**
@@ -45,7 +45,7 @@ bool exmap_quarantine_reap(struct exmap_pool *pool, struct exmap_interface *ifac
 			   bool all)
 {
 	/* Pairs with exmap_quarantine_flush_end() */
-	const u64 flushed = smp_load_acquire(&pool->flushed);
+	const u64 flushed = smp_load_acquire(&pool->group->flushed);
 	struct exmap_bundle *bundle, *next;
 	bool reaped = false;
 
@@ -82,7 +82,7 @@ struct exmap_bundle *exmap_quarantine_collect(struct exmap_pool *pool,
 	if (!list_empty(&iface->quarantine))
 		bundle = list_last_entry(&iface->quarantine, struct exmap_bundle, list);
 	if (!bundle || bundle->nr == EXMAP_BUNDLE_PAGES ||
-	    exmap_quarantine_is_flushed(pool, bundle->generation)) {
+	    exmap_quarantine_is_flushed(pool->group, bundle->generation)) {
 		bundle = iface->spare ?: exmap_bundle_alloc(GFP_NOWAIT);
 		if (!bundle)
 			return NULL;
@@ -95,7 +95,7 @@ struct exmap_bundle *exmap_quarantine_collect(struct exmap_pool *pool,
 	 * exmap_quarantine_flush_begin().
 	 */
 	smp_mb();
-	bundle->generation = READ_ONCE(pool->generation);
+	bundle->generation = READ_ONCE(pool->group->generation);
 	return bundle;
 }
 
@@ -120,7 +120,7 @@ struct page **exmap_quarantine_find(struct exmap_pool *pool,
 
 	list_for_each_entry_reverse(b, &iface->quarantine, list) {
 		/* Older pages may be from an earlier use of the slot */
-		if (exmap_quarantine_is_flushed(pool, b->generation))
+		if (exmap_quarantine_is_flushed(pool->group, b->generation))
 			break;
 		for (unsigned int i = b->nr; i--; ) {
 			if (page_folio(b->pages[i])->index == index) {
@@ -134,34 +134,9 @@ struct page **exmap_quarantine_find(struct exmap_pool *pool,
 	return NULL;
 }
 
-/**
- * exmap_quarantine_flush_begin() - Begin a flush that ends the quarantine.
- * @pool: a pool with deferred flushes
- * @generation: the generation that the caller needs to be flushed
- *
- * The caller flushes the TLB between this and exmap_quarantine_flush_end().
- *
- * Context: Process context, may sleep. No lock of an interface is held.
- * Return: false if @generation has been flushed meanwhile. Then,
- * exmap_quarantine_flush_end() must not be called.
- */
-bool exmap_quarantine_flush_begin(struct exmap_pool *pool, u64 generation)
+/* Wait for the calls that may be writing an old generation to page tables */
+static void exmap_quarantine_wait(struct exmap_pool *pool)
 {
-	mutex_lock(&pool->flush_lock);
-	if (exmap_quarantine_is_flushed(pool, generation)) {
-		mutex_unlock(&pool->flush_lock);
-		return false;
-	}
-	trace_exmap_flush(pool, pool->generation, atomic_long_read(&pool->unflushed));
-	WRITE_ONCE(pool->generation, pool->generation + 1);
-	atomic_long_set(&pool->unflushed, 0);
-	/*
-	 * A call that holds the lock of an interface may be writing the old number
-	 * to page tables. Calls that take the lock later see the new one, and so
-	 * does a call that begins to fill a quarantine that looks empty here: pairs
-	 * with exmap_quarantine_collect().
-	 */
-	smp_mb();
 	for (unsigned int i = 0; i < pool->nr_interfaces; i++) {
 		struct exmap_interface *iface = &pool->interfaces[i];
 
@@ -170,21 +145,58 @@ bool exmap_quarantine_flush_begin(struct exmap_pool *pool, u64 generation)
 		mutex_lock(&iface->lock);
 		mutex_unlock(&iface->lock);
 	}
+}
+
+/**
+ * exmap_quarantine_flush_begin() - Begin a flush that ends the quarantine.
+ * @group: a group with deferred flushes
+ * @generation: the generation that the caller needs to be flushed
+ *
+ * The caller flushes the TLB between this and exmap_quarantine_flush_end().
+ *
+ * Context: Process context, may sleep. No lock of an interface is held.
+ * Return: false if @generation has been flushed meanwhile. Then,
+ * exmap_quarantine_flush_end() must not be called.
+ */
+bool exmap_quarantine_flush_begin(struct exmap_group *group, u64 generation)
+{
+	struct exmap_pool *pool;
+
+	mutex_lock(&group->flush_lock);
+	if (exmap_quarantine_is_flushed(group, generation)) {
+		mutex_unlock(&group->flush_lock);
+		return false;
+	}
+	trace_exmap_flush(group, group->generation, atomic_long_read(&group->unflushed));
+	WRITE_ONCE(group->generation, group->generation + 1);
+	atomic_long_set(&group->unflushed, 0);
+	/*
+	 * A call that holds the lock of an interface may be writing the old number
+	 * to page tables. Calls that take the lock later see the new one, and so
+	 * does a call that begins to fill a quarantine that looks empty here: pairs
+	 * with exmap_quarantine_collect().
+	 */
+	smp_mb();
+	for_each_exmap_pool(pool, group)
+		exmap_quarantine_wait(pool);
 	return true;
 }
 
 /**
  * exmap_quarantine_flush_end() - End the quarantine of what was freed before.
- * @pool: the pool
+ * @group: the group
  *
  * Interfaces notice it when they need pages.
  *
  * Context: After exmap_quarantine_flush_begin().
  */
-void exmap_quarantine_flush_end(struct exmap_pool *pool)
+void exmap_quarantine_flush_end(struct exmap_group *group)
 {
+	struct exmap_pool *pool;
+
 	/* Pairs with exmap_quarantine_is_flushed() */
-	smp_store_release(&pool->flushed, pool->generation - 1);
-	mutex_unlock(&pool->flush_lock);
-	exmap_pool_moved(pool);
+	smp_store_release(&group->flushed, group->generation - 1);
+	mutex_unlock(&group->flush_lock);
+	for_each_exmap_pool(pool, group)
+		exmap_pool_moved(pool);
 }

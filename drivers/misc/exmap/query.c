@@ -30,7 +30,7 @@ static int exmap_query_select(struct exmap_cursor *cursor, const struct exmap_ve
 	int err;
 
 	if (cursor->many)
-		exmap = exmap_attached(cursor->pool, vec->region);
+		exmap = exmap_attached(cursor->pool->group, vec->region);
 	if (!exmap)
 		return -ENXIO;
 	err = exmap_cursor_select(cursor, exmap);
@@ -60,15 +60,15 @@ static int exmap_query_some(struct exmap *exmap, bool many, struct exmap_vec *ve
 	while (slots && *next < nr && filled < EXMAP_QUERY_CHUNK) {
 		struct exmap_vec *vec = &vecs[*next];
 		const unsigned int some = min(vec->len, EXMAP_QUERY_CHUNK - filled);
-		unsigned long first;
 
 		err = exmap_query_select(&cursor, vec);
 		if (err)
 			break;
-		first = exmap_slot_page(cursor.exmap, vec->page);
-		vma_batch_query(&cursor.vb, first << PAGE_SHIFT, some, slots + filled, age);
+		vma_batch_query(&cursor.vb, exmap_slot_addr(cursor.exmap, vec->page), some,
+				slots + filled, age);
 		for (unsigned int i = 0; cursor.exmap->flights && i < some; i++)
-			if (exmap_flight_is_busy(cursor.exmap->flights, first + i))
+			if (exmap_flight_is_busy(cursor.exmap->flights,
+						 exmap_slot_page(cursor.exmap, vec->page + i)))
 				slots[filled + i] |= EXMAP_SLOT_BUSY;
 		filled += some;
 		vec->page += some;

@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 #include <linux/swap.h>
 
+#include "group.h"
 #include "interface.h"
 #include "pool.h"
 #include "quarantine.h"
@@ -21,8 +22,8 @@
 /* Interfaces of a pool that the shrinker looks at in one go */
 #define EXMAP_SHRINK_LOOK	256
 
-/* Rounds in which a resize sees pages move, but finds none to give back */
-#define EXMAP_RESIZE_ROUNDS	8
+/* Rounds in which pages are seen to move, but none is found to give back */
+#define EXMAP_TRIM_ROUNDS	8
 
 /**
  * struct exmap_reclaim - a pool in the list that the shrinker goes through
@@ -93,8 +94,8 @@ static unsigned long exmap_trim_interface(struct exmap_pool *pool,
 	return freed;
 }
 
-/* Give back up to @max unseen pages */
-static unsigned long exmap_trim_unseen(struct exmap_pool *pool, bool parked,
+/* Give back up to @max unseen pages, with a bounded effort or not */
+static unsigned long exmap_trim_unseen(struct exmap_pool *pool, bool parked, bool bounded,
 				       unsigned long max)
 {
 	struct page *pages[EXMAP_STEAL_PAGES];
@@ -102,8 +103,10 @@ static unsigned long exmap_trim_unseen(struct exmap_pool *pool, bool parked,
 	unsigned int nr;
 
 	do {
-		nr = exmap_pool_sweep(pool, parked, ULONG_MAX, pages,
-				      min(max - freed, ARRAY_SIZE(pages)));
+		const unsigned int some = min(max - freed, ARRAY_SIZE(pages));
+
+		nr = bounded ? exmap_pool_sweep_some(pool, parked, pages, some) :
+			       exmap_pool_sweep(pool, parked, ULONG_MAX, pages, some);
 		if (!nr)
 			break;
 		exmap_pool_release(pool, pages, nr);
@@ -113,8 +116,9 @@ static unsigned long exmap_trim_unseen(struct exmap_pool *pool, bool parked,
 	return freed;
 }
 
-/* Give back up to @max pages from all places */
-static unsigned long exmap_trim_all(struct exmap_pool *pool, unsigned long max)
+/* Give back up to @max pages from all places. Sets *waiting if some wait for a flush. */
+static unsigned long exmap_trim_all(struct exmap_pool *pool, unsigned long max, bool bounded,
+				    bool *waiting)
 {
 	unsigned long freed = exmap_trim_full(pool, max);
 	struct exmap_interface *iface;
@@ -124,47 +128,43 @@ static unsigned long exmap_trim_all(struct exmap_pool *pool, unsigned long max)
 	       (iface = exmap_pool_next_stocked(pool, &pos, pool->nr_interfaces))) {
 		mutex_lock(&iface->lock);
 		freed += exmap_trim_interface(pool, iface, max - freed);
+		*waiting |= !list_empty(&iface->quarantine);
 		mutex_unlock(&iface->lock);
 		cond_resched();
 	}
 	if (freed < max)
-		freed += exmap_trim_unseen(pool, true, max - freed);
+		freed += exmap_trim_unseen(pool, true, bounded, max - freed);
 	if (freed < max)
-		freed += exmap_trim_unseen(pool, false, max - freed);
+		freed += exmap_trim_unseen(pool, false, bounded, max - freed);
 	return freed;
 }
 
-/**
- * exmap_pool_resize() - Change the number of pages that the pool may own.
- * @pool: the pool
- * @limit: the new number, at least 1
- *
- * Free pages above the limit go back to the system. Pages that wait for a flush do
- * not.
- *
- * Context: Process context, may sleep. No other lock of the pool or of an interface
- * is held. The caller prevents a concurrent resize and a concurrent
- * exmap_pool_close().
- *
- * Return: 0; -EBUSY if too many pages are mapped, parked, in quarantine or in the
- * hands of calls, or if other threads kept moving the free ones; -EINTR if a fatal
- * signal is pending. On failure, the limit is as before.
- */
-int exmap_pool_resize(struct exmap_pool *pool, unsigned long limit)
+/* Returns how many pages of a pool are at least so many base pages */
+static unsigned long exmap_trim_pages(const struct exmap_pool *pool, unsigned long base_pages)
 {
-	const unsigned long before = pool->limit;
+	return DIV_ROUND_UP(base_pages, 1UL << pool->order);
+}
+
+/*
+ * Give free pages back until the group has no more than @target base pages. Those of @keep
+ * are left alone, unless that is NULL; if it is not, the effort is bounded. Returns 0,
+ * -EBUSY or -EINTR. With -EBUSY, *waiting says whether there are pages that wait for a
+ * flush.
+ */
+static int exmap_trim_group(struct exmap_group *group, const struct exmap_pool *keep,
+			    long target, bool *waiting)
+{
 	unsigned int rounds = 0;
 	int err = 0;
 
-	exmap_pool_set_limit(pool, limit);
-	/* Either exmap_pool_grow() sees the new limit, or its pages are seen here */
-	smp_mb();
-	atomic_inc(&pool->searching);
+	atomic_inc(&group->searching);
 	/* Pairs with exmap_pool_moved() */
 	smp_mb__after_atomic();
 	for (;;) {
-		const long moves = atomic_long_read_acquire(&pool->moves);
-		const long excess = atomic_long_read(&pool->nr_pages) - limit;
+		const long moves = atomic_long_read_acquire(&group->moves);
+		const long excess = atomic_long_read(&group->nr_pages) - target;
+		struct exmap_pool *pool;
+		long freed = 0;
 
 		if (excess <= 0)
 			break;
@@ -172,24 +172,80 @@ int exmap_pool_resize(struct exmap_pool *pool, unsigned long limit)
 			err = -EINTR;
 			break;
 		}
-		if (exmap_trim_all(pool, excess))
+		*waiting = false;
+		for_each_exmap_pool(pool, group)
+			if (pool != keep && freed < excess)
+				freed += exmap_trim_all(pool,
+							exmap_trim_pages(pool, excess - freed),
+							keep, waiting) << pool->order;
+		if (freed)
 			continue;
-		if (atomic_read_acquire(&pool->transit)) {
+		if (atomic_read_acquire(&group->transit) &&
+		    (!keep || ++rounds < EXMAP_TRIM_ROUNDS)) {
 			cond_resched();
 			continue;
 		}
 		/* Pages that moved meanwhile may have been missed */
-		if (atomic_long_read(&pool->moves) == moves ||
-		    ++rounds == EXMAP_RESIZE_ROUNDS) {
+		if (atomic_long_read(&group->moves) == moves || ++rounds >= EXMAP_TRIM_ROUNDS) {
 			err = -EBUSY;
 			break;
 		}
 	}
-	atomic_dec(&pool->searching);
-	if (err) {
-		exmap_pool_set_limit(pool, before);
+	atomic_dec(&group->searching);
+	return err;
+}
+
+/**
+ * exmap_reclaim_others() - Make room for pages of one size where those of others are free.
+ * @pool: the pool that is short of pages, because the limit of its group is reached
+ * @want: number of its pages for which to make room
+ * @waiting: set if other pools have pages that wait for a flush
+ *
+ * Free pages of the other pools go back to the system.
+ *
+ * Context: Process context, may sleep. No lock of a pool or of an interface is held.
+ */
+void exmap_reclaim_others(struct exmap_pool *pool, unsigned int want, bool *waiting)
+{
+	struct exmap_group *group = pool->group;
+	const unsigned long limit = READ_ONCE(group->limit);
+	const unsigned long room = (unsigned long)want << pool->order;
+
+	if (limit >> pool->order)
+		exmap_trim_group(group, pool, limit - min(room, limit), waiting);
+}
+
+/**
+ * exmap_group_resize() - Change the number of pages that the pools may own.
+ * @group: the group
+ * @limit: the new number of base pages, at least 1
+ *
+ * Free pages above the limit go back to the system. Pages that wait for a flush do
+ * not.
+ *
+ * Context: Process context, may sleep. @group->attach_lock is held, and no other lock of
+ * the group.
+ *
+ * Return: 0; -EBUSY if too many pages are mapped, parked, in quarantine or in the
+ * hands of calls, or if other threads kept moving the free ones; -EINTR if a fatal
+ * signal is pending. On failure, the limit is as before.
+ */
+int exmap_group_resize(struct exmap_group *group, unsigned long limit)
+{
+	const unsigned long before = group->limit;
+	struct exmap_pool *pool;
+	bool waiting;
+	int err;
+
+	exmap_group_set_limit(group, limit);
+	/* Either exmap_group_reserve() sees the new limit, or its pages are seen here */
+	smp_mb();
+	err = exmap_trim_group(group, NULL, limit, &waiting);
+	if (!err)
+		return 0;
+	exmap_group_set_limit(group, before);
+	for_each_exmap_pool(pool, group)
 		exmap_pool_moved(pool);
-	}
 	return err;
 }
 
@@ -288,12 +344,13 @@ static enum lru_status exmap_shrink_count_pool(struct list_head *item,
 					       struct list_lru_one *list, void *arg)
 {
 	struct exmap_pool *pool = container_of(item, struct exmap_reclaim, lru)->pool;
-	unsigned long *nr = arg;
+	unsigned long *sum = arg, nr;
 
 	/* First the interfaces, since this moves pages to the full bundles */
-	*nr += exmap_shrink_interfaces(pool, 0);
+	nr = exmap_shrink_interfaces(pool, 0);
 	for (unsigned int i = 0; i < nr_node_ids; i++)
-		*nr += READ_ONCE(pool->nodes[i].nr_full) * EXMAP_BUNDLE_PAGES;
+		nr += READ_ONCE(pool->nodes[i].nr_full) * EXMAP_BUNDLE_PAGES;
+	*sum += nr << pool->order;
 	return LRU_SKIP;
 }
 
@@ -307,6 +364,7 @@ static unsigned long exmap_shrink_count(struct shrinker *shrinker,
 	return nr;
 }
 
+/* In base pages */
 struct exmap_shrink_scan {
 	unsigned long wanted;
 	unsigned long freed;
@@ -317,17 +375,19 @@ static enum lru_status exmap_shrink_scan_pool(struct list_head *item,
 {
 	struct exmap_pool *pool = container_of(item, struct exmap_reclaim, lru)->pool;
 	struct exmap_shrink_scan *scan = arg;
-	const unsigned long before = scan->freed;
+	unsigned long wanted, freed;
 
 	if (scan->freed >= scan->wanted)
 		return LRU_SKIP;
-	scan->freed += exmap_trim_full(pool, scan->wanted - scan->freed);
-	if (scan->freed < scan->wanted)
-		scan->freed += exmap_shrink_interfaces(pool, scan->wanted - scan->freed);
+	wanted = exmap_trim_pages(pool, scan->wanted - scan->freed);
+	freed = exmap_trim_full(pool, wanted);
+	if (freed < wanted)
+		freed += exmap_shrink_interfaces(pool, wanted - freed);
 	/* What has left quarantine may have filled some */
-	if (scan->freed < scan->wanted)
-		scan->freed += exmap_trim_full(pool, scan->wanted - scan->freed);
-	trace_exmap_shrink(pool, scan->wanted - before, scan->freed - before);
+	if (freed < wanted)
+		freed += exmap_trim_full(pool, wanted - freed);
+	scan->freed += freed << pool->order;
+	trace_exmap_shrink(pool, wanted, freed);
 	/* The next scan begins with another pool */
 	return LRU_ROTATE;
 }

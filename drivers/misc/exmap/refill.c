@@ -11,15 +11,9 @@
 #include "interface.h"
 #include "pool.h"
 #include "quarantine.h"
+#include "reclaim.h"
 #include "refill.h"
 #include "trace.h"
-
-/*
- * Pages that one refill looks at to find unseen ones. A full pool is the normal
- * state of a buffer manager, so the cost of a refill that finds nothing must not
- * depend on the number of pages.
- */
-#define EXMAP_REFILL_SWEEP	64
 
 /*
  * Rounds through all interfaces in which a search that sees free pages move, but
@@ -66,18 +60,9 @@ static bool exmap_refill_dropped(const struct exmap_pool *pool)
 static bool exmap_refill_unseen(struct exmap_pool *pool, struct exmap_interface *iface,
 				bool parked)
 {
-	const unsigned long drops = READ_ONCE(pool->drops);
-	/* The pages of a region that was unmapped are found, wherever they are */
-	const bool all = !parked && drops != READ_ONCE(pool->swept);
 	struct page *pages[EXMAP_STEAL_PAGES];
-	unsigned int nr;
+	unsigned int nr = exmap_pool_sweep_some(pool, parked, pages, ARRAY_SIZE(pages));
 
-	if (parked && !READ_ONCE(pool->nr_parked))
-		return false;
-	nr = exmap_pool_sweep(pool, parked, all ? ULONG_MAX : EXMAP_REFILL_SWEEP, pages,
-			      ARRAY_SIZE(pages));
-	if (all && nr < ARRAY_SIZE(pages) && !fatal_signal_pending(current))
-		WRITE_ONCE(pool->swept, drops);
 	exmap_refill_add(pool, iface, pages, nr);
 	return iface->local->nr;
 }
@@ -169,6 +154,7 @@ static unsigned int exmap_refill_steal(struct exmap_pool *pool,
 static bool exmap_refill_search(struct exmap_pool *pool, struct exmap_interface *iface,
 				unsigned int want, bool *refused, bool *waiting)
 {
+	struct exmap_group *group = pool->group;
 	struct page *pages[EXMAP_STEAL_PAGES];
 	unsigned int nr, rounds = 0, sleeps = 0;
 	bool found = false, again;
@@ -177,11 +163,11 @@ static bool exmap_refill_search(struct exmap_pool *pool, struct exmap_interface 
 	/* The interface has no page, so other searches need not look at it */
 	if (list_empty(&iface->quarantine))
 		exmap_pool_unstocked(pool, iface);
-	atomic_inc(&pool->searching);
+	atomic_inc(&group->searching);
 	/* Pairs with exmap_pool_moved() */
 	smp_mb__after_atomic();
 	do {
-		moves = atomic_long_read_acquire(&pool->moves);
+		moves = atomic_long_read_acquire(&group->moves);
 		*waiting = false;
 
 		mutex_unlock(&iface->lock);
@@ -203,16 +189,45 @@ static bool exmap_refill_search(struct exmap_pool *pool, struct exmap_interface 
 		 * All places were looked at between two readings of @moves. If they
 		 * are equal, and nothing is in transit, no page was missed.
 		 */
-		if (!found && !*waiting && atomic_read_acquire(&pool->transit)) {
+		if (!found && !*waiting && atomic_read_acquire(&group->transit)) {
 			usleep_range(100, 1000);
 			again = ++sleeps < EXMAP_REFILL_SLEEPS;
 		} else {
-			again = atomic_long_read(&pool->moves) != moves &&
+			again = atomic_long_read(&group->moves) != moves &&
 				++rounds < EXMAP_REFILL_ROUNDS;
 		}
 	} while (!found && !*waiting && again);
-	atomic_dec(&pool->searching);
+	atomic_dec(&group->searching);
 	return found;
+}
+
+/*
+ * Make other pools of the group give free pages back to the system, and fill the local
+ * bundle with new ones instead. Drops the lock of the interface.
+ */
+static bool exmap_refill_others(struct exmap_pool *pool, struct exmap_interface *iface,
+				unsigned int want, bool *refused, bool *waiting)
+{
+	/* Pages that wait for a flush are to be had without that */
+	if (*waiting || READ_ONCE(pool->group->nr_pools) == 1)
+		return false;
+	mutex_unlock(&iface->lock);
+	exmap_reclaim_others(pool, want, waiting);
+	mutex_lock(&iface->lock);
+	/* The pool was closed meanwhile */
+	if (!iface->local)
+		return false;
+	if (!iface->local->nr)
+		iface->local->nr = exmap_pool_grow(pool, iface->local->pages, want, refused);
+	return iface->local->nr;
+}
+
+/* How many pages to get at once: not too many bytes, if pages are large */
+static unsigned int exmap_refill_want(const struct exmap_pool *pool, unsigned long want)
+{
+	const unsigned int most = max(EXMAP_BUNDLE_PAGES >> pool->order, 1);
+
+	return clamp(want, min(16, most), most);
 }
 
 /* Carry out exmap_pool_refill() */
@@ -221,7 +236,7 @@ static int exmap_refill_any(struct exmap_pool *pool, struct exmap_interface *ifa
 {
 	bool refused = false, waiting = false;
 
-	want = clamp(want, 16, EXMAP_BUNDLE_PAGES);
+	want = exmap_refill_want(pool, want);
 	if (!READ_ONCE(pool->closed)) {
 		if (!iface->local)
 			iface->local = exmap_bundle_alloc(EXMAP_GFP);
@@ -229,7 +244,8 @@ static int exmap_refill_any(struct exmap_pool *pool, struct exmap_interface *ifa
 			return -ENOMEM;
 		if (exmap_refill_quick(pool, iface, want, &refused) ||
 		    exmap_refill_search(pool, iface, want, &refused, &waiting) ||
-		    (iface->local && exmap_refill_unseen(pool, iface, false))) {
+		    (iface->local && exmap_refill_unseen(pool, iface, false)) ||
+		    exmap_refill_others(pool, iface, want, &refused, &waiting)) {
 			exmap_pool_stocked(pool, iface);
 			return 0;
 		}
@@ -279,7 +295,7 @@ unsigned int exmap_pool_release_unseen(struct exmap_pool *pool)
 	struct page *pages[EXMAP_STEAL_PAGES];
 	unsigned int nr;
 
-	nr = exmap_pool_sweep(pool, false, EXMAP_REFILL_SWEEP, pages, ARRAY_SIZE(pages));
+	nr = exmap_pool_sweep_some(pool, false, pages, ARRAY_SIZE(pages));
 	if (nr) {
 		exmap_pool_release(pool, pages, nr);
 		exmap_pool_arrive(pool);

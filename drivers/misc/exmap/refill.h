@@ -5,8 +5,8 @@
  * An interface that runs out of pages takes, in this order: its backup bundle, its
  * pages that have left quarantine, a full bundle that belongs to no interface,
  * parked pages that were let go, new pages while the pool is below its limit, pages of
- * regions that were unmapped, pages of other interfaces, and pages that MADV_DONTNEED has
- * dropped.
+ * regions that were unmapped, pages of other interfaces, pages that MADV_DONTNEED has
+ * dropped, and new pages in place of free ones of another size.
  */
 #ifndef _EXMAP_REFILL_H
 #define _EXMAP_REFILL_H

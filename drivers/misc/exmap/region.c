@@ -4,12 +4,20 @@
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/mmap_lock.h>
 #include <linux/vma_batch.h>
 
 #include "attach.h"
 #include "quarantine.h"
 #include "region.h"
+
+/* Tests whether a region is made of whole slots, each aligned to its size */
+static bool exmap_region_fits(const struct exmap *exmap, unsigned long start,
+			      unsigned long end)
+{
+	return IS_ALIGNED(start | end, exmap_slot_size(exmap));
+}
 
 /*
  * vm_private_data is the exmap only in the VMA that is the region: not in a second
@@ -24,9 +32,11 @@ static int exmap_region_mapped(unsigned long start, unsigned long end,
 	int err = -EBUSY;
 
 	mutex_lock(&exmap->lock);
-	if (exmap->state == EXMAP_UNMAPPED) {
+	if (exmap->state == EXMAP_UNMAPPED && !exmap_region_fits(exmap, start, end)) {
+		err = -EINVAL;
+	} else if (exmap->state == EXMAP_UNMAPPED) {
 		exmap->start = start;
-		exmap->nr_slots = (end - start) >> PAGE_SHIFT;
+		exmap->nr_slots = (end - start) >> exmap_slot_shift(exmap);
 		/* Pairs with exmap_region_lock() and exmap_of_mapped() */
 		smp_store_release(&exmap->state, EXMAP_MAPPED);
 		*private_data = exmap;
@@ -51,17 +61,18 @@ static void exmap_region_close(struct vm_area_struct *vma)
 	mutex_lock(&exmap->lock);
 	/* The VMA is locked for writing: no call that has locked it is at work in it */
 	if (exmap->ready)
-		down_write(&exmap->pool->regions_lock);
+		down_write(&exmap->pool->group->regions_lock);
 	WRITE_ONCE(exmap->vma, NULL);
 	WRITE_ONCE(exmap->state, EXMAP_GONE);
 	if (exmap->ready) {
-		up_write(&exmap->pool->regions_lock);
+		up_write(&exmap->pool->group->regions_lock);
 		/*
 		 * munmap() flushes what it has cleared itself, and nothing else. The
 		 * generation ends, too: another region may get the same addresses.
 		 */
-		if (exmap->pool->deferred)
-			exmap_region_flush(exmap->pool, READ_ONCE(exmap->pool->generation));
+		if (exmap->pool->group->deferred)
+			exmap_region_flush(exmap->pool->group,
+					   READ_ONCE(exmap->pool->group->generation));
 		exmap_attach_unmapped(exmap);
 	}
 	mutex_unlock(&exmap->lock);
@@ -110,7 +121,7 @@ static vm_fault_t exmap_region_fault(struct vm_fault *vmf)
 	if (exmap->mm != current->mm || !smp_load_acquire(&exmap->ready) ||
 	    !exmap->fault)
 		return VM_FAULT_SIGSEGV;
-	if (exmap->fault(exmap, vma, (addr - vma->vm_start) >> PAGE_SHIFT))
+	if (exmap->fault(exmap, vma, addr))
 		return VM_FAULT_SIGSEGV;
 	return VM_FAULT_NOPAGE;
 }
@@ -138,18 +149,50 @@ const struct vm_operations_struct exmap_region_ops = {
  * @desc: the VMA to be; known to be shared
  *
  * Context: mmap_lock is held for writing.
- * Return: 0, or -EBUSY if there is or was a region.
+ * Return: 0; -EBUSY if there is or was a region; -EINVAL if it is not made of slots.
  */
 int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc)
 {
 	/* Fail early where possible; exmap_region_mapped() decides */
 	if (READ_ONCE(exmap->state) != EXMAP_UNMAPPED)
 		return -EBUSY;
+	if (!exmap_region_fits(exmap, desc->start, desc->end))
+		return -EINVAL;
 
 	vma_desc_set_flags(desc, VMA_MIXEDMAP_BIT, VMA_DONTEXPAND_BIT,
 			   VMA_DONTCOPY_BIT, VMA_DONTDUMP_BIT);
 	desc->vm_ops = &exmap_region_ops;
 	return 0;
+}
+
+/**
+ * exmap_region_get_unmapped_area() - Find a place for a region.
+ * @exmap: the exmap, set up
+ * @file: its file
+ * @addr: as with mmap(), here and below
+ * @len: length in bytes
+ * @pgoff: offset
+ * @flags: flags
+ *
+ * Context: mmap_lock is held for writing.
+ * Return: an address that is aligned to the size of slots, or an error.
+ */
+unsigned long exmap_region_get_unmapped_area(const struct exmap *exmap, struct file *file,
+					     unsigned long addr, unsigned long len,
+					     unsigned long pgoff, unsigned long flags)
+{
+	const unsigned long size = exmap_slot_size(exmap), more = len + size - PAGE_SIZE;
+	unsigned long at = -ENOMEM;
+
+	/* What the program wishes may do as it is */
+	if (addr || size == PAGE_SIZE)
+		at = mm_get_unmapped_area(file, addr, len, pgoff, flags);
+	if (IS_ALIGNED(at, size) || flags & MAP_FIXED)
+		return at;
+	if (more < len)
+		return -ENOMEM;
+	at = mm_get_unmapped_area(file, 0, more, pgoff, flags);
+	return IS_ERR_VALUE(at) ? at : ALIGN(at, size);
 }
 
 /**
@@ -238,17 +281,17 @@ struct vm_area_struct *exmap_region_find(struct exmap *exmap)
 }
 
 /**
- * exmap_region_flush() - Do the TLB flush that freed pages of a pool wait for.
- * @pool: the pool, with deferred flushes
+ * exmap_region_flush() - Do the TLB flush that freed pages of a group wait for.
+ * @group: the group, with deferred flushes
  * @generation: the generation that the caller needs to be flushed
  *
- * Context: Process context, may sleep. A region of the pool is locked; no lock of an
+ * Context: Process context, may sleep. A region of the group is locked; no lock of an
  * interface is held.
  */
-void exmap_region_flush(struct exmap_pool *pool, u64 generation)
+void exmap_region_flush(struct exmap_group *group, u64 generation)
 {
-	if (!exmap_quarantine_flush_begin(pool, generation))
+	if (!exmap_quarantine_flush_begin(group, generation))
 		return;
-	vma_batch_flush(pool->mm);
-	exmap_quarantine_flush_end(pool);
+	vma_batch_flush(group->mm);
+	exmap_quarantine_flush_end(group);
 }

@@ -20,7 +20,10 @@ int exmap_region_mmap_prepare(struct exmap *exmap, struct vm_area_desc *desc);
 struct vm_area_struct *exmap_region_lock(struct exmap *exmap, bool *mmap_locked);
 void exmap_region_unlock(struct exmap *exmap, struct vm_area_struct *vma,
 			 bool mmap_locked);
-void exmap_region_flush(struct exmap_pool *pool, u64 generation);
+void exmap_region_flush(struct exmap_group *group, u64 generation);
+unsigned long exmap_region_get_unmapped_area(const struct exmap *exmap, struct file *file,
+					     unsigned long addr, unsigned long len,
+					     unsigned long pgoff, unsigned long flags);
 struct vm_area_struct *exmap_region_find(struct exmap *exmap);
 
 /**
@@ -37,10 +40,10 @@ static inline bool exmap_region_is(const struct exmap *exmap,
 }
 
 /**
- * exmap_region_vma() - Return the region, where all regions of the pool are locked.
+ * exmap_region_vma() - Return the region, where all regions of the group are locked.
  * @exmap: the exmap, set up
  *
- * Context: The mmap_lock and exmap_pool::regions_lock are held for reading.
+ * Context: The mmap_lock and exmap_group::regions_lock are held for reading.
  * Return: the region, or NULL if it is not mapped.
  */
 static __always_inline struct vm_area_struct *exmap_region_vma(struct exmap *exmap)

@@ -177,7 +177,7 @@ static noinline int exmap_rw_map_page_slowly(struct exmap *exmap, unsigned long 
 	vb->nr = 1;
 	vb->clean = true;
 	for (;;) {
-		generation = READ_ONCE(exmap->pool->generation);
+		generation = READ_ONCE(exmap->pool->group->generation);
 		if (vma_batch_map(vb, exmap_slot_addr(exmap, slot), 1)) {
 			vb->stop = VMA_BATCH_EMPTY;
 			break;
@@ -186,7 +186,7 @@ static noinline int exmap_rw_map_page_slowly(struct exmap *exmap, unsigned long 
 			break;
 		/* The slot has lost another page a moment ago */
 		vma_batch_end(vb);
-		exmap_region_flush(exmap->pool, generation);
+		exmap_region_flush(exmap->pool->group, generation);
 	}
 	vma_batch_end(vb);
 	exmap_cursor_count(&cursor);
@@ -290,7 +290,7 @@ static ssize_t exmap_rw(struct kiocb *iocb, struct iov_iter *iter, int opcode)
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
 	job.exmap = exmap;
-	job.iface = exmap_interface_get(exmap, exmap_pos_interface(iocb->ki_pos));
+	job.iface = exmap_interface_shared(exmap, exmap_pos_interface(iocb->ki_pos));
 	if (opcode < 0 || !user_backed_iter(iter) || !job.iface)
 		return -EINVAL;
 	/* Slots have their place in the file. O_APPEND of /dev/exmap means nothing. */

@@ -4,12 +4,14 @@
  */
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/uaccess.h>
 
 #include "attach.h"
 #include "cursor.h"
 #include "exmap.h"
+#include "group.h"
 #include "interface.h"
 #include "memlock.h"
 #include "place.h"
@@ -65,30 +67,30 @@ static struct file *exmap_backing_file(int fd)
 	return file;
 }
 
-/* Returns a new pool, with a reference */
-static struct exmap_pool *exmap_setup_pool(const struct exmap_setup2 *setup)
+/* Returns a new group, with a reference */
+static struct exmap_group *exmap_setup_group(const struct exmap_setup2 *setup)
 {
-	struct exmap_pool *pool;
+	struct exmap_group *group;
 	int err;
 
 	if (!exmap_size_ok(setup->buffer_size))
 		return ERR_PTR(-ENOMEM);
-	pool = exmap_attach_pool_new(current->mm, setup->buffer_size, setup->max_interfaces);
-	if (!pool)
+	group = exmap_group_new(current->mm, setup->buffer_size, setup->max_interfaces);
+	if (!group)
 		return ERR_PTR(-ENOMEM);
-	err = exmap_memlock_charge(pool, exmap_setup_charge(setup->buffer_size,
-							    setup->max_interfaces));
+	err = exmap_memlock_charge(group, exmap_setup_charge(setup->buffer_size,
+							     setup->max_interfaces));
 	if (err) {
-		exmap_attach_pool_put(pool);
+		exmap_group_put(group);
 		return ERR_PTR(err);
 	}
 	if (setup->flags & EXMAP_SETUP_DEFERRED)
-		exmap_quarantine_init(pool, setup->quarantine);
-	return pool;
+		exmap_quarantine_init(group, setup->quarantine);
+	return group;
 }
 
-/* Returns the pool of another file, with a reference */
-static struct exmap_pool *exmap_setup_other_pool(struct file *file, int fd)
+/* Returns the group of another file, with a reference */
+static struct exmap_group *exmap_setup_other_group(struct file *file, int fd)
 {
 	CLASS(fd, other)(fd);
 	struct exmap *exmap;
@@ -100,49 +102,82 @@ static struct exmap_pool *exmap_setup_other_pool(struct file *file, int fd)
 	exmap = exmap_of_ready(fd_file(other));
 	if (IS_ERR(exmap))
 		return ERR_CAST(exmap);
-	exmap_attach_pool_get(exmap->pool);
-	return exmap->pool;
+	exmap_group_get(exmap->pool->group);
+	return exmap->pool->group;
+}
+
+/* Order of the pages of a slot */
+static unsigned int exmap_setup_order(const struct exmap_setup2 *setup)
+{
+	return setup->slot_size ? ilog2(setup->slot_size) - PAGE_SHIFT : 0;
+}
+
+/* Returns the pool for the slots of a region that belongs to a group, or an error */
+static struct exmap_pool *exmap_setup_pool(const struct exmap *exmap,
+					   const struct exmap_setup2 *setup,
+					   struct exmap_group *group)
+{
+	const unsigned int order = exmap_setup_order(setup);
+	struct exmap_pool *pool;
+
+	/* The address of a region depends on the size of its slots */
+	if (exmap->state == EXMAP_MAPPED && order)
+		return ERR_PTR(-EINVAL);
+	pool = exmap_group_pool(group, order);
+	return pool ?: ERR_PTR(-ENOMEM);
 }
 
 /*
- * Set up an exmap, whose lock is held. Makes a pool if @pool is NULL. Takes over the
- * references to @pool and @backing unless it fails.
+ * Set up an exmap, whose lock is held. Makes a group if @group is NULL. Takes over the
+ * references to @group and @backing unless it fails.
  */
 static int exmap_setup_locked(struct exmap *exmap, const struct exmap_setup2 *setup,
-			      struct exmap_pool *pool, struct file *backing)
+			      struct exmap_group *group, struct file *backing)
 {
-	struct exmap_pool *new = NULL;
+	struct exmap_group *new = NULL;
+	struct exmap_pool *pool;
 	int err;
 
 	if (exmap->ready)
 		return -EBUSY;
 	if (exmap->state == EXMAP_GONE)
 		return -ENXIO;
-	if (!pool) {
-		new = exmap_setup_pool(setup);
+	if (!group) {
+		new = exmap_setup_group(setup);
 		if (IS_ERR(new))
 			return PTR_ERR(new);
-		pool = new;
+		group = new;
 	}
+	pool = exmap_setup_pool(exmap, setup, group);
+	err = PTR_ERR_OR_ZERO(pool);
+	if (err)
+		goto out;
 	exmap->fault = setup->flags & EXMAP_SETUP_PAGEFAULT_ALLOC ? exmap_place_fault : NULL;
-	exmap->flights = backing ? pool->flights : NULL;
+	exmap->flights = backing ? group->flights : NULL;
 	exmap->backing = backing;
 	exmap->offset = setup->offset;
 	exmap->pool = pool;
-	err = exmap_attach(exmap, pool);
-	if (err) {
-		if (new)
-			exmap_attach_pool_put(new);
-		return err;
-	}
+	exmap->order = pool->order;
+	exmap->quick = !group->deferred && !pool->order;
+	exmap->nr_shared = pool->order ? 0 : pool->nr_interfaces;
+	err = exmap_attach(exmap);
+	if (err)
+		goto out;
 	/* Pairs with exmap_of_ready() and exmap_region_fault() */
 	smp_store_release(&exmap->ready, true);
 	trace_exmap_setup(exmap);
 	return exmap->number;
+
+out:
+	/* The region, if there is one, has slots of one page */
+	exmap->order = 0;
+	if (new)
+		exmap_group_put(new);
+	return err;
 }
 
 static int exmap_setup_files(struct file *file, const struct exmap_setup2 *setup,
-			     struct exmap_pool *pool, struct file *backing)
+			     struct exmap_group *group, struct file *backing)
 {
 	struct exmap *exmap = exmap_of_or_new(file);
 	int ret;
@@ -150,7 +185,7 @@ static int exmap_setup_files(struct file *file, const struct exmap_setup2 *setup
 	if (IS_ERR(exmap))
 		return PTR_ERR(exmap);
 	mutex_lock(&exmap->lock);
-	ret = exmap_setup_locked(exmap, setup, pool, backing);
+	ret = exmap_setup_locked(exmap, setup, group, backing);
 	mutex_unlock(&exmap->lock);
 	return ret;
 }
@@ -158,14 +193,21 @@ static int exmap_setup_files(struct file *file, const struct exmap_setup2 *setup
 static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 {
 	const bool attach = setup->flags & EXMAP_SETUP_ATTACH;
-	struct exmap_pool *pool = NULL;
+	struct exmap_group *group = NULL;
 	struct file *backing;
 	struct exmap *exmap;
 	int ret;
 
 	if (setup->offset > LLONG_MAX || !PAGE_ALIGNED(setup->offset))
 		return -EINVAL;
-	if (!attach && (setup->max_interfaces < 1 || !setup->buffer_size ||
+	if (setup->slot_size && (!is_power_of_2(setup->slot_size) ||
+				 setup->slot_size < PAGE_SIZE ||
+				 setup->slot_size > PAGE_SIZE << EXMAP_MAX_ORDER))
+		return -EINVAL;
+	/* A pool that never has a page is of no use */
+	if (!attach && setup->buffer_size >> exmap_setup_order(setup) == 0)
+		return -EINVAL;
+	if (!attach && (setup->max_interfaces < 1 ||
 			setup->max_interfaces > EXMAP_MAX_INTERFACES))
 		return -EINVAL;
 	exmap = exmap_of_ready(file);
@@ -177,19 +219,19 @@ static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 	if (IS_ERR(backing))
 		return PTR_ERR(backing);
 	if (attach)
-		pool = exmap_setup_other_pool(file, setup->pool);
+		group = exmap_setup_other_group(file, setup->pool);
 	/* The markers in slots that wait for a flush keep faults away */
-	if (IS_ERR(pool))
-		ret = PTR_ERR(pool);
+	if (IS_ERR(group))
+		ret = PTR_ERR(group);
 	else if (setup->flags & EXMAP_SETUP_PAGEFAULT_ALLOC &&
-		 (attach ? pool->deferred : setup->flags & EXMAP_SETUP_DEFERRED))
+		 (attach ? group->deferred : setup->flags & EXMAP_SETUP_DEFERRED))
 		ret = -EINVAL;
 	else
-		ret = exmap_setup_files(file, setup, pool, backing);
+		ret = exmap_setup_files(file, setup, group, backing);
 	if (ret >= 0)
 		return ret;
-	if (!IS_ERR_OR_NULL(pool))
-		exmap_attach_pool_put(pool);
+	if (!IS_ERR_OR_NULL(group))
+		exmap_group_put(group);
 	if (backing)
 		fput(backing);
 	return ret;
@@ -227,8 +269,9 @@ int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
  * @arg: what the program asks for
  *
  * Context: Process context, may sleep.
- * Return: the number of the region in its pool, or the errors of exmap_setup() and
- * exmap_copy_sized(). With EXMAP_SETUP_ATTACH, the errors of exmap_of_ready() and
+ * Return: the number of the region in its group, or the errors of exmap_setup() and
+ * exmap_copy_sized(). -EINVAL for a slot size that does not exist, or that comes too late
+ * for a region that is mapped. With EXMAP_SETUP_ATTACH, the errors of exmap_of_ready() and
  * exmap_attach() as well, and -EBADF or -EINVAL for a file that is no exmap.
  */
 int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
@@ -258,13 +301,13 @@ int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
  *
  * Context: Process context, may sleep.
  * Return: 0; -EINVAL for no pages; -ENOMEM if it is more than RLIMIT_MEMLOCK allows;
- * the errors of exmap_of_ready() and exmap_pool_resize(); -ENXIO if all regions of the
+ * the errors of exmap_of_ready() and exmap_group_resize(); -ENXIO if all regions of the
  * pool were unmapped.
  */
 int exmap_resize(struct file *file, unsigned long nr_pages)
 {
 	struct exmap *exmap = exmap_of_ready(file);
-	struct exmap_pool *pool;
+	struct exmap_group *group;
 	unsigned long before;
 	int err;
 
@@ -277,20 +320,20 @@ int exmap_resize(struct file *file, unsigned long nr_pages)
 	/* Pages in quarantine must not be in the way; there may be no region yet */
 	exmap_cursor_flush(exmap);
 
-	pool = exmap->pool;
-	mutex_lock(&pool->attach_lock);
-	before = pool->limit;
-	if (pool->closed)
+	group = exmap->pool->group;
+	mutex_lock(&group->attach_lock);
+	before = group->limit;
+	if (group->closed)
 		err = -ENXIO;
 	else if (nr_pages > before)
-		err = exmap_memlock_charge(pool, nr_pages - before);
+		err = exmap_memlock_charge(group, nr_pages - before);
 	else
 		err = 0;
 	if (!err)
-		err = exmap_pool_resize(pool, nr_pages);
+		err = exmap_group_resize(group, nr_pages);
 	if (!err)
-		exmap_memlock_uncharge(pool, exmap_setup_charge(nr_pages,
-								pool->nr_interfaces));
-	mutex_unlock(&pool->attach_lock);
+		exmap_memlock_uncharge(group, exmap_setup_charge(nr_pages,
+								 group->nr_interfaces));
+	mutex_unlock(&group->attach_lock);
 	return err;
 }

@@ -24,17 +24,19 @@ TRACE_EVENT(exmap_setup,
 			     __field(unsigned int, region)
 			     __field(unsigned long, pages)
 			     __field(unsigned int, interfaces)
+			     __field(unsigned long, slot_size)
 			     __field(bool, deferred)
 			     __field(bool, backing)),
-	    TP_fast_assign(__entry->pool = exmap->pool->id;
+	    TP_fast_assign(__entry->pool = exmap->pool->group->id;
 			   __entry->region = exmap->number;
-			   __entry->pages = READ_ONCE(exmap->pool->limit);
+			   __entry->pages = READ_ONCE(exmap->pool->group->limit);
 			   __entry->interfaces = exmap->pool->nr_interfaces;
-			   __entry->deferred = exmap->pool->deferred;
+			   __entry->deferred = exmap->pool->group->deferred;
+			   __entry->slot_size = exmap_slot_size(exmap);
 			   __entry->backing = exmap->backing;),
-	    TP_printk("pool=%u region=%u pages=%lu interfaces=%u deferred=%d backing=%d",
+	    TP_printk("pool=%u region=%u pages=%lu interfaces=%u slot_size=%lu deferred=%d backing=%d",
 		      __entry->pool, __entry->region, __entry->pages, __entry->interfaces,
-		      __entry->deferred, __entry->backing)
+		      __entry->slot_size, __entry->deferred, __entry->backing)
 );
 
 /* Pages came into slots, or were taken out: @pages of the @slots from @addr on */
@@ -46,7 +48,7 @@ DECLARE_EVENT_CLASS(exmap_slots,
 				     __field(unsigned long, addr)
 				     __field(unsigned long, slots)
 				     __field(unsigned long, pages)),
-		    TP_fast_assign(__entry->pool = pool->id;
+		    TP_fast_assign(__entry->pool = pool->group->id;
 				   __entry->addr = addr;
 				   __entry->slots = slots;
 				   __entry->pages = pages;),
@@ -74,7 +76,7 @@ DECLARE_EVENT_CLASS(exmap_transfer,
 				     __field(unsigned long, slots)
 				     __field(size_t, bytes)
 				     __field(long, res)),
-		    TP_fast_assign(__entry->pool = pool->id;
+		    TP_fast_assign(__entry->pool = pool->group->id;
 				   __entry->addr = addr;
 				   __entry->slots = slots;
 				   __entry->bytes = bytes;
@@ -102,7 +104,7 @@ TRACE_EVENT(exmap_refill,
 			     __field(unsigned int, interface)
 			     __field(unsigned int, pages)
 			     __field(int, err)),
-	    TP_fast_assign(__entry->pool = pool->id;
+	    TP_fast_assign(__entry->pool = pool->group->id;
 			   __entry->interface = iface - pool->interfaces;
 			   __entry->pages = pages;
 			   __entry->err = err;),
@@ -119,7 +121,7 @@ TRACE_EVENT(exmap_steal,
 			     __field(unsigned int, interface)
 			     __field(unsigned int, victim)
 			     __field(unsigned int, pages)),
-	    TP_fast_assign(__entry->pool = pool->id;
+	    TP_fast_assign(__entry->pool = pool->group->id;
 			   __entry->interface = thief - pool->interfaces;
 			   __entry->victim = victim - pool->interfaces;
 			   __entry->pages = pages;),
@@ -129,12 +131,12 @@ TRACE_EVENT(exmap_steal,
 
 /* A deferred TLB flush ends the quarantine of what was freed up to @generation */
 TRACE_EVENT(exmap_flush,
-	    TP_PROTO(const struct exmap_pool *pool, u64 generation, long pages),
-	    TP_ARGS(pool, generation, pages),
+	    TP_PROTO(const struct exmap_group *group, u64 generation, long pages),
+	    TP_ARGS(group, generation, pages),
 	    TP_STRUCT__entry(__field(unsigned int, pool)
 			     __field(u64, generation)
 			     __field(long, pages)),
-	    TP_fast_assign(__entry->pool = pool->id;
+	    TP_fast_assign(__entry->pool = group->id;
 			   __entry->generation = generation;
 			   __entry->pages = pages;),
 	    TP_printk("pool=%u generation=%llu pages=%ld", __entry->pool, __entry->generation,
@@ -148,7 +150,7 @@ TRACE_EVENT(exmap_shrink,
 	    TP_STRUCT__entry(__field(unsigned int, pool)
 			     __field(unsigned long, wanted)
 			     __field(unsigned long, freed)),
-	    TP_fast_assign(__entry->pool = pool->id;
+	    TP_fast_assign(__entry->pool = pool->group->id;
 			   __entry->wanted = wanted;
 			   __entry->freed = freed;),
 	    TP_printk("pool=%u wanted=%lu freed=%lu", __entry->pool, __entry->wanted,
@@ -163,10 +165,10 @@ TRACE_EVENT(exmap_tables,
 			     __field(unsigned int, region)
 			     __field(long, change)
 			     __field(long, tables)),
-	    TP_fast_assign(__entry->pool = exmap->pool->id;
+	    TP_fast_assign(__entry->pool = exmap->pool->group->id;
 			   __entry->region = exmap->number;
 			   __entry->change = change;
-			   __entry->tables = atomic_long_read(&exmap->pool->nr_tables);),
+			   __entry->tables = atomic_long_read(&exmap->pool->group->nr_tables);),
 	    TP_printk("pool=%u region=%u change=%ld tables=%ld", __entry->pool, __entry->region,
 		      __entry->change, __entry->tables)
 );

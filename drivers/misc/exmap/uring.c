@@ -136,20 +136,20 @@ static bool exmap_uring_file_waits(const struct exmap *exmap, u8 opcode)
 static bool exmap_uring_waits(const struct exmap_uring_call *call)
 {
 	struct exmap *exmap = call->job.exmap;
-	struct exmap_pool *pool = exmap->pool;
+	struct exmap_group *group = exmap->pool->group;
 	bool waits = false;
 
 	if (call->job.many)
-		down_read(&pool->regions_lock);
+		down_read(&group->regions_lock);
 	for (unsigned int i = 0; i < call->job.nr && !waits; i++) {
 		const struct exmap_vec *vec = &call->vecs[i];
 
 		if (call->job.many)
-			exmap = exmap_attached(pool, vec->region);
+			exmap = exmap_attached(group, vec->region);
 		waits = exmap_uring_file_waits(exmap, vec->opcode);
 	}
 	if (call->job.many)
-		up_read(&pool->regions_lock);
+		up_read(&group->regions_lock);
 	return waits;
 }
 

@@ -261,7 +261,7 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 	err = exmap_vectors_params(exmap, &params, arg);
 	if (err)
 		return err;
-	if (params.nr == 2 && !exmap->pool->deferred && exmap_vectors_known(&params)) {
+	if (params.nr == 2 && exmap->quick && exmap_vectors_known(&params)) {
 		done = exmap_vectors_swap(exmap, &params);
 		if (likely(done == 2))
 			return 0;
@@ -269,7 +269,7 @@ long exmap_vectors(struct exmap *exmap, const struct exmap_vectors __user *arg)
 			return done;
 	}
 	/* One condition for both kinds of calls would make the one above 12 instructions longer */
-	if (params.nr == 1 && !exmap->pool->deferred && exmap_vectors_known(&params)) {
+	if (params.nr == 1 && exmap->quick && exmap_vectors_known(&params)) {
 		done = exmap_vectors_one(exmap, &params);
 		if (likely(done == 1))
 			return 0;

@@ -100,14 +100,15 @@ struct exmap_setup2 {
 	__u32 size;		/* of this struct, as the program knows it */
 	__u32 max_interfaces;
 	__u64 flags;		/* enum exmap_setup_flags */
-	__u64 buffer_size;	/* pages */
+	__u64 buffer_size;	/* pages of 4 KiB */
 	__u64 quarantine;	/* pages that may wait for it, 0: a default */
 	__s32 fd;		/* the backing file, or -1 */
 	__s32 pool;		/* ATTACH: a file with the pool, else 0 */
 	__u64 offset;		/* bytes: where in fd the region begins */
+	__u64 slot_size;	/* bytes: a power of two up to 2 MiB, 0: a page */
 };
 
-#define EXMAP_SETUP2_SIZE_VER0		48
+#define EXMAP_SETUP2_SIZE_VER0		56
 
 enum exmap_vec_flags {
 	EXMAP_VEC_ZERO		 = 1,	/* ALLOC: pages of zeroes; READ: past the end */
@@ -119,9 +120,9 @@ enum exmap_vec_flags {
 
 /* A vector with an opcode of its own, and what came of it */
 struct exmap_vec {
-	__u64 page;
+	__u64 page;		/* number of the slot */
 	__u16 region;		/* as returned by SETUP2 */
-	__u16 len;		/* pages */
+	__u16 len;		/* slots */
 	__u16 node;		/* 0 */
 	__u8 flags;		/* enum exmap_vec_flags */
 	__u8 opcode;		/* enum exmap_opcode */
@@ -169,7 +170,7 @@ struct exmap_query {
 #define EXMAP_VEC_SIZE_VER0		16
 #define EXMAP_RESULT_SIZE_VER0		8
 #define EXMAP_VECTORS_MAX		4096	/* vectors in a call */
-#define EXMAP_VEC_ALL_OR_NOTHING_MAX	512	/* pages in such a vector */
+#define EXMAP_VEC_ALL_OR_NOTHING_MAX	512	/* slots in such a vector */
 
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
 #define EXMAP_IOCTL_ACTION	_IOC(_IOC_WRITE, 'k', 2, sizeof(struct exmap_action_params))

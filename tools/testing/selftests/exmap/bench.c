@@ -134,6 +134,7 @@ static struct {
 	unsigned long region;	/* pages */
 	unsigned int regions;	/* that the range is divided into, a power of two */
 	unsigned int shift;	/* binary logarithm of the pages of each of them */
+	unsigned long slot;	/* bytes; what is called a page here is a slot of this size */
 	unsigned long pool;	/* pages */
 	unsigned long full;	/* percentage of the pool in use, with --churn */
 	unsigned long quarantine;
@@ -146,6 +147,7 @@ static struct {
 	.header = true,
 	.region = (1UL << 30) / PG,
 	.regions = 1,
+	.slot = PG,
 	.pool = 16384,
 	.full = 95,
 };
@@ -239,7 +241,7 @@ static unsigned long regions_alloc(struct worker *w, const __u64 *slots, unsigne
 
 static __always_inline char *address(struct worker *w, __u64 slot)
 {
-	return w->region + slot * PG;
+	return w->region + slot * opt.slot;
 }
 
 static __always_inline void touch_page(char *page)
@@ -779,7 +781,7 @@ static void choose(struct worker *w)
 static void *aligned_hint(void)
 {
 	const size_t align = PG * 512 * 512;
-	const size_t size = opt.region * PG + align;
+	const size_t size = opt.region * opt.slot + align;
 	char *p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
@@ -793,9 +795,10 @@ static void attach_regions(void)
 {
 	struct exmap_setup2 setup = {
 		.size = sizeof(setup), .flags = EXMAP_SETUP_ATTACH, .fd = -1, .pool = device,
+		.slot_size = opt.slot,
 	};
 	const struct rlimit files = { opt.regions + 1024, opt.regions + 1024 };
-	const size_t size = PG << opt.shift;
+	const size_t size = opt.slot << opt.shift;
 	unsigned int i;
 	int fd;
 
@@ -813,7 +816,7 @@ static void attach_regions(void)
 
 static void exmap_begin(void)
 {
-	const bool deferred = opt.method->flags & DEFERRED;
+	const bool sized = opt.method->flags & DEFERRED || opt.slot != PG;
 	struct exmap_ioctl_setup setup = {
 		.fd = -1,
 		.max_interfaces = opt.threads,
@@ -822,19 +825,20 @@ static void exmap_begin(void)
 	struct exmap_setup2 setup2 = {
 		.size = sizeof(setup2),
 		.max_interfaces = opt.threads,
-		.flags = EXMAP_SETUP_DEFERRED,
-		.buffer_size = opt.pool,
+		.flags = opt.method->flags & DEFERRED ? EXMAP_SETUP_DEFERRED : 0,
+		.buffer_size = opt.pool * (opt.slot / PG),
 		.quarantine = opt.quarantine,
 		.fd = -1,
+		.slot_size = opt.slot,
 	};
 
-	if (deferred ? ioctl(device, EXMAP_IOCTL_SETUP2, &setup2) :
+	if (sized ? ioctl(device, EXMAP_IOCTL_SETUP2, &setup2) :
 		       ioctl(device, EXMAP_IOCTL_SETUP, &setup)) {
-		if (deferred && errno == ENOTTY)
+		if (sized && errno == ENOTTY)
 			skip("this kernel has no EXMAP_IOCTL_SETUP2");
 		die("cannot set up an exmap of %lu pages: %s", opt.pool, strerror(errno));
 	}
-	region = mmap(aligned_hint(), PG << opt.shift,
+	region = mmap(aligned_hint(), opt.slot << opt.shift,
 		      PROT_READ | PROT_WRITE, MAP_SHARED, device, EXMAP_OFF_EXMAP);
 	if (region == MAP_FAILED)
 		die("cannot map a region of %lu pages: %s", opt.region, strerror(errno));
@@ -852,11 +856,13 @@ static void exmap_join(struct worker *w)
 		if (w->fd < 0 || ioctl(w->fd, EXMAP_IOCTL_CLONE, device))
 			die("cannot clone: %s", strerror(errno));
 	}
-	iface = mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, w->fd,
-		     EXMAP_OFF_INTERFACE(w->index));
-	if (iface == MAP_FAILED)
-		die("cannot map interface %u: %s", w->index, strerror(errno));
-	w->iov = ((struct exmap_user_interface *)iface)->iov;
+	if (opt.slot == PG) {
+		iface = mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, w->fd,
+			     EXMAP_OFF_INTERFACE(w->index));
+		if (iface == MAP_FAILED)
+			die("cannot map interface %u: %s", w->index, strerror(errno));
+		w->iov = ((struct exmap_user_interface *)iface)->iov;
+	}
 	w->alloc = (struct exmap_action_params) {
 		.interface = w->index, .opcode = EXMAP_OP_ALLOC,
 	};
@@ -885,7 +891,7 @@ static void exmap_fill_pool(struct worker *w)
 			if (opt.regions > 1)
 				len = 1;
 			w->len = len;
-			changed = opt.regions == 1 ?
+			changed = opt.regions == 1 && opt.slot == PG ?
 				  action(w, &page, 1, alloc ? &w->alloc : &w->free) :
 				  exchange(w, &page, !alloc, &page, alloc, true, 0);
 			if (changed != len)
@@ -893,7 +899,7 @@ static void exmap_fill_pool(struct worker *w)
 		}
 	if (ioctl(device, EXMAP_IOCTL_STATS, &stats))
 		die("no statistics: %s", strerror(errno));
-	if (stats.alloc_count != opt.pool)
+	if (stats.alloc_count != opt.pool * (opt.slot / PG))
 		die("the pool has %lu pages, not %lu", (unsigned long)stats.alloc_count,
 		    opt.pool);
 }
@@ -1053,6 +1059,8 @@ static void print_help(void)
 	       "  --region PAGES   size of the region (262144: 1 GiB)\n"
 	       "  --regions N      regions of the pool that this is divided into (1), a power of\n"
 	       "                   two; for exmap-regions\n"
+	       "  --slot-size KIB  size of what is called a page here (4), a power of two; for\n"
+	       "                   exmap-vectors and exmap-regions\n"
 	       "  --rounds N       batches per thread (65536 pages in all; --churn: 262144)\n"
 	       "  --turn N         pause after every N batches (never): for an emulator that runs\n"
 	       "                   its CPUs by turns, in which a pause ends the turn\n"
@@ -1092,7 +1100,7 @@ static const struct method *find_method(const char *name)
 static void parse(int argc, char **argv)
 {
 	enum { WHAT, THREADS, BATCH, PATTERN, CHURN, ZIPF, POOL, FULL, QUARANTINE,
-	       REGION, REGIONS, ROUNDS, TURN, TOUCH, CSV, NO_HEADER, HELP };
+	       REGION, REGIONS, SLOT_SIZE, ROUNDS, TURN, TOUCH, CSV, NO_HEADER, HELP };
 	static const struct option options[] = {
 		{ "what", required_argument, NULL, WHAT },
 		{ "threads", required_argument, NULL, THREADS },
@@ -1105,6 +1113,7 @@ static void parse(int argc, char **argv)
 		{ "quarantine", required_argument, NULL, QUARANTINE },
 		{ "region", required_argument, NULL, REGION },
 		{ "regions", required_argument, NULL, REGIONS },
+		{ "slot-size", required_argument, NULL, SLOT_SIZE },
 		{ "rounds", required_argument, NULL, ROUNDS },
 		{ "turn", required_argument, NULL, TURN },
 		{ "touch", no_argument, NULL, TOUCH },
@@ -1151,6 +1160,9 @@ static void parse(int argc, char **argv)
 		case REGIONS:
 			opt.regions = parse_number(optarg, 1, 1U << 16);
 			break;
+		case SLOT_SIZE:
+			opt.slot = parse_number(optarg, 4, 2048) << 10;
+			break;
 		case ROUNDS:
 			opt.rounds = parse_number(optarg, 1, 1UL << 32);
 			break;
@@ -1185,6 +1197,8 @@ static void parse(int argc, char **argv)
 				opt.region / opt.regions < 2 || opt.pattern == CONTIGUOUS ||
 				!(opt.method->flags & MANY)))
 		die("--regions is for exmap-regions; it and --region are powers of two");
+	if (opt.slot != PG && !(opt.method->flags & VECTORS))
+		die("--slot-size is for exmap-vectors and exmap-regions");
 	while (opt.regions > 1 ? 1UL << opt.shift < opt.region / opt.regions :
 				 1UL << opt.shift < opt.region)
 		opt.shift++;
