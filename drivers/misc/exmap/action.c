@@ -268,6 +268,7 @@ static noinline long exmap_action_io(struct exmap *exmap, struct exmap_interface
 				     unsigned int nr, u8 opcode)
 {
 	struct exmap_job job = { .exmap = exmap, .iface = iface, .nr = nr };
+	struct exmap_io_few few __uninitialized;
 	unsigned int i, changed = 0;
 	struct exmap_iov *vecs;
 	int err = 0;
@@ -290,9 +291,8 @@ static noinline long exmap_action_io(struct exmap *exmap, struct exmap_interface
 			.opcode = opcode,
 		};
 	}
-	ret = exmap_job_prepare(&job, NULL);
-	if (!ret)
-		ret = exmap_job_run(&job);
+	exmap_job_prepare(&job, &few);
+	ret = exmap_job_run(&job);
 	/* A call that fails before it has changed anything leaves the vectors alone */
 	for (i = 0; !ret && i < nr; i++) {
 		changed |= job.results[i].pages;

@@ -778,12 +778,11 @@ static void exmap_job_place(struct exmap_job *job)
 /**
  * exmap_job_prepare() - Look which regions there are, and make room for transfers.
  * @job: the job, not begun
- * @few: room for a few transfers, used if it is enough, or all there is; or NULL
+ * @few: room for a few transfers, used if it is enough, or all there is
  *
  * Context: Process context, may sleep.
- * Return: 0; -ENOMEM only without @few.
  */
-int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
+void exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 {
 	const u32 region = job->exmap->number;
 	unsigned int vecs = 0;
@@ -799,19 +798,21 @@ int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 	}
 	job->many = others;
 	if (!pages || !(job->many || job->exmap->backing))
-		return 0;
-	if (few && pages <= EXMAP_IO_FEW) {
+		return;
+	if (pages <= EXMAP_IO_FEW) {
 		job->io = exmap_io_few_init(few, job->exmap);
-		return 0;
+		return;
 	}
 	pages = min(pages, EXMAP_IO_PAGES);
 	/* Slots of a vector that have a page already separate runs */
 	vecs = min(pages, vecs + pages / 8 + 8);
 	job->io = exmap_io_alloc(job->exmap, pages, vecs);
-	/* With little room, there are more rounds: no reason for not doing a FREE */
-	if (!job->io && few)
+	/*
+	 * With little room, there are more rounds: no reason for not doing a FREE. In a
+	 * memory cgroup at its limit, the pages for a READ may be waiting for a flush.
+	 */
+	if (!job->io)
 		job->io = exmap_io_few_init(few, job->exmap);
-	return job->io ? 0 : -ENOMEM;
 }
 
 /* Wait for the flight before which the round has ended */

@@ -68,7 +68,7 @@ struct exmap_job {
 	struct exmap_io *io;
 };
 
-int exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few);
+void exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few);
 int exmap_job_run(struct exmap_job *job);
 int exmap_job_start(struct exmap_job *job);
 int exmap_job_arrived(struct exmap_job *job);

@@ -108,7 +108,7 @@ static ssize_t exmap_rw_run(struct exmap_job *job, struct iov_iter *iter, u8 opc
 		job->failed = 0;
 		err = exmap_rw_vecs(job, iter, opcode, max);
 		if (!err && !job->io)
-			err = exmap_job_prepare(job, few);
+			exmap_job_prepare(job, few);
 		if (!err)
 			err = exmap_job_run(job);
 		if (err)
@@ -257,16 +257,18 @@ static ssize_t exmap_rw_one(struct exmap_job *job, struct iov_iter *iter, u8 opc
 
 static ssize_t exmap_rw_many(struct exmap_job *job, struct iov_iter *iter, u8 opcode)
 {
+	struct exmap_io_few few __uninitialized;
 	ssize_t ret;
 	void *many;
 
 	many = kvmalloc_array(EXMAP_RW_MANY, sizeof(*job->vecs) + sizeof(*job->results),
 			      EXMAP_GFP);
+	/* See exmap_job_prepare() */
 	if (!many)
-		return -ENOMEM;
+		return exmap_rw_one(job, iter, opcode);
 	job->vecs = many;
 	job->results = (void *)(job->vecs + EXMAP_RW_MANY);
-	ret = exmap_rw_run(job, iter, opcode, EXMAP_RW_MANY, NULL);
+	ret = exmap_rw_run(job, iter, opcode, EXMAP_RW_MANY, &few);
 	kvfree(many);
 	return ret;
 }

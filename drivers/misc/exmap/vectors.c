@@ -28,7 +28,7 @@ static_assert(sizeof(struct exmap_vectors) == EXMAP_VECTORS_SIZE_VER0);
  *
  * Context: Process context, may sleep.
  * Return: 0; the errors of exmap_copy_sized_array(); -EFAULT if the results cannot be
- * written; -ENOMEM only without @few.
+ * written.
  */
 int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
 		      struct exmap_job *job, struct exmap_io_few *few)
@@ -46,7 +46,8 @@ int exmap_vectors_job(struct exmap *exmap, const struct exmap_vectors *params,
 		return err;
 	if (fault_in_writeable(answer, job->nr * params->result_size))
 		return -EFAULT;
-	return exmap_job_prepare(job, few);
+	exmap_job_prepare(job, few);
+	return 0;
 }
 
 /**

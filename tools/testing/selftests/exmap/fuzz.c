@@ -2529,11 +2529,38 @@ out:
  * Attach a region to the pool for a moment. If the kernel works right, the pages that it
  * has when it is unmapped are found by whoever needs them.
  */
+/*
+ * Write to all pages of a slot of an attached region, or lose one of them, if it is in the
+ * same pool as another slot of its size was
+ */
+static void use_attached(struct thread *t, char *slot, int pages, int i)
+{
+	const int lost = below(&t->random, 2 * pages);
+
+	for (int n = 0; n < pages; n++) {
+		char *page = slot + n * PG;
+
+		EXPECT(t, !try_read_byte(page) || is_gone(),
+		       "slot %d of an attached region has no page %d", i, n);
+		if (!is_gone())
+			put_stamp((__u64 *)page, stamp_of(config.slots + i, t->step));
+	}
+	if (pages == 1 || lost >= pages || is_gone())
+		return;
+	EXPECT(t, !madvise(slot + lost * PG, PG, MADV_DONTNEED) || is_gone(), "MADV_DONTNEED: %s",
+	       strerror(errno));
+	EXPECT(t, try_read_byte(slot + lost * PG) == SIGSEGV || is_gone(),
+	       "slot %d of an attached region has page %d that was taken away", i, lost);
+}
+
+/* A region of the same pool that exists for a moment, perhaps with larger slots */
 static long run_attach(struct thread *t)
 {
+	const int order = one_in(&t->random, 2) ? below(&t->random, 6) : 0, pages = 1 << order;
 	struct exmap_setup2 setup = {
 		.size = sizeof(setup), .fd = world.file_fd, .pool = t->fd,
 		.offset = config.offset, .flags = EXMAP_SETUP_ATTACH,
+		.slot_size = PG << order,
 	};
 	struct exmap_vec vecs[3] = {
 		{ .page = 5, .len = 8, .opcode = EXMAP_OP_ALLOC },
@@ -2570,29 +2597,35 @@ static long run_attach(struct thread *t)
 	}
 	for (i = 0; i < 3; i++)
 		vecs[i].region = ret;
-	region = mmap(NULL, slots * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd, EXMAP_OFF_EXMAP);
+	region = mmap(NULL, slots * PG << order, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		      EXMAP_OFF_EXMAP);
 	if (region != MAP_FAILED) {
 		ret = HUNGRY_CALL(t, ioctl(other_file ? t->fd : fd, EXMAP_IOCTL_VECTORS, &params));
 		EXPECT(t, ret >= 0 || lacks_memory(t, ret) || is_gone(), "VECTORS: %ld", ret);
-		for (i = params.nr > 1 ? 4 : 0; ret >= 0 && i < 8 && !results[0].res; i++) {
-			char *page = region + (5 + i) * PG;
-
-			EXPECT(t, !try_read_byte(page) || is_gone(),
-			       "slot %d of an attached region has no page", i);
-			if (!is_gone())
-				put_stamp((__u64 *)page, stamp_of(config.slots + i, t->step));
-		}
+		for (i = params.nr > 1 ? 4 : 0; ret >= 0 && i < 8 && !results[0].res; i++)
+			use_attached(t, region + (5 + i) * PG * pages, pages, i);
 		for (i = 0; ret >= 0 && i < (int)params.nr; i++)
 			EXPECT(t, shared_error_ok(t, vecs[i].opcode, results[i].res, false) ||
 			       (results[i].res == -ENODEV && config.backing < 0) ||
-			       (results[i].res == -ENOMEM && config.threads == 1 &&
-				count_resident(t) + t->nr_held + 10 > config.buffer),
+			       (results[i].res == -ENOMEM &&
+				(order || (config.threads == 1 &&
+					   count_resident(t) + t->nr_held + 10 > config.buffer))),
 			       "vector %d: %d", i, results[i].res);
+		if (ret >= 0 && !results[0].res && one_in(&t->random, 2)) {
+			const unsigned int left = params.nr > 1 ? 4 : 8;
+
+			params.nr = 1;
+			vecs[0].opcode = EXMAP_OP_FREE;
+			ret = HUNGRY_CALL(t, ioctl(fd, EXMAP_IOCTL_VECTORS, &params));
+			EXPECT(t, ret < 0 || results[0].pages == left || is_gone(),
+			       "FREE of an attached region: %d of %u", results[0].pages, left);
+			EXPECT(t, ret >= 0 || lacks_memory(t, ret) || is_gone(), "FREE: %ld", ret);
+		}
 		if (one_in(&t->random, 2)) {
 			close(fd);
 			fd = -1;
 		}
-		munmap(region, slots * PG);
+		munmap(region, slots * PG << order);
 	}
 	if (fd >= 0)
 		close(fd);
