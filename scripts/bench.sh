@@ -5,7 +5,7 @@
 # machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions library cold clock
+#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions slots library cold clock
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -871,11 +871,59 @@ regions() {
 		}' "$TMP/csv"
 }
 
-[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions library cold clock
+# ------------------------------------------------------------------- slots
+
+SLOT_KIB="4 8 16 32 64 256"
+
+slot_cases() {
+	local kib
+
+	for kib in $SLOT_KIB; do
+		echo "--what exmap-vectors --slot-size $kib --region 65536 --pool 4096 --batch 512 --pattern scattered"
+	done
+	echo "--what exmap-vectors --slot-size 2048 --region 8192 --pool 1024 --batch 512 --pattern scattered"
+}
+
+slot_io_cases() {	# <label> <device> <pairs>
+	local kib
+
+	for kib in 4 16 64 256; do
+		echo "--what exmap-vectors-read --peer aio-read --slot-size $kib --batch 128 --pages 1024 --pool 512 --label $1-$kib --file $2 --pairs $3"
+	done
+}
+
+# Slots of more than one page
+slots() {
+	begin "slots of several sizes, two minutes"
+	CPUS=1 ACCEL=tcg,thread=single QEMU_ARGS="-icount shift=0,sleep=off" MEM=6144 \
+		measure < <(slot_cases)
+	BENCH=/selftests/exmap/bench_io CPUS=1 ACCEL=tcg,thread=single \
+		QEMU_ARGS="-icount shift=0,sleep=off" \
+		measure "$(io_devices 1 counted80us 2 80000)" \
+		< <(slot_io_cases counted /dev/counted80us 3)
+	end slots
+
+	echo "Slots: to place and evict a slot of a size, 512 scattered ones in a call of VECTORS;"
+	echo "and to read 128 scattered slots by one call from a device that takes 80 us for each"
+	echo "request, as a ratio to the time that Linux AIO takes into plain memory"
+	setting
+	awk -F , -v sizes="$SLOT_KIB 2048" '
+		BEGIN { n = split(sizes, size, " ") }
+		/^exmap-vectors,/ { cost[size[++seen]] = $12; next }
+		{ sub(/.*-/, "", $5); ratio[$5] = $10 }
+		END {
+			printf "\n%8s %13s %9s %14s\n", "KiB", "instructions", "ratio", "read / AIO"
+			for (i = 1; i <= n; i++)
+				printf "%8d %13.0f %9.2f %14s\n", size[i], cost[size[i]],
+					cost[size[i]] / cost[4], size[i] in ratio ? ratio[size[i]] : "-"
+		}' "$TMP/csv"
+}
+
+[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions slots library cold clock
 for section; do
 	case $section in
-	instructions|locked|shootdowns|scaling|io|lookup|regions|library|cold|clock) ;;
-	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions library cold clock)" ;;
+	instructions|locked|shootdowns|scaling|io|lookup|regions|slots|library|cold|clock) ;;
+	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions slots library cold clock)" ;;
 	esac
 done
 for section; do

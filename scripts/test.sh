@@ -192,14 +192,16 @@ guest() {	# lean|debug [leaks|no-leaks]
 			/selftests/exmap/fuzz --seed 0 --seconds "$FUZZ"
 			echo "# exit fuzz-random $?"
 		else
-			printf "# program exmap-store\n1..2\n"
+			printf "# program exmap-store\n1..3\n"
 			exmapstat --json 0.1 >/tmp/stat &
 			stat=$!
 			timeout 300 exmap-store --uring --quiet --load /selftests --file /mnt/disk/store || printf "not "
 			printf "ok 1 every file verified through io_uring\n"
 			kill $stat
 			grep -q "\"command\":\"exmap-store\".*\"resident\":[1-9]" /tmp/stat || printf "not "
-			printf "ok 2 exmapstat sees its pages\n# exit exmap-store 0\n"
+			printf "ok 2 exmapstat sees its pages\n"
+			timeout 300 exmap-store --page-size 16 --quiet --load /selftests --file /mnt/disk/store || printf "not "
+			printf "ok 3 every file verified with pages of 16 KiB\n# exit exmap-store 0\n"
 		fi
 		exit $code' >"$log" 2>"$log.err" || code=$?
 	unset DEBUG LEAKS NODES APPEND

@@ -56,7 +56,7 @@ struct path {
 	u64 parent, parent_version;
 };
 
-#define SLOTS_MAX	((PAGE_SIZE - sizeof(struct node)) / sizeof(struct slot))
+#define SLOTS_MAX	((bm.page_size - sizeof(struct node)) / sizeof(struct slot))
 #define SEPARATOR_MAX	(sizeof(struct slot) + BTREE_KEY_MAX + sizeof(u64))
 
 #define load(field)	__atomic_load_n(&(field), __ATOMIC_RELAXED)
@@ -67,7 +67,7 @@ static struct entry get_entry(struct node *node, unsigned int i)
 	char *key;
 
 	__atomic_load(&node->slots[i], &slot, __ATOMIC_RELAXED);
-	if (slot.offset + slot.key_len + slot.len > PAGE_SIZE)
+	if ((size_t)slot.offset + slot.key_len + slot.len > bm.page_size)
 		bm_restart();
 	key = (char *)node + slot.offset;
 	return (struct entry) { key, key + slot.key_len, slot.key_len, slot.len };
@@ -156,9 +156,9 @@ static struct node *new_node(u64 pid, bool leaf)
 {
 	struct node *node = bm_page(pid);
 
-	memset(node, 0, PAGE_SIZE);
+	memset(node, 0, bm.page_size);
 	node->leaf = leaf;
-	node->heap = PAGE_SIZE;
+	node->heap = bm.page_size;
 	return node;
 }
 
@@ -187,7 +187,7 @@ static void copy_entries(struct node *to, struct node *from, unsigned int i, uns
 /* Move the upper half of a node to a new node. The parent must have room for a key. */
 static void split(const struct path *path)
 {
-	alignas(8) char copy[PAGE_SIZE];
+	alignas(8) char copy[PAGE_SIZE_MAX];
 	struct node *old = (struct node *)copy, *left, *right, *parent = bm_page(path->parent);
 	u64 left_pid = path->pid, right_pid, root_pid = 0;
 	struct entry middle;
@@ -202,7 +202,7 @@ static void split(const struct path *path)
 	}
 	bm_optimistic_end();
 
-	memcpy(old, bm_page(left_pid), PAGE_SIZE);
+	memcpy(old, bm_page(left_pid), bm.page_size);
 	mid = (old->count - 1) / 2;
 	middle = get_entry(old, mid);
 
@@ -269,8 +269,8 @@ static int insert_once(const struct entry *new)
 
 static u64 write_extent(const char *data, size_t len)
 {
-	u64 count = (len + PAGE_SIZE - 1) / PAGE_SIZE, pid = bm_extent(count), end = pid + count;
-	u64 first = pid, created = pid;
+	u64 count = (len + bm.page_size - 1) / bm.page_size, pid = bm_extent(count);
+	u64 end = pid + count, first = pid, created = pid;
 	size_t bytes;
 
 	for (; pid < end; pid++, data += bytes, len -= bytes) {
@@ -278,10 +278,10 @@ static u64 write_extent(const char *data, size_t len)
 			created += end - pid < bm.batch ? end - pid : bm.batch;
 			bm_create(pid, created - pid);
 		}
-		bytes = len < PAGE_SIZE ? len : PAGE_SIZE;
+		bytes = len < bm.page_size ? len : bm.page_size;
 		memcpy(bm_page(pid), data, bytes);
 		/* ALLOC reuses pages without clearing them: clear the rest of the page */
-		memset((char *)bm_page(pid) + bytes, 0, PAGE_SIZE - bytes);
+		memset((char *)bm_page(pid) + bytes, 0, bm.page_size - bytes);
 		bm_unlock(pid);
 	}
 	return first;
@@ -365,10 +365,10 @@ ssize_t btree_lookup(const void *key, size_t key_len, void *buf, size_t size)
 		size = value.size;
 	pid = value.extent;
 	next = pid;
-	end = pid + (size + PAGE_SIZE - 1) / PAGE_SIZE;
+	end = pid + (size + bm.page_size - 1) / bm.page_size;
 	for (done = 0; done < size; pid++, done += n) {
 		next = bm_read_ahead(pid, next, end);
-		n = size - done < PAGE_SIZE ? size - done : PAGE_SIZE;
+		n = size - done < bm.page_size ? size - done : bm.page_size;
 		read_page(pid, (char *)buf + done, n);
 	}
 	return value.size;
@@ -379,7 +379,7 @@ void btree_create(void)
 	u64 meta = bm_extent(1), root = bm_extent(1);	/* the first extent is page META */
 
 	bm_create(meta, 1);
-	memset(bm_page(meta), 0, PAGE_SIZE);
+	memset(bm_page(meta), 0, bm.page_size);
 	((struct meta *)bm_page(meta))->root = root;
 	bm_create(root, 1);
 	new_node(root, true);

@@ -356,7 +356,7 @@ static void on_segv(int sig, siginfo_t *info, void *context)
 	(void)context;
 	/* si_code > 0: the signal was raised by an access, not sent by kill() */
 	if (info->si_code > 0 && self && atomic_load(&self->optimistic) &&
-	    addr >= bm.region && addr < bm.region + bm.virt_pages * PAGE_SIZE) {
+	    addr >= bm.region && addr < bm.region + bm.virt_pages * bm.page_size) {
 		self->stats.segv++;
 		siglongjmp(self->restart, 1);
 	}
@@ -490,20 +490,22 @@ static void *map_anonymous(size_t len)
 
 static void open_exmap(void)
 {
-	struct exmap_ioctl_setup setup = {
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup),
 		.fd = bm.file_fd,
 		.max_interfaces = bm.nr_threads,
-		.buffer_size = bm.buffer_pages,
+		.buffer_size = bm.buffer_pages * (bm.page_size / PAGE_SIZE_MIN),
+		.slot_size = bm.page_size,
 	};
 
 	bm.exmap_fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
 	if (bm.exmap_fd < 0)
 		err(1, "cannot open /dev/exmap%s", errno != ENOENT ? "" :
 		    " (is the exmap driver loaded? --madvise works without it)");
-	if (ioctl(bm.exmap_fd, EXMAP_IOCTL_SETUP, &setup))
+	if (ioctl(bm.exmap_fd, EXMAP_IOCTL_SETUP2, &setup) < 0)
 		err(1, "exmap setup with %llu pages%s", bm.buffer_pages, errno != ENOMEM ? "" :
 		    " (more than ulimit -l allows?)");
-	bm.region = map(bm.virt_pages * PAGE_SIZE, MAP_SHARED, bm.exmap_fd, EXMAP_OFF_EXMAP);
+	bm.region = map(bm.virt_pages * bm.page_size, MAP_SHARED, bm.exmap_fd, EXMAP_OFF_EXMAP);
 }
 
 void bm_init(void)
@@ -531,8 +533,9 @@ void bm_init(void)
 	if (bm.file_fd < 0)
 		err(1, "cannot create the page file %s", bm.file);
 	/* Allocate all blocks now, so that writing threads do not wait for each other */
-	if (fallocate(bm.file_fd, 0, 0, bm.file_pages * PAGE_SIZE) && errno != EOPNOTSUPP)
-		err(1, "%llu MiB for the page file %s", bm.file_pages / 256, bm.file);
+	if (fallocate(bm.file_fd, 0, 0, bm.file_pages * bm.page_size) && errno != EOPNOTSUPP)
+		err(1, "%llu MiB for the page file %s", (bm.file_pages * bm.page_size) >> 20,
+		    bm.file);
 
 	bm.state = map_anonymous(bm.virt_pages * sizeof(*bm.state));
 	bm.dirty = map_anonymous(bm.virt_pages);
@@ -540,9 +543,9 @@ void bm_init(void)
 	for (i = 0; i < bm.nr_threads; i++)
 		bm.threads[i].interface = i;
 	if (bm.madvise) {
-		bm.region = map_anonymous(bm.virt_pages * PAGE_SIZE);
+		bm.region = map_anonymous(bm.virt_pages * bm.page_size);
 		/* No huge pages: they cannot be evicted in parts. Failure does no harm. */
-		madvise(bm.region, bm.virt_pages * PAGE_SIZE, MADV_NOHUGEPAGE);
+		madvise(bm.region, bm.virt_pages * bm.page_size, MADV_NOHUGEPAGE);
 	} else {
 		open_exmap();
 	}

@@ -32,7 +32,8 @@
 
 #include "call.h"
 
-#define PAGE_SIZE	4096
+#define PAGE_SIZE_MIN	4096
+#define PAGE_SIZE_MAX	32768	/* offsets in a page have 16 bits */
 
 struct bm_stats {
 	u64 in, in_calls;		/* pages read from the page file */
@@ -56,6 +57,7 @@ struct bm_thread {
 struct bm {
 	/* Parameters, set by the caller before bm_init() */
 	const char *file;		/* path of the page file, which is overwritten */
+	size_t page_size;		/* bytes, a power of two */
 	u64 file_pages;			/* expected length of the page file */
 	u64 virt_pages;			/* length of the region */
 	u64 buffer_pages;		/* maximum number of pages in memory */
@@ -90,7 +92,7 @@ struct bm_stats bm_collect_stats(void);
 
 static inline void *bm_page(u64 pid)
 {
-	return bm.region + pid * PAGE_SIZE;
+	return bm.region + pid * bm.page_size;
 }
 
 /*

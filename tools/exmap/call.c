@@ -40,9 +40,9 @@ void call_add(struct call *call, enum exmap_opcode opcode, const u64 *pid, unsig
 /* Read or write a run of pages without exmap; repeat the system call if it stops short */
 static void transfer(const struct exmap_vec *vec)
 {
-	size_t len = (size_t)vec->len * PAGE_SIZE, done;
+	size_t len = (size_t)vec->len * bm.page_size, done;
 	bool read = vec->opcode == EXMAP_OP_READ;
-	off_t pos = vec->page * PAGE_SIZE;
+	off_t pos = vec->page * bm.page_size;
 	char *page = bm_page(vec->page);
 	ssize_t n;
 
@@ -70,7 +70,7 @@ static void carry_out_by_hand(struct call *call)
 		if (vec->opcode == EXMAP_OP_READ || vec->opcode == EXMAP_OP_WRITE)
 			transfer(vec);
 		else if (vec->opcode == EXMAP_OP_FREE &&
-			 madvise(bm_page(vec->page), vec->len * PAGE_SIZE, MADV_DONTNEED))
+			 madvise(bm_page(vec->page), vec->len * bm.page_size, MADV_DONTNEED))
 			err(1, "madvise");
 		/* ALLOC needs no call: the first access allocates the page */
 	}

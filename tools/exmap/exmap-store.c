@@ -107,7 +107,7 @@ static int scan_entry(const char *path, const struct stat *st, int type, struct 
 	total_bytes += st->st_size;
 	entry_bytes += len + BTREE_ENTRY_OVERHEAD;
 	if (st->st_size > BTREE_INLINE_MAX)
-		extent_pages += (st->st_size + PAGE_SIZE - 1) / PAGE_SIZE;
+		extent_pages += (st->st_size + bm.page_size - 1) / bm.page_size;
 	else
 		entry_bytes += st->st_size;
 	return 0;
@@ -304,6 +304,7 @@ static const char help[] =
 	"all of them back in random order and verifies them. The exit status is 0\n"
 	"if all files came back as they were.\n\n"
 	"  --fraction N   the buffer is 1/N of the data (8)\n"
+	"  --page-size N  size of a page in KiB: 4, 8, 16 or 32 (4)\n"
 	"  --threads N    threads that load and read (4)\n"
 	"  --virt-mb N    size of the region in MiB (what the data needs)\n"
 	"  --seed N       seed of the random order (1)\n"
@@ -331,6 +332,7 @@ int main(int argc, char **argv)
 		{ "load", required_argument, NULL, 'l' },
 		{ "file", required_argument, NULL, 'f' },
 		{ "fraction", required_argument, NULL, 'r' },
+		{ "page-size", required_argument, NULL, 'p' },
 		{ "threads", required_argument, NULL, 't' },
 		{ "virt-mb", required_argument, NULL, 'v' },
 		{ "seed", required_argument, NULL, 's' },
@@ -342,12 +344,13 @@ int main(int argc, char **argv)
 	};
 	struct phase load = { .name = "load", .each = load_file };
 	struct phase read = { .name = "read", .each = read_file };
-	u64 fraction = 8, seed = 1;
+	u64 fraction = 8, seed = 1, virt_bytes = 0;
 	size_t i;
 	int opt;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	bm.nr_threads = 4;
+	bm.page_size = PAGE_SIZE_MIN;
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (opt) {
 		case 'l':
@@ -359,12 +362,17 @@ int main(int argc, char **argv)
 		case 'r':
 			fraction = parse("fraction", 1, 1 << 20);
 			break;
+		case 'p':
+			bm.page_size = parse("page-size", 4, PAGE_SIZE_MAX >> 10) << 10;
+			if (bm.page_size & (bm.page_size - 1))
+				errx(1, "--page-size takes 4, 8, 16 or 32");
+			break;
 		case 't':
 			bm.nr_threads = parse("threads", 1, 1024);
 			break;
 		case 'v':
 			/* At most half of a 47-bit address space */
-			bm.virt_pages = parse("virt-mb", 1, 1 << 26) << 8;
+			virt_bytes = parse("virt-mb", 1, 1 << 26) << 20;
 			break;
 		case 's':
 			seed = parse("seed", 0, ~0ULL);
@@ -396,10 +404,11 @@ int main(int argc, char **argv)
 	scan();
 	shuffle(seed);
 	/* Nodes are at least half full, and files may have grown a little since the scan */
-	bm.file_pages = extent_pages + 2 * entry_bytes / PAGE_SIZE + 16;
+	bm.file_pages = extent_pages + 2 * entry_bytes / bm.page_size + 16;
+	bm.virt_pages = virt_bytes / bm.page_size;
 	if (!bm.virt_pages)
 		bm.virt_pages = bm.file_pages * 5 / 4 + 1024;
-	bm.buffer_pages = total_bytes / PAGE_SIZE / fraction;
+	bm.buffer_pages = total_bytes / bm.page_size / fraction;
 	/* Threads lock batches of pages, while most of the buffer must remain evictable */
 	if (bm.buffer_pages < 32 * bm.nr_threads) {
 		bm.buffer_pages = 32 * bm.nr_threads;
@@ -408,7 +417,8 @@ int main(int argc, char **argv)
 	}
 	if (!quiet)
 		printf("scan: %zu files, %.1f MiB, buffer %.1f MiB, region %.1f MiB\n", nr_files,
-		       total_bytes / 1048576.0, bm.buffer_pages / 256.0, bm.virt_pages / 256.0);
+		       total_bytes / 1048576.0, bm.buffer_pages * bm.page_size / 1048576.0,
+		       bm.virt_pages * bm.page_size / 1048576.0);
 
 	bm_init();
 	sem_init(&thread_done, 0, 0);

@@ -389,9 +389,9 @@ static void pool_test_folios(struct kunit *test)
 
 	/* A folio with a poisoned part leaves the pool when it is its turn to be used */
 	bad = f->pages[15];
-	folio_get(page_folio(bad));
 	folio_set_has_hwpoisoned(page_folio(bad));
 	recycle(test, f, 2, f->pages + 15, 1);
+	folio_get(page_folio(bad));
 	if (IS_ENABLED(CONFIG_MEMORY_FAILURE)) {
 		struct exmap_interface *i = &f->pool->interfaces[2];
 

@@ -131,6 +131,7 @@ static int exmap_region_create(struct exm_region *region,
 		.fd = options->fd,
 		.pool = region->pool->fd,
 		.offset = options->offset,
+		.slot_size = region->slot_size,
 	};
 	int number, err;
 	void *start;
@@ -159,7 +160,7 @@ static int exmap_region_create(struct exm_region *region,
 
 static void exmap_region_destroy(struct exm_region *region)
 {
-	munmap(region->start, region->slots * EXM_PAGE_SIZE);
+	munmap(region->start, region->slots * region->slot_size);
 	close(region->fd);
 }
 

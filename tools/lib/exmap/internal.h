@@ -72,7 +72,7 @@ struct exm_ops {
  * @regions: the regions by number; NULL where there is none
  * @fd: exmap: the file that stands for the pool. stock: a pidfd of the process, or -1
  * @pid: stock: the process that has made the pool
- * @used: stock: pages that are in slots
+ * @used: stock: bytes that are in slots
  * @guards: stock: empty slots have guard markers
  */
 struct exm_pool {
@@ -96,7 +96,8 @@ struct exm_pool {
  * @pool: its pool
  * @number: its number in the pool
  * @start: its address
- * @slots: its length in pages
+ * @slots: its length in slots
+ * @slot_size: bytes of a slot
  * @fd: exmap: the file whose region it is. stock: the file to read and write, or -1
  * @stock: stock: the state of the slots
  */
@@ -105,6 +106,7 @@ struct exm_region {
 	unsigned int number;
 	char *start;
 	uint64_t slots;
+	uint64_t slot_size;
 	int fd;
 	struct exm_stock_region *stock;
 };

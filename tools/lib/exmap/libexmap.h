@@ -2,10 +2,10 @@
 /*
  * libexmap: a virtual range whose pages a buffer manager places itself
  *
- * A *pool* is an amount of memory. A *region* is a range of addresses, made of slots of
- * EXM_PAGE_SIZE bytes, and possibly the file that belongs to it. A slot is empty, or has a
- * page of the pool; only calls change which. A *thread* handle is what calls are made
- * through.
+ * A *pool* is an amount of memory. A *region* is a range of addresses, made of slots of one
+ * size, EXM_PAGE_SIZE bytes if nothing else is asked for, and possibly the file that belongs
+ * to it. A slot is empty, or has a page of the pool, of the size of the slot; only calls
+ * change which. A *thread* handle is what calls are made through.
  *
  * Where the kernel has exmap, the library uses it. Elsewhere, it does the same with
  * anonymous memory, madvise() and preadv(); exm_pool_features() says what is missing then.
@@ -25,7 +25,8 @@
 extern "C" {
 #endif
 
-#define EXM_PAGE_SIZE	4096
+#define EXM_PAGE_SIZE		4096
+#define EXM_MAX_SLOT_SIZE	(2 << 20)
 
 struct exm_pool;
 struct exm_region;
@@ -61,7 +62,8 @@ struct exm_region_options {
 	uint64_t offset;	/* byte of the file that is the first one of the region */
 	int32_t fd;		/* the file, or -1 */
 	uint32_t flags;		/* 0 */
-	uint64_t reserved[4];	/* 0 */
+	uint64_t slot_size;	/* bytes, a power of two up to EXM_MAX_SLOT_SIZE; 0: 4096 */
+	uint64_t reserved[3];	/* 0 */
 };
 
 enum exm_opcode {
@@ -124,6 +126,7 @@ void exm_region_destroy(struct exm_region *region);
 unsigned int exm_region_number(const struct exm_region *region);
 void *exm_region_start(const struct exm_region *region);
 uint64_t exm_region_slots(const struct exm_region *region);
+uint64_t exm_region_slot_size(const struct exm_region *region);
 int exm_region_flush(struct exm_region *region);
 int exm_region_query(struct exm_region *region, uint64_t first, uint64_t nr,
 		     uint8_t *slots);

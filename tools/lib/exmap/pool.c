@@ -181,13 +181,18 @@ static int region_add(struct exm_region *region, const struct exm_region_options
 int exm_region_create(struct exm_region **result, struct exm_pool *pool,
 		      const struct exm_region_options *options)
 {
+	const uint64_t size = options->slot_size ? options->slot_size : EXM_PAGE_SIZE;
 	struct exm_region *region;
 	int err;
 
-	if (!options->length || (options->length | options->offset) % EXM_PAGE_SIZE)
-		return exm_fail(EINVAL, "length and offset of a region are multiples of %d bytes",
+	if (size < EXM_PAGE_SIZE || size > EXM_MAX_SLOT_SIZE || size & (size - 1))
+		return exm_fail(EINVAL, "slots are of a power of two from %d to %d bytes",
+				EXM_PAGE_SIZE, EXM_MAX_SLOT_SIZE);
+	if (!options->length || options->length % size || options->offset % EXM_PAGE_SIZE)
+		return exm_fail(EINVAL,
+				"the length of a region is a multiple of its slots, the offset of %d bytes",
 				EXM_PAGE_SIZE);
-	if (options->flags || options->fd < -1 || !is_zero(options->reserved, 4))
+	if (options->flags || options->fd < -1 || !is_zero(options->reserved, 3))
 		return exm_fail(EINVAL, "unknown flag or field of a region");
 	err = file_check(options->fd);
 	if (err)
@@ -196,7 +201,8 @@ int exm_region_create(struct exm_region **result, struct exm_pool *pool,
 	if (!region)
 		return exm_fail(ENOMEM, "no memory for a region");
 	region->pool = pool;
-	region->slots = options->length / EXM_PAGE_SIZE;
+	region->slots = options->length / size;
+	region->slot_size = size;
 	err = region_add(region, options);
 	if (err) {
 		free(region);
@@ -237,6 +243,11 @@ void *exm_region_start(const struct exm_region *region)
 uint64_t exm_region_slots(const struct exm_region *region)
 {
 	return region->slots;
+}
+
+uint64_t exm_region_slot_size(const struct exm_region *region)
+{
+	return region->slot_size;
 }
 
 /* Do the TLB shootdown that freed pages wait for, and free page tables that are empty */

@@ -31,10 +31,10 @@
 #define RUN	512
 
 /*
- * Slots whose guard markers are made together. Before, they are protected from any access,
- * which needs no page tables: a large region that is hardly used costs nothing.
+ * Bytes of slots whose guard markers are made together. Before, they are protected from any
+ * access, which needs no page tables: a large region that is hardly used costs nothing.
  */
-#define CHUNK	(64UL << 20 >> 12)
+#define CHUNK	(64UL << 20)
 
 enum state {
 	EMPTY,
@@ -48,7 +48,7 @@ enum state {
  * @state: an enum state for each slot
  * @resident: number of slots that are not empty
  * @lock: held while a chunk is made accessible
- * @chunks: for each CHUNK slots, whether they are accessible
+ * @chunks: for each CHUNK bytes, whether they are accessible
  * @offset: byte of the file that is the first one of the region
  */
 struct exm_stock_region {
@@ -111,7 +111,7 @@ static int stock_pool_resize(struct exm_pool *pool, uint64_t memory)
 {
 	const uint64_t before = atomic_exchange(&pool->memory, memory);
 
-	if (pool->used * EXM_PAGE_SIZE <= memory)
+	if (pool->used <= memory)
 		return 0;
 	pool->memory = before;
 	return exm_fail(EBUSY, "more than %llu KiB of the pool are in use",
@@ -120,7 +120,7 @@ static int stock_pool_resize(struct exm_pool *pool, uint64_t memory)
 
 static int64_t stock_pool_used(struct exm_pool *pool)
 {
-	return pool->used * EXM_PAGE_SIZE;
+	return pool->used;
 }
 
 static void *reserve(uint64_t length, int prot)
@@ -129,6 +129,21 @@ static void *reserve(uint64_t length, int prot)
 			   -1, 0);
 
 	return start == MAP_FAILED ? NULL : start;
+}
+
+/* As reserve(), at a multiple of a power of two */
+static char *reserve_aligned(uint64_t length, uint64_t align, int prot)
+{
+	char *space = reserve(length + align - EXM_PAGE_SIZE, prot), *start;
+
+	if (!space)
+		return NULL;
+	start = space + (-(uintptr_t)space & (align - 1));
+	if (start != space)
+		munmap(space, start - space);
+	if (align - EXM_PAGE_SIZE != (uint64_t)(start - space))
+		munmap(start + length, align - EXM_PAGE_SIZE - (start - space));
+	return start;
 }
 
 static int stock_region_create(struct exm_region *region,
@@ -154,9 +169,10 @@ static int stock_region_create(struct exm_region *region,
 		region->number++;
 	region->fd = fd;
 	region->stock = stock;
-	region->start = reserve(length, pool->guards ? PROT_NONE : PROT_READ | PROT_WRITE);
+	region->start = reserve_aligned(length, region->slot_size,
+					pool->guards ? PROT_NONE : PROT_READ | PROT_WRITE);
 	stock->state = reserve(region->slots, PROT_READ | PROT_WRITE);
-	stock->chunks = calloc(region->slots / CHUNK + 1, 1);
+	stock->chunks = calloc(length / CHUNK + 1, 1);
 	stock->offset = options->offset;
 	pthread_mutex_init(&stock->lock, NULL);
 	if (region->number < EXM_MAX_REGIONS && region->start && stock->state &&
@@ -182,8 +198,8 @@ static void stock_region_destroy(struct exm_region *region)
 {
 	struct exm_stock_region *stock = region->stock;
 
-	munmap(region->start, region->slots * EXM_PAGE_SIZE);
-	region->pool->used -= stock->resident;
+	munmap(region->start, region->slots * region->slot_size);
+	region->pool->used -= stock->resident * region->slot_size;
 	munmap((void *)stock->state, region->slots);
 	free((void *)stock->chunks);
 	pthread_mutex_destroy(&stock->lock);
@@ -217,7 +233,7 @@ static int stock_region_query(struct exm_region *region, uint64_t first, uint64_
 
 static char *slot_addr(const struct exm_region *region, uint64_t slot)
 {
-	return region->start + slot * EXM_PAGE_SIZE;
+	return region->start + slot * region->slot_size;
 }
 
 /* Count a page, unless there is no room for it */
@@ -227,9 +243,10 @@ static bool budget_take(struct exm_region *region)
 	unsigned long long used = pool->used;
 
 	do {
-		if (used >= pool->memory / EXM_PAGE_SIZE)
+		if (used + region->slot_size > pool->memory)
 			return false;
-	} while (!atomic_compare_exchange_weak(&pool->used, &used, used + 1));
+	} while (!atomic_compare_exchange_weak(&pool->used, &used,
+					       used + region->slot_size));
 	region->stock->resident++;
 	return true;
 }
@@ -237,24 +254,25 @@ static bool budget_take(struct exm_region *region)
 static void budget_give(struct exm_region *region, uint64_t pages)
 {
 	region->stock->resident -= pages;
-	region->pool->used -= pages;
+	region->pool->used -= pages * region->slot_size;
 }
 
 /* Make a chunk accessible. Its slots, none of which has a page, get guard markers. */
 static int chunk_open(struct exm_region *region, uint64_t slot)
 {
 	struct exm_stock_region *stock = region->stock;
-	const uint64_t chunk = slot / CHUNK, first = chunk * CHUNK;
-	const uint64_t rest = region->slots - first;
-	const size_t length = (rest < CHUNK ? rest : CHUNK) * EXM_PAGE_SIZE;
+	const uint64_t chunk = slot * region->slot_size / CHUNK;
+	const uint64_t rest = region->slots * region->slot_size - chunk * CHUNK;
+	const size_t length = rest < CHUNK ? rest : CHUNK;
+	char *first = region->start + chunk * CHUNK;
 	int err = 0;
 
 	if (!region->pool->guards || stock->chunks[chunk])
 		return 0;
 	pthread_mutex_lock(&stock->lock);
 	if (!stock->chunks[chunk]) {
-		if (madvise(slot_addr(region, first), length, MADV_GUARD_INSTALL) ||
-		    mprotect(slot_addr(region, first), length, PROT_READ | PROT_WRITE))
+		if (madvise(first, length, MADV_GUARD_INSTALL) ||
+		    mprotect(first, length, PROT_READ | PROT_WRITE))
 			err = -errno;
 		else
 			stock->chunks[chunk] = 1;
@@ -317,8 +335,8 @@ static int batch_end(struct batch *batch)
 	resident = err ? !in : in;
 	for (unsigned int i = 0; i < batch->nr; i++) {
 		const uint64_t slot = ((char *)batch->range[i].iov_base - region->start) /
-				      EXM_PAGE_SIZE;
-		const uint64_t nr = batch->range[i].iov_len / EXM_PAGE_SIZE;
+				      region->slot_size;
+		const uint64_t nr = batch->range[i].iov_len / region->slot_size;
 
 		for (uint64_t n = 0; n < nr; n++)
 			region->stock->state[slot + n] = resident ? RESIDENT : EMPTY;
@@ -332,17 +350,18 @@ static int batch_end(struct batch *batch)
 
 static int batch_add(struct batch *batch, uint64_t slot)
 {
+	const size_t size = batch->region->slot_size;
 	char *addr = slot_addr(batch->region, slot);
 	struct iovec *last = batch->range + batch->nr;
 	int err = 0;
 
 	if (batch->nr && (char *)last[-1].iov_base + last[-1].iov_len == addr) {
-		last[-1].iov_len += EXM_PAGE_SIZE;
+		last[-1].iov_len += size;
 		return 0;
 	}
 	if (batch->nr == BATCH)
 		err = batch_end(batch);
-	batch->range[batch->nr++] = (struct iovec) { addr, EXM_PAGE_SIZE };
+	batch->range[batch->nr++] = (struct iovec) { addr, size };
 	return err;
 }
 
@@ -452,8 +471,8 @@ static size_t transfer(const struct exm_region *region, const struct exm_vec *ve
 		       uint64_t slot, unsigned int nr, int *err)
 {
 	const int flags = vec->flags & EXM_DSYNC ? RWF_DSYNC : 0;
-	const off_t pos = region->stock->offset + slot * EXM_PAGE_SIZE;
-	const size_t size = (size_t)nr * EXM_PAGE_SIZE;
+	const off_t pos = region->stock->offset + slot * region->slot_size;
+	const size_t size = nr * region->slot_size;
 	char *addr = slot_addr(region, slot);
 	size_t done = 0;
 	ssize_t ret;
@@ -492,7 +511,7 @@ static int run_advise(struct exm_region *region, uint64_t slot, unsigned int nr,
 
 	if (!nr || (in && !region->pool->guards))
 		return 0;
-	return madvise(slot_addr(region, slot), (size_t)nr * EXM_PAGE_SIZE, advice) ?
+	return madvise(slot_addr(region, slot), nr * region->slot_size, advice) ?
 	       -errno : 0;
 }
 
@@ -565,7 +584,7 @@ static int do_transfer(struct batch *batch, struct exm_region *region,
 		if (state == EMPTY)
 			result->res = run_advise(region, slot, nr, true);
 		done = result->res ? 0 : transfer(region, vec, slot, nr, &result->res) /
-					 EXM_PAGE_SIZE;
+					 region->slot_size;
 		if (state == EMPTY) {
 			run_land(region, slot, nr, done);
 		} else {

@@ -111,6 +111,7 @@ static struct {
 	unsigned int depth;
 	unsigned int chunk;
 	unsigned int pairs;
+	unsigned long slot;		/* bytes; what is called a page here is of this size */
 	unsigned long pages;
 	unsigned long pool;
 	bool buffered, deferred;
@@ -122,6 +123,7 @@ static struct {
 	.depth = 128,
 	.chunk = 32,
 	.pairs = 21,
+	.slot = PG,
 	.pages = 8192,
 	.pool = 8192,
 	.header = true,
@@ -165,28 +167,30 @@ static __always_inline void ranges(struct side *s)
 
 	for (i = 0; i < s->nr; i++)
 		s->range[i] = (struct iovec) {
-			.iov_base = s->memory + page_of(s, i) * PG, .iov_len = PG,
+			.iov_base = s->memory + page_of(s, i) * opt.slot, .iov_len = opt.slot,
 		};
 }
 
 static void exmap_read(struct side *s)
 {
 	if (s->nr == 1) {
-		expect(s, pread(s->fd, s->memory + page_of(s, 0) * PG, PG, 0), PG);
+		expect(s, pread(s->fd, s->memory + page_of(s, 0) * opt.slot, opt.slot, 0),
+		       opt.slot);
 		return;
 	}
 	ranges(s);
-	expect(s, preadv(s->fd, s->range, s->nr, 0), s->nr * PG);
+	expect(s, preadv(s->fd, s->range, s->nr, 0), s->nr * opt.slot);
 }
 
 static void exmap_write(struct side *s)
 {
 	if (s->nr == 1) {
-		expect(s, pwrite(s->fd, s->memory + page_of(s, 0) * PG, PG, 0), PG);
+		expect(s, pwrite(s->fd, s->memory + page_of(s, 0) * opt.slot, opt.slot, 0),
+		       opt.slot);
 		return;
 	}
 	ranges(s);
-	expect(s, pwritev(s->fd, s->range, s->nr, 0), s->nr * PG);
+	expect(s, pwritev(s->fd, s->range, s->nr, 0), s->nr * opt.slot);
 }
 
 static __always_inline void action(struct side *s, __u16 opcode)
@@ -227,6 +231,35 @@ static void go_on(struct side *s)
 	s->next += s->nr;
 	if (s->next + s->nr > resident)
 		s->next = 0;
+}
+
+/* Do the same to each page of the batch, in a call that any size of slots has */
+static __always_inline void vectors(struct side *s, __u8 opcode)
+{
+	struct request *r = s->requests;
+	unsigned long changed = 0;
+	unsigned int i;
+
+	for (i = 0; i < s->nr; i++)
+		r->vecs[i] = (struct exmap_vec) {
+			.page = page_of(s, i), .len = 1, .opcode = opcode,
+		};
+	r->call.nr = s->nr;
+	expect(s, ioctl(s->fd, EXMAP_IOCTL_VECTORS, &r->call), 0);
+	for (i = 0; i < s->nr; i++)
+		changed += r->results[i].pages;
+	expect(s, changed, s->nr);
+}
+
+static void vectors_read(struct side *s)
+{
+	vectors(s, EXMAP_OP_READ);
+}
+
+static void vectors_free(struct side *s)
+{
+	vectors(s, EXMAP_OP_FREE);
+	advance(s, s->nr);
 }
 
 /* Fill in vectors that free the @nr oldest pages and read the next @nr pages */
@@ -278,7 +311,8 @@ static void pread_each(struct side *s)
 	unsigned int i;
 
 	for (i = 0; i < s->nr; i++)
-		expect(s, pread(file, s->memory + i * PG, PG, page_of(s, i) * PG), PG);
+		expect(s, pread(file, s->memory + i * opt.slot, opt.slot,
+				page_of(s, i) * opt.slot), opt.slot);
 	advance(s, s->nr);
 }
 
@@ -287,7 +321,8 @@ static void pwrite_each(struct side *s)
 	unsigned int i;
 
 	for (i = 0; i < s->nr; i++)
-		expect(s, pwrite(file, s->memory + i * PG, PG, page_of(s, i) * PG), PG);
+		expect(s, pwrite(file, s->memory + i * opt.slot, opt.slot,
+				 page_of(s, i) * opt.slot), opt.slot);
 	advance(s, s->nr);
 }
 
@@ -310,9 +345,9 @@ static __always_inline void aio(struct side *s, __u16 opcode)
 		s->iocbs[i] = (struct iocb) {
 			.aio_lio_opcode = opcode,
 			.aio_fildes = file,
-			.aio_buf = (unsigned long)s->memory + i * PG,
-			.aio_nbytes = PG,
-			.aio_offset = page_of(s, i) * PG,
+			.aio_buf = (unsigned long)s->memory + i * opt.slot,
+			.aio_nbytes = opt.slot,
+			.aio_offset = page_of(s, i) * opt.slot,
 		};
 	expect(s, syscall(SYS_io_submit, s->aio, (long)s->nr, s->iocb_list), s->nr);
 	while (done < s->nr) {
@@ -323,7 +358,7 @@ static __always_inline void aio(struct side *s, __u16 opcode)
 		done += ret;
 	}
 	for (i = 0; i < s->nr; i++)
-		expect(s, s->events[i].res, PG);
+		expect(s, s->events[i].res, opt.slot);
 	advance(s, s->nr);
 }
 
@@ -363,7 +398,7 @@ static void uring_fixed_begin(struct side *s)
 	uring_begin(s);
 	for (i = 0; i < opt.depth; i++)
 		s->range[i] = (struct iovec) {
-			.iov_base = s->memory + i * PG, .iov_len = PG,
+			.iov_base = s->memory + i * opt.slot, .iov_len = opt.slot,
 		};
 	ret = io_uring_register_buffers(&s->ring, s->range, opt.depth);
 	if (ret)
@@ -451,7 +486,7 @@ static __always_inline void uring_page_end(struct side *s, unsigned int i, int r
 	(void)i;
 	if (res < 0)
 		errno = -res;
-	expect(s, res, PG);
+	expect(s, res, opt.slot);
 }
 
 static __always_inline void uring_fixed_start(struct side *s, unsigned int nr)
@@ -460,8 +495,8 @@ static __always_inline void uring_fixed_start(struct side *s, unsigned int nr)
 		const unsigned int i = s->idle[--s->nr_idle];
 		struct io_uring_sqe *sqe = uring_sqe(s, i);
 
-		io_uring_prep_read_fixed(sqe, 0, s->memory + i * PG, PG,
-					 page_of(s, 0) * PG, i);
+		io_uring_prep_read_fixed(sqe, 0, s->memory + i * opt.slot, opt.slot,
+					 page_of(s, 0) * opt.slot, i);
 		io_uring_sqe_set_data64(sqe, i);
 		sqe->flags |= IOSQE_FIXED_FILE;
 		advance(s, 1);
@@ -481,16 +516,16 @@ static __always_inline void uring_anon_start(struct side *s, unsigned int nr)
 
 	for (i = 0; i < nr; i++)
 		s->range[i] = (struct iovec) {
-			.iov_base = s->memory + page_of(s, i) * PG, .iov_len = PG,
+			.iov_base = s->memory + page_of(s, i) * opt.slot, .iov_len = opt.slot,
 		};
 	ret = syscall(SYS_process_madvise, s->pidfd, s->range, nr, MADV_DONTNEED, 0);
-	expect(s, ret, nr * PG);
+	expect(s, ret, nr * opt.slot);
 	for (i = 0; i < nr; i++) {
 		const unsigned int request = s->idle[--s->nr_idle];
 		struct io_uring_sqe *sqe = uring_sqe(s, request);
-		const __u64 offset = page_of(s, resident + i) * PG;
+		const __u64 offset = page_of(s, resident + i) * opt.slot;
 
-		io_uring_prep_read(sqe, 0, s->memory + offset, PG, offset);
+		io_uring_prep_read(sqe, 0, s->memory + offset, opt.slot, offset);
 		io_uring_sqe_set_data64(sqe, request);
 		sqe->flags |= IOSQE_FIXED_FILE;
 	}
@@ -506,18 +541,18 @@ static void uring_anon_begin(struct side *s)
 {
 	unsigned long i;
 
-	s->memory = mmap(NULL, file_pages * PG, PROT_READ | PROT_WRITE,
+	s->memory = mmap(NULL, file_pages * opt.slot, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (s->memory == MAP_FAILED)
 		die("cannot map %lu pages: %s", file_pages, strerror(errno));
 	/* EINVAL: the kernel has no transparent huge pages */
-	if (madvise(s->memory, file_pages * PG, MADV_NOHUGEPAGE) && errno != EINVAL)
+	if (madvise(s->memory, file_pages * opt.slot, MADV_NOHUGEPAGE) && errno != EINVAL)
 		die("MADV_NOHUGEPAGE: %s", strerror(errno));
 	s->pidfd = syscall(SYS_pidfd_open, getpid(), 0);
 	if (s->pidfd < 0)
 		die("pidfd_open: %s", strerror(errno));
 	for (i = 0; i < resident; i++)
-		s->memory[page_of(s, i) * PG] = 1;
+		s->memory[page_of(s, i) * opt.slot] = 1;
 	uring_begin(s);
 }
 
@@ -526,6 +561,7 @@ static void uring_anon_begin(struct side *s)
 static const struct method methods[] = {
 	{ "exmap-read", DEV, NULL, exmap_read, action_free },
 	{ "exmap-action-read", DEV, NULL, action_read, action_free },
+	{ "exmap-vectors-read", DEV, NULL, vectors_read, vectors_free },
 	{ "exmap-exchange", DEV | FILLED, NULL, exchange, NULL },
 	{ "exmap-write", DEV | FILLED | WRITES, NULL, exmap_write, go_on },
 	{ "exmap-action-write", DEV | FILLED | WRITES, NULL, action_write, go_on },
@@ -629,7 +665,7 @@ static void open_file(void)
 	size = st.st_size;
 	if (S_ISBLK(st.st_mode) && ioctl(file, BLKGETSIZE64, &size))
 		die("BLKGETSIZE64: %s", strerror(errno));
-	file_pages = size / PG;
+	file_pages = size / opt.slot;
 	if (file_pages < 2 * opt.pool || file_pages >= 1UL << 32)
 		die("%s does not suit a pool of %lu pages", opt.file, opt.pool);
 	/* Like a buffer manager, keep a small part of the pool free */
@@ -653,22 +689,26 @@ static void choose(void)
 	}
 }
 
-/* Apply @opcode to @nr pages, or to the maximum length of a vector if that is less */
-static void action_range(struct side *s, __u16 opcode, __u64 page, unsigned long nr)
+/* Apply @opcode to @nr pages, or to a part of them. Returns their number. */
+static unsigned long place_range(struct side *s, __u8 opcode, __u64 page, unsigned long nr)
 {
-	struct exmap_action_params params = { .iov_len = 1, .opcode = opcode };
-	const struct exmap_iov iov = { .page = page, .len = nr < LONGEST ? nr : LONGEST };
+	struct request *r = s->requests;
 
-	s->iov[0].value = iov.value;
-	expect(s, ioctl(s->fd, EXMAP_IOCTL_ACTION, &params), 0);
-	expect(s, s->iov[0].pages, iov.len);
+	r->vecs[0] = (struct exmap_vec) {
+		.page = page, .len = nr < LONGEST ? nr : LONGEST, .opcode = opcode,
+	};
+	r->call.nr = 1;
+	expect(s, ioctl(s->fd, EXMAP_IOCTL_VECTORS, &r->call), 0);
+	expect(s, r->results[0].pages, r->vecs[0].len);
+	return r->vecs[0].len;
 }
 
 static void exmap_begin(struct side *s)
 {
 	struct exmap_setup2 setup = {
 		.size = sizeof(setup), .fd = file, .max_interfaces = 1,
-		.buffer_size = opt.pool, .flags = opt.deferred ? EXMAP_SETUP_DEFERRED : 0,
+		.buffer_size = opt.pool * (opt.slot / PG), .slot_size = opt.slot,
+		.flags = opt.deferred ? EXMAP_SETUP_DEFERRED : 0,
 	};
 	unsigned long i;
 	void *iface;
@@ -678,24 +718,26 @@ static void exmap_begin(struct side *s)
 		die("cannot open " DEVICE ": %s", strerror(errno));
 	if (ioctl(s->fd, EXMAP_IOCTL_SETUP2, &setup))
 		die("cannot set up an exmap of %lu pages: %s", opt.pool, strerror(errno));
-	s->memory = mmap(NULL, file_pages * PG, PROT_READ | PROT_WRITE, MAP_SHARED,
+	s->memory = mmap(NULL, file_pages * opt.slot, PROT_READ | PROT_WRITE, MAP_SHARED,
 			 s->fd, EXMAP_OFF_EXMAP);
 	if (s->memory == MAP_FAILED)
 		die("cannot map %lu pages: %s", file_pages, strerror(errno));
-	iface = mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd,
-		     EXMAP_OFF_INTERFACE(0));
-	if (iface == MAP_FAILED)
-		die("cannot map the interface: %s", strerror(errno));
-	s->iov = ((struct exmap_user_interface *)iface)->iov;
+	if (opt.slot == PG) {
+		iface = mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd,
+			     EXMAP_OFF_INTERFACE(0));
+		if (iface == MAP_FAILED)
+			die("cannot map the interface: %s", strerror(errno));
+		s->iov = ((struct exmap_user_interface *)iface)->iov;
+	}
 
 	/* Make the pool take all its pages from the system, and create all page tables */
-	for (i = 0; i < opt.pool; i += LONGEST)
-		action_range(s, EXMAP_OP_ALLOC, i, opt.pool - i);
-	for (i = 0; i < opt.pool; i += LONGEST)
-		action_range(s, EXMAP_OP_FREE, i, opt.pool - i);
+	for (i = 0; i < opt.pool; )
+		i += place_range(s, EXMAP_OP_ALLOC, i, opt.pool - i);
+	for (i = 0; i < opt.pool; )
+		i += place_range(s, EXMAP_OP_FREE, i, opt.pool - i);
 	for (i = 0; i < file_pages; i += MAX_BATCH) {
-		action_range(s, EXMAP_OP_ALLOC, i, 1);
-		action_range(s, EXMAP_OP_FREE, i, 1);
+		place_range(s, EXMAP_OP_ALLOC, i, 1);
+		place_range(s, EXMAP_OP_FREE, i, 1);
 	}
 }
 
@@ -704,9 +746,9 @@ static void exmap_fill(struct side *s)
 	unsigned long i;
 
 	for (i = 0; i < resident; i++) {
-		action_range(s, EXMAP_OP_ALLOC, page_of(s, i), 1);
+		place_range(s, EXMAP_OP_ALLOC, page_of(s, i), 1);
 		if (s->method->flags & WRITES)
-			memset(s->memory + page_of(s, i) * PG, i, PG);
+			memset(s->memory + page_of(s, i) * opt.slot, i, opt.slot);
 	}
 }
 
@@ -734,17 +776,17 @@ static struct side *side_begin(const struct method *method)
 	s->method = method;
 	s->nr = opt.batch;
 	if (method->flags & DEV) {
-		exmap_begin(s);
 		requests_begin(s);
+		exmap_begin(s);
 	}
 	if (method->flags & FILLED)
 		exmap_fill(s);
 	if (method->flags & BUFFERS) {
-		s->memory = mmap(NULL, MAX_BATCH * PG, PROT_READ | PROT_WRITE,
+		s->memory = mmap(NULL, MAX_BATCH * opt.slot, PROT_READ | PROT_WRITE,
 				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (s->memory == MAP_FAILED)
 			die("no memory");
-		memset(s->memory, 1, MAX_BATCH * PG);
+		memset(s->memory, 1, MAX_BATCH * opt.slot);
 	}
 	if (method->begin)
 		method->begin(s);
@@ -793,6 +835,8 @@ static void print_help(void)
 	       "  --pairs N     turns of each method (21)\n"
 	       "  --pages N     pages per turn (8192)\n"
 	       "  --pool PAGES  size of the pool (8192); methods that evict fill 95 %% of it\n"
+	       "  --slot-size K size of what is called a page here, in KiB (4), with exmap-vectors-read,\n"
+	       "                pread, pwrite and aio-...\n"
 	       "  --csv         print comma-separated values\n"
 	       "  --no-header   do not print the names of the columns\n\n"
 	       "names:", MAX_BATCH);
@@ -816,7 +860,7 @@ static const struct method *find_method(const char *name)
 static void parse(int argc, char **argv)
 {
 	enum { WHAT, PEER, FILE_NAME, LABEL, BUFFERED, DEFERRED, BATCH, DEPTH, CHUNK, PAIRS,
-	       PAGES, POOL, CSV, NO_HEADER, HELP };
+	       PAGES, POOL, SLOT_SIZE, CSV, NO_HEADER, HELP };
 	static const struct option options[] = {
 		{ "what", required_argument, NULL, WHAT },
 		{ "peer", required_argument, NULL, PEER },
@@ -830,6 +874,7 @@ static void parse(int argc, char **argv)
 		{ "pairs", required_argument, NULL, PAIRS },
 		{ "pages", required_argument, NULL, PAGES },
 		{ "pool", required_argument, NULL, POOL },
+		{ "slot-size", required_argument, NULL, SLOT_SIZE },
 		{ "csv", no_argument, NULL, CSV },
 		{ "no-header", no_argument, NULL, NO_HEADER },
 		{ "help", no_argument, NULL, HELP },
@@ -873,7 +918,10 @@ static void parse(int argc, char **argv)
 			opt.pages = parse_number(optarg, 1, 1UL << 32);
 			break;
 		case POOL:
-			opt.pool = parse_number(optarg, 2 * MAX_BATCH, 1UL << 32);
+			opt.pool = parse_number(optarg, 2, 1UL << 32);
+			break;
+		case SLOT_SIZE:
+			opt.slot = parse_number(optarg, 4, 2048) << 10;
 			break;
 		case CSV:
 			opt.csv = true;
@@ -890,6 +938,8 @@ static void parse(int argc, char **argv)
 	}
 	if (!opt.what || !opt.file || optind != argc)
 		die("--what or --file is missing, or there is something else, see --help");
+	if (opt.pool < 2 * opt.batch)
+		die("--pool must be twice as large as --batch");
 	if (opt.what->flags & STREAM && opt.depth < opt.batch)
 		die("--batch cannot be more than --depth");
 }

@@ -128,6 +128,90 @@ static unsigned int resident(struct exm_region *region, unsigned int nr)
 	return sum;
 }
 
+/* Regions of the same pool, with the page sizes of databases */
+TEST_F(lib, slots_of_any_size)
+{
+	static const size_t sizes[] = { 8192, 16384, 65536 };
+	const bool raises = exm_pool_features(self->pool) & EXM_FEATURE_FAULTS;
+
+	for (unsigned int i = 0; i < 3; i++) {
+		const size_t size = sizes[i], all = PAGES * PG / size;
+		struct exm_region_options options = {
+			.fd = self->fd, .length = 64 * size, .slot_size = size,
+		};
+		uint64_t pages[2] = { 1, 3 };
+		struct exm_region *region;
+		struct exm_result result;
+		struct exm_vec vec = { .opcode = EXM_ALLOC, .page = 8, .len = all };
+		int results[2];
+		char *start, c;
+
+		ASSERT_EQ(0, exm_region_create(&region, self->pool, &options)) {
+			TH_LOG("%s", exm_message());
+		}
+		start = exm_region_start(region);
+		vec.region = exm_region_number(region);
+		EXPECT_EQ(0, (uintptr_t)start % size);
+		EXPECT_EQ(64, exm_region_slots(region));
+		EXPECT_EQ(size, exm_region_slot_size(region));
+
+		ASSERT_EQ(0, exm_read(self->thread, region, pages, 2, results));
+		for (size_t at = 0; at < size; at += PG) {
+			EXPECT_EQ('a' + (int)((size + at) / PG % 26), start[size + at]);
+			EXPECT_EQ('a' + (int)((3 * size + at) / PG % 26), start[3 * size + at]);
+		}
+		if (raises)
+			EXPECT_TRUE(faults(start + 2 * size + size / 2));
+		/* A page that nobody reads for the first region */
+		memset(start + size, 'X', size);
+		EXPECT_EQ(0, exm_write(self->thread, region, pages, 1, results));
+		EXPECT_EQ(1, pread(self->fd, &c, 1, 2 * size - 1));
+		EXPECT_EQ('X', c);
+
+		/* Two slots of the budget are in use */
+		EXPECT_EQ(1, exm_call(self->thread, &vec, &result, 1));
+		EXPECT_EQ(-ENOMEM, result.res);
+		EXPECT_EQ(all - 2, result.pages);
+		memset(start + 8 * size, 'Y', (all - 2) * size);
+		EXPECT_EQ(0, exm_free(self->thread, region, pages, 2, results));
+		if (raises)
+			EXPECT_TRUE(faults(start + 2 * size - 1));
+		vec.opcode = EXM_FREE;
+		EXPECT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+		EXPECT_EQ(all - 2, result.pages);
+
+		/* What was free in that size can be had in another one */
+		vec = (struct exm_vec) {
+			.opcode = EXM_ALLOC, .len = PAGES,
+			.region = exm_region_number(self->region),
+		};
+		EXPECT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+		EXPECT_EQ(PAGES, result.pages);
+		vec.opcode = EXM_FREE;
+		EXPECT_EQ(0, exm_call(self->thread, &vec, &result, 1));
+
+		/* The next size writes to the same file */
+		ASSERT_LE(0, fill_with_letters(self->fd, SLOTS / 2));
+		exm_region_destroy(region);
+	}
+}
+
+TEST_F(lib, slot_sizes_that_do_not_exist)
+{
+	static const uint64_t sizes[] = { 1, 2048, 12288, 4 << 20, 1ULL << 63 };
+	struct exm_region_options options = { .fd = -1, .length = 4 << 20 };
+	struct exm_region *region;
+
+	for (unsigned int i = 0; i < 5; i++) {
+		options.slot_size = sizes[i];
+		EXPECT_EQ(-EINVAL, exm_region_create(&region, self->pool, &options));
+		EXPECT_NE(NULL, strstr(exm_message(), "power of two"));
+	}
+	options.slot_size = 16384;
+	options.length = 5 * 4096;
+	EXPECT_EQ(-EINVAL, exm_region_create(&region, self->pool, &options));
+}
+
 TEST_F(lib, a_pool_says_what_it_can_do)
 {
 	unsigned int features = exm_pool_features(self->pool);

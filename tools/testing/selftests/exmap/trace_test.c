@@ -158,7 +158,8 @@ TEST_F(trace, pages)
 	struct exmap_vec vecs[2];
 	struct exmap_result r[2];
 
-	EXPECT_EQ(1, TRACED("exmap_setup", "region=0 pages=%d interfaces=2 deferred=0 backing=1",
+	EXPECT_EQ(1, TRACED("exmap_setup",
+			    "region=0 pages=%d interfaces=2 slot_size=4096 deferred=0 backing=1",
 			    BUFFER));
 	/* The first ALLOC finds no page, the other one has a path of its own */
 	ASSERT_EQ(1, ex_alloc(ex, 0, 5, 1));
