@@ -118,7 +118,7 @@ library() {
 	local dir=$LOGS/library code=0
 	mkdir -p "$dir/out" "$dir/root"
 	attempt library "builds without a warning" make -C "$TREE/tools/lib/exmap" OUTPUT="$dir/out/" \
-		CC="ccache gcc -Werror" all examples
+		CC="ccache gcc -Werror" CXXFLAGS="-O2 -Werror -pedantic" all examples
 	attempt library "exports what its map says" diff <(nm -D --defined-only "$dir/out/libexmap.so" |
 		sed -n 's/.* T \(.*\)@@.*/\1/p' | sort) \
 		<(sed -n 's/^\t\(exm_.*\);$/\1/p' "$TREE/tools/lib/exmap/libexmap.map" | sort)
@@ -134,6 +134,7 @@ library() {
 	attempt library "the C++ program runs" env LD_LIBRARY_PATH="$dir/root/usr/lib" "$dir/user"
 	head -c 8M /dev/urandom >"$dir/file"
 	attempt library "the example runs" "$dir/out/examples/random-reads" "$dir/file" 1
+	attempt library "the example in C++20 runs" "$dir/out/examples/on-demand" "$dir/file" 20000
 
 	# The folder of the build may be closed to other users
 	cp "$BUILD/lean/programs/selftests/lib_test" "$dir/"
