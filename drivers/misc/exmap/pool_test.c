@@ -420,18 +420,18 @@ static void pool_test_group(struct kunit *test)
 	put(f, 1, f->pages + 20, 20);
 	f->pool = large;
 	/* There is room for two of sixteen pages where forty are free */
-	KUNIT_EXPECT_EQ(test, get(f, 3, f->pages, 20), 2);
+	KUNIT_ASSERT_EQ(test, get(f, 3, f->pages, 20), 2);
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&large->nr_pages), 2);
 	KUNIT_EXPECT_LE(test, atomic_long_read(&f->group->nr_pages), 64);
 	f->pool = small;
-	KUNIT_EXPECT_EQ(test, get(f, 2, f->pages + 20, 20), 8);
+	KUNIT_ASSERT_EQ(test, get(f, 2, f->pages + 20, 20), 8);
 	KUNIT_EXPECT_EQ(test, refill(f, 3), -ENOMEM);
 	put(f, 2, f->pages + 20, 8);
 	put(f, 2, f->pages + 40, 24);
 	f->pool = large;
 	put(f, 2, f->pages, 2);
 	f->pool = small;
-	KUNIT_EXPECT_EQ(test, get(f, 1, f->pages, MAX_PAGES), 64);
+	KUNIT_ASSERT_EQ(test, get(f, 1, f->pages, MAX_PAGES), 64);
 	put(f, 1, f->pages, 64);
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&large->nr_pages), 0);
 }

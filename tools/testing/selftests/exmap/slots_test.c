@@ -360,6 +360,31 @@ TEST_F(slots, lost_part)
 	EXPECT_TRUE(slot_intact(area, 4, 4000));
 }
 
+/* Wherever the gap is, the slot has a page, and does not get another one */
+TEST_F(slots, lost_part_and_free_pages)
+{
+	struct area *area = &self->area;
+	const int n = pages_of(area), lost[] = { 0, n / 2, n - 1 };
+
+	if (n == 1)
+		SKIP(return, "a page has no parts");
+	for (int i = 0; i < 3; i++) {
+		ASSERT_EQ(1, alloc(area, 7, 1));
+		stamp_slot(area, 7, 7000);
+		ASSERT_EQ(0, madvise(slot_at(area, 7) + lost[i] * PG, PG, MADV_DONTNEED));
+		EXPECT_EQ(0, alloc(area, 7, 1));
+		EXPECT_EQ(0, one(area, 0, EXMAP_OP_READ, 7, 1, 0));
+		EXPECT_EQ(2, alloc(area, 6, 3));
+		for (int page = 0; page < n; page++) {
+			char *addr = slot_at(area, 7) + page * PG;
+
+			EXPECT_EQ(page == lost[i] ? SIGSEGV : 0, try_read_byte(addr));
+			EXPECT_TRUE(page == lost[i] || stamp_intact(addr, 7000 + page));
+		}
+		EXPECT_EQ(3, release(area, 6, 3));
+	}
+}
+
 /* The parts that are left of slots go with the region, or with the process */
 TEST_F(slots, lost_part_and_exit)
 {
