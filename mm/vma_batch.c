@@ -433,6 +433,23 @@ static __always_inline pte_t vma_batch_prototype(const struct vma_batch *vb)
 	return vma_batch_pte(vb->vma, 0, vb->clean);
 }
 
+/*
+ * Tests whether a part of a folio is poisoned. memory_failure() sets the flag of the page,
+ * but none of the folio, because it does not handle folios of drivers.
+ */
+static __always_inline bool vma_batch_is_poisoned(const struct vma_batch *vb,
+						  struct page *page)
+{
+#ifdef CONFIG_MEMORY_FAILURE
+	if (likely(!atomic_long_read(&num_poisoned_pages)))
+		return false;
+	for (unsigned int i = 0; i < 1U << vb->order; i++)
+		if (PageHWPoison(page + i))
+			return true;
+#endif
+	return false;
+}
+
 /* Whether a page may be mapped in place of @old, which is not present */
 static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
 					      struct page *page, bool large)
@@ -441,8 +458,7 @@ static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
 		vb->stop = VMA_BATCH_UNFLUSHED;
 		return false;
 	}
-	if (unlikely(large ? folio_contain_hwpoisoned_page((struct folio *)page) :
-			     PageHWPoison(page))) {
+	if (unlikely(large ? vma_batch_is_poisoned(vb, page) : PageHWPoison(page))) {
 		vb->stop = VMA_BATCH_POISONED;
 		return false;
 	}
@@ -1163,7 +1179,7 @@ bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *p
 	pte_t *ptep, pte;
 
 	vma_batch_check(vb, addr, 1);
-	if (folio_contain_hwpoisoned_page(folio) || folio->index != addr >> PAGE_SHIFT ||
+	if (vma_batch_is_poisoned(vb, page) || folio->index != addr >> PAGE_SHIFT ||
 	    !vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep) ||
 	    !pte_same(ptep_get(ptep), vma_batch_marker(page_private(page))))
 		return false;

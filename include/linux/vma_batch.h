@@ -9,7 +9,7 @@
 /**
  * enum vma_batch_stop - why a function did not reach the end of its range
  * @VMA_BATCH_EMPTY: no page is left in the array
- * @VMA_BATCH_POISONED: the last page of the array has PageHWPoison()
+ * @VMA_BATCH_POISONED: the last page of the array, or a part of it, has PageHWPoison()
  * @VMA_BATCH_NOMEM: there was no memory for a page table, or none was to be allocated
  * @VMA_BATCH_UNFLUSHED: the slot lost its page with a generation that is not flushed
  * @VMA_BATCH_FULL: the array has no room left

@@ -15,7 +15,9 @@
 #include <linux/atomic.h>
 #include <linux/cache.h>
 #include <linux/kref.h>
+#include <linux/minmax.h>
 #include <linux/mm_types.h>
+#include <linux/mmzone.h>
 #include <linux/mutex.h>
 #include <linux/pgtable.h>
 #include <linux/rwsem.h>
@@ -26,8 +28,8 @@ struct exmap_flights;
 struct exmap_pool;
 struct user_struct;
 
-/* The largest slot is what a PTE table maps */
-#define EXMAP_MAX_ORDER		PMD_ORDER
+/* The largest slot is what a PTE table maps, if the page allocator has such pages */
+#define EXMAP_MAX_ORDER		MIN(PMD_ORDER, MAX_PAGE_ORDER)
 
 /**
  * struct exmap_group - pools that share a limit, and the regions that use them

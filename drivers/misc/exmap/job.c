@@ -109,6 +109,9 @@ static noinline int exmap_alloc_each(struct exmap_place *place,
 
 		/* It stays the next page if the slot turns out to have one */
 		if (vec->flags & EXMAP_VEC_ZERO && next && next != zeroed) {
+			/* Not for so long with a page table locked */
+			if (vb->order)
+				vma_batch_end(vb);
 			folio_zero_range(page_folio(next), 0, size);
 			zeroed = next;
 		}
@@ -804,8 +807,8 @@ void exmap_job_prepare(struct exmap_job *job, struct exmap_io_few *few)
 		return;
 	}
 	pages = min(pages, EXMAP_IO_PAGES);
-	/* Slots of a vector that have a page already separate runs */
-	vecs = min(pages, vecs + pages / 8 + 8);
+	/* Slots of a vector that have a page already separate runs, and so does their size */
+	vecs = min(pages, vecs + pages / clamp(EXMAP_RUN_PAGES >> job->exmap->order, 1, 8) + 8);
 	job->io = exmap_io_alloc(job->exmap, pages, vecs);
 	/*
 	 * With little room, there are more rounds: no reason for not doing a FREE. In a

@@ -499,7 +499,8 @@ int exmap_place_page(struct exmap_place *place, struct page **page, unsigned lon
 	struct vma_batch *vb = &place->at.vb;
 	int err;
 
-	while (unlikely(!vb->nr || exmap_page_is_poisoned(vb->pages[vb->nr - 1]))) {
+	while (unlikely(!vb->nr ||
+			exmap_page_is_poisoned(place->at.pool, vb->pages[vb->nr - 1]))) {
 		vb->stop = vb->nr ? VMA_BATCH_POISONED : VMA_BATCH_EMPTY;
 		err = exmap_place_resume(place, want);
 		if (err)

@@ -122,6 +122,16 @@ static void exmap_pool_put_mapping(struct exmap_pool *pool, struct page **pages,
 		folio_put_refs(page_folio(pages[i]), 1 << pool->order);
 }
 
+/*
+ * Drop the reference of the pool to a page. The page allocator keeps single poisoned pages
+ * out of circulation, but not those that are part of a folio, which is therefore kept.
+ */
+static void exmap_pool_put_own(struct exmap_pool *pool, struct page *page)
+{
+	if (likely(!pool->order || !exmap_page_is_poisoned(pool, page)))
+		put_page(page);
+}
+
 static void exmap_pool_close_bundle(struct exmap_pool *pool, struct exmap_bundle *bundle)
 {
 	if (!bundle)
@@ -185,7 +195,7 @@ void exmap_pool_close(struct exmap_pool *pool)
 	}
 	list_for_each_entry_safe(page, next, &pages, lru) {
 		list_del(&page->lru);
-		put_page(page);
+		exmap_pool_put_own(pool, page);
 		cond_resched();
 	}
 }
@@ -252,7 +262,7 @@ void exmap_pool_release(struct exmap_pool *pool, struct page **pages, unsigned i
 
 	exmap_pool_put_mapping(pool, pages, nr);
 	for (unsigned int i = 0; ours && i < nr; i++)
-		put_page(pages[i]);
+		exmap_pool_put_own(pool, pages[i]);
 	if (ours)
 		exmap_group_unreserve(pool->group, nr, pool->order);
 	exmap_pool_moved(pool);
@@ -271,7 +281,7 @@ void exmap_pool_release(struct exmap_pool *pool, struct page **pages, unsigned i
  */
 void exmap_pool_reject(struct exmap_pool *pool, struct page *page)
 {
-	if (exmap_page_is_poisoned(page)) {
+	if (exmap_page_is_poisoned(pool, page)) {
 		exmap_pool_release(pool, &page, 1);
 		return;
 	}
@@ -695,7 +705,7 @@ bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *i
 {
 	struct exmap_bundle *local = iface->local;
 
-	if (!local || !local->nr || !exmap_page_is_poisoned(local->pages[local->nr - 1]))
+	if (!local || !local->nr || !exmap_page_is_poisoned(pool, local->pages[local->nr - 1]))
 		return false;
 	exmap_pool_release(pool, &local->pages[--local->nr], 1);
 	return true;

@@ -197,13 +197,18 @@ static inline bool exmap_page_is_free(const struct exmap_pool *pool, struct page
 
 /**
  * exmap_page_is_poisoned() - Test whether any part of a page is poisoned.
+ * @pool: its pool
  * @page: the page
  *
  * Return: true if it is.
  */
-static inline bool exmap_page_is_poisoned(struct page *page)
+static inline bool exmap_page_is_poisoned(const struct exmap_pool *pool, struct page *page)
 {
-	return folio_contain_hwpoisoned_page(page_folio(page));
+	/* Nothing sets a flag of the folio: it is not one that memory_failure() handles */
+	for (unsigned int i = 0; i < 1U << pool->order; i++)
+		if (PageHWPoison(page + i))
+			return true;
+	return false;
 }
 
 /**

@@ -116,9 +116,20 @@ static unsigned long exmap_trim_unseen(struct exmap_pool *pool, bool parked, boo
 	return freed;
 }
 
-/* Give back up to @max pages from all places. Sets *waiting if some wait for a flush. */
+/* Returns the number of pages in quarantine at an interface, whose lock is held */
+static unsigned long exmap_trim_quarantined(const struct exmap_interface *iface)
+{
+	struct exmap_bundle *bundle;
+	unsigned long nr = 0;
+
+	list_for_each_entry(bundle, &iface->quarantine, list)
+		nr += bundle->nr;
+	return nr;
+}
+
+/* Give back up to @max pages from all places. Counts those that wait for a flush. */
 static unsigned long exmap_trim_all(struct exmap_pool *pool, unsigned long max, bool bounded,
-				    bool *waiting)
+				    unsigned long *quarantined)
 {
 	unsigned long freed = exmap_trim_full(pool, max);
 	struct exmap_interface *iface;
@@ -128,7 +139,11 @@ static unsigned long exmap_trim_all(struct exmap_pool *pool, unsigned long max, 
 	       (iface = exmap_pool_next_stocked(pool, &pos, pool->nr_interfaces))) {
 		mutex_lock(&iface->lock);
 		freed += exmap_trim_interface(pool, iface, max - freed);
-		*waiting |= !list_empty(&iface->quarantine);
+		*quarantined += exmap_trim_quarantined(iface) << pool->order;
+		/* The next search need not look here, until there are pages again */
+		if (!exmap_bundle_nr(iface->local) && !exmap_bundle_nr(iface->backup) &&
+		    list_empty(&iface->quarantine))
+			exmap_pool_unstocked(pool, iface);
 		mutex_unlock(&iface->lock);
 		cond_resched();
 	}
@@ -145,18 +160,28 @@ static unsigned long exmap_trim_pages(const struct exmap_pool *pool, unsigned lo
 	return DIV_ROUND_UP(base_pages, 1UL << pool->order);
 }
 
+/**
+ * struct exmap_trim - what has come of an attempt to give pages back, in base pages
+ * @freed: pages that were given back
+ * @quarantined: pages that wait for a flush, among those that were looked at
+ */
+struct exmap_trim {
+	unsigned long freed;
+	unsigned long quarantined;
+};
+
 /*
  * Give free pages back until the group has no more than @target base pages. Those of @keep
- * are left alone, unless that is NULL; if it is not, the effort is bounded. Returns 0,
- * -EBUSY or -EINTR. With -EBUSY, *waiting says whether there are pages that wait for a
- * flush.
+ * are left alone, unless that is NULL; if it is not, the number of rounds is limited, because
+ * others may take what was given back. Returns 0, -EBUSY or -EINTR.
  */
 static int exmap_trim_group(struct exmap_group *group, const struct exmap_pool *keep,
-			    long target, bool *waiting)
+			    long target, struct exmap_trim *trim)
 {
 	unsigned int rounds = 0;
 	int err = 0;
 
+	trim->freed = 0;
 	atomic_inc(&group->searching);
 	/* Pairs with exmap_pool_moved() */
 	smp_mb__after_atomic();
@@ -172,16 +197,20 @@ static int exmap_trim_group(struct exmap_group *group, const struct exmap_pool *
 			err = -EINTR;
 			break;
 		}
-		*waiting = false;
+		trim->quarantined = 0;
 		for_each_exmap_pool(pool, group)
 			if (pool != keep && freed < excess)
 				freed += exmap_trim_all(pool,
 							exmap_trim_pages(pool, excess - freed),
-							keep, waiting) << pool->order;
+							keep, &trim->quarantined) << pool->order;
+		trim->freed += freed;
+		if (keep && ++rounds == EXMAP_TRIM_ROUNDS) {
+			err = -EBUSY;
+			break;
+		}
 		if (freed)
 			continue;
-		if (atomic_read_acquire(&group->transit) &&
-		    (!keep || ++rounds < EXMAP_TRIM_ROUNDS)) {
+		if (atomic_read_acquire(&group->transit)) {
 			cond_resched();
 			continue;
 		}
@@ -197,22 +226,36 @@ static int exmap_trim_group(struct exmap_group *group, const struct exmap_pool *
 
 /**
  * exmap_reclaim_others() - Make room for pages of one size where those of others are free.
- * @pool: the pool that is short of pages, because the limit of its group is reached
+ * @pool: the pool that is short of pages
  * @want: number of its pages for which to make room
- * @waiting: set if other pools have pages that wait for a flush
+ * @refused: the page allocator or the memory cgroup has refused some, so that it is not, or
+ *	not only, the limit of the group that is in the way
+ * @waiting: set if other pools have enough pages that wait for a flush for one page
  *
  * Free pages of the other pools go back to the system.
  *
  * Context: Process context, may sleep. No lock of a pool or of an interface is held.
+ * Return: true if some were given back.
  */
-void exmap_reclaim_others(struct exmap_pool *pool, unsigned int want, bool *waiting)
+bool exmap_reclaim_others(struct exmap_pool *pool, unsigned int want, bool refused,
+			  bool *waiting)
 {
 	struct exmap_group *group = pool->group;
-	const unsigned long limit = READ_ONCE(group->limit);
-	const unsigned long room = (unsigned long)want << pool->order;
+	const unsigned long limit = READ_ONCE(group->limit), one = 1UL << pool->order;
+	const unsigned long owned = atomic_long_read(&group->nr_pages);
+	const unsigned long most = refused ? min(limit, owned) : limit;
+	struct exmap_trim trim = {};
+	unsigned long room;
 
-	if (limit >> pool->order)
-		exmap_trim_group(group, pool, limit - min(room, limit), waiting);
+	if (limit < one)
+		return false;
+	exmap_trim_group(group, pool, most - min((unsigned long)want << pool->order, most),
+			 &trim);
+	/* A flush is of use if there is enough for one page then */
+	room = limit - min_t(unsigned long, limit, atomic_long_read(&group->nr_pages));
+	*waiting |= trim.quarantined &&
+		    trim.quarantined + (refused ? trim.freed : room) >= one;
+	return trim.freed;
 }
 
 /**
@@ -233,14 +276,14 @@ void exmap_reclaim_others(struct exmap_pool *pool, unsigned int want, bool *wait
 int exmap_group_resize(struct exmap_group *group, unsigned long limit)
 {
 	const unsigned long before = group->limit;
+	struct exmap_trim trim;
 	struct exmap_pool *pool;
-	bool waiting;
 	int err;
 
 	exmap_group_set_limit(group, limit);
 	/* Either exmap_group_reserve() sees the new limit, or its pages are seen here */
 	smp_mb();
-	err = exmap_trim_group(group, NULL, limit, &waiting);
+	err = exmap_trim_group(group, NULL, limit, &trim);
 	if (!err)
 		return 0;
 	exmap_group_set_limit(group, before);

@@ -9,6 +9,8 @@
 #ifndef _EXMAP_RECLAIM_H
 #define _EXMAP_RECLAIM_H
 
+#include <linux/types.h>
+
 struct exmap_group;
 struct exmap_pool;
 struct page;
@@ -17,7 +19,8 @@ int exmap_reclaim_init(void);
 void exmap_reclaim_exit(void);
 void exmap_reclaim_update(struct exmap_pool *pool, struct page *page);
 void exmap_reclaim_remove(struct exmap_pool *pool);
-void exmap_reclaim_others(struct exmap_pool *pool, unsigned int want, bool *waiting);
+bool exmap_reclaim_others(struct exmap_pool *pool, unsigned int want, bool refused,
+			  bool *waiting);
 int exmap_group_resize(struct exmap_group *group, unsigned long limit);
 
 #endif /* _EXMAP_RECLAIM_H */

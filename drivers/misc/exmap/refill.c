@@ -24,6 +24,9 @@
 /* Times that a search sleeps because pages are in transit, up to a millisecond each */
 #define EXMAP_REFILL_SLEEPS	50
 
+/* Times that a refill has other pools give pages back before it gives up */
+#define EXMAP_REFILL_OTHERS	4
+
 /* Add pages that are in transit, if any */
 static void exmap_refill_add(struct exmap_pool *pool, struct exmap_interface *iface,
 			     struct page **pages, unsigned int nr)
@@ -208,17 +211,24 @@ static bool exmap_refill_search(struct exmap_pool *pool, struct exmap_interface 
 static bool exmap_refill_others(struct exmap_pool *pool, struct exmap_interface *iface,
 				unsigned int want, bool *refused, bool *waiting)
 {
+	unsigned int rounds = 0;
+	bool freed;
+
 	/* Pages that wait for a flush are to be had without that */
 	if (*waiting || READ_ONCE(pool->group->nr_pools) == 1)
 		return false;
-	mutex_unlock(&iface->lock);
-	exmap_reclaim_others(pool, want, waiting);
-	mutex_lock(&iface->lock);
-	/* The pool was closed meanwhile */
-	if (!iface->local)
-		return false;
-	if (!iface->local->nr)
-		iface->local->nr = exmap_pool_grow(pool, iface->local->pages, want, refused);
+	do {
+		mutex_unlock(&iface->lock);
+		freed = exmap_reclaim_others(pool, want, *refused, waiting);
+		mutex_lock(&iface->lock);
+		/* The pool was closed meanwhile */
+		if (!iface->local)
+			return false;
+		if (!iface->local->nr && (freed || !*refused))
+			iface->local->nr = exmap_pool_grow(pool, iface->local->pages, want,
+							   refused);
+		/* Another thread may have taken what was given back */
+	} while (!iface->local->nr && freed && ++rounds < EXMAP_REFILL_OTHERS);
 	return iface->local->nr;
 }
 
