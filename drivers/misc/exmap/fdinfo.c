@@ -11,6 +11,7 @@
 #include "group.h"
 #include "interface.h"
 #include "pool.h"
+#include "quarantine.h"
 
 /**
  * struct exmap_usage - where pages are that are not mapped, in base pages
@@ -32,7 +33,6 @@ static void exmap_usage_add(struct exmap_usage *usage, struct exmap_pool *pool)
 {
 	unsigned long free = 0, quarantined = 0;
 	struct exmap_interface *iface;
-	struct exmap_bundle *bundle;
 	unsigned int pos = 0;
 
 	for (unsigned int i = 0; i < nr_node_ids; i++)
@@ -41,8 +41,7 @@ static void exmap_usage_add(struct exmap_usage *usage, struct exmap_pool *pool)
 		if (!mutex_trylock(&iface->lock))
 			continue;
 		free += exmap_bundle_nr(iface->local) + exmap_bundle_nr(iface->backup);
-		list_for_each_entry(bundle, &iface->quarantine, list)
-			quarantined += bundle->nr;
+		quarantined += exmap_quarantine_nr(iface);
 		mutex_unlock(&iface->lock);
 	}
 	usage->free += free << pool->order;

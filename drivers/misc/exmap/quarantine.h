@@ -42,6 +42,22 @@ static inline long exmap_quarantine_limit(const struct exmap_group *group)
 }
 
 /**
+ * exmap_quarantine_nr() - Return how many pages of an interface wait for a flush.
+ * @iface: the interface, whose lock is held
+ *
+ * Return: the number of pages.
+ */
+static inline unsigned long exmap_quarantine_nr(const struct exmap_interface *iface)
+{
+	struct exmap_bundle *bundle;
+	unsigned long nr = 0;
+
+	list_for_each_entry(bundle, &iface->quarantine, list)
+		nr += bundle->nr;
+	return nr;
+}
+
+/**
  * exmap_quarantine_flushed() - Return what a cursor needs to know about flushes.
  * @group: the group
  *

@@ -116,17 +116,6 @@ static unsigned long exmap_trim_unseen(struct exmap_pool *pool, bool parked, boo
 	return freed;
 }
 
-/* Returns the number of pages in quarantine at an interface, whose lock is held */
-static unsigned long exmap_trim_quarantined(const struct exmap_interface *iface)
-{
-	struct exmap_bundle *bundle;
-	unsigned long nr = 0;
-
-	list_for_each_entry(bundle, &iface->quarantine, list)
-		nr += bundle->nr;
-	return nr;
-}
-
 /* Give back up to @max pages from all places. Counts those that wait for a flush. */
 static unsigned long exmap_trim_all(struct exmap_pool *pool, unsigned long max, bool bounded,
 				    unsigned long *quarantined)
@@ -139,7 +128,7 @@ static unsigned long exmap_trim_all(struct exmap_pool *pool, unsigned long max, 
 	       (iface = exmap_pool_next_stocked(pool, &pos, pool->nr_interfaces))) {
 		mutex_lock(&iface->lock);
 		freed += exmap_trim_interface(pool, iface, max - freed);
-		*quarantined += exmap_trim_quarantined(iface) << pool->order;
+		*quarantined += exmap_quarantine_nr(iface) << pool->order;
 		/* The next search need not look here, until there are pages again */
 		if (!exmap_bundle_nr(iface->local) && !exmap_bundle_nr(iface->backup) &&
 		    list_empty(&iface->quarantine))

@@ -2529,10 +2529,7 @@ out:
  * Attach a region to the pool for a moment. If the kernel works right, the pages that it
  * has when it is unmapped are found by whoever needs them.
  */
-/*
- * Write to all pages of a slot of an attached region, or lose one of them, if it is in the
- * same pool as another slot of its size was
- */
+/* Write to all pages of a slot of an attached region, and perhaps take one of them away */
 static void use_attached(struct thread *t, char *slot, int pages, int i)
 {
 	const int lost = below(&t->random, 2 * pages);
