@@ -367,28 +367,48 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_uncharge, "exmap");
  */
 #define VMA_BATCH_GENERATION_ONE	(PTE_MARKER_MASK + 1)
 
-static pte_t vma_batch_marker(u32 generation)
+/* In place of a generation: only vma_batch_put() may map a page here */
+#define VMA_BATCH_RESERVED		BIT(32)
+
+static pte_t vma_batch_marker(unsigned long generation)
 {
 	return make_pte_marker(PTE_MARKER_GUARD | generation * VMA_BATCH_GENERATION_ONE);
 }
 
-/* Kept out of line, because few of the slots that are mapped hold a marker */
-static noinline bool vma_batch_marker_unflushed(struct vma_batch *vb, pte_t pte)
+static unsigned long vma_batch_marker_generation(pte_t pte)
 {
-	const u32 generation = swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_GENERATION_ONE;
+	return swp_offset(softleaf_from_pte(pte)) / VMA_BATCH_GENERATION_ONE;
+}
+
+/* Tests whether a marker keeps vma_batch_map() from using its slot */
+static bool vma_batch_is_kept(struct vma_batch *vb, pte_t pte)
+{
+	const unsigned long generation = vma_batch_marker_generation(pte);
 	u32 flushed;
 
+	if (generation == VMA_BATCH_RESERVED)
+		return true;
+	if (!vb->flushed)
+		return false;
 	/* @flushed must not be older than the marker */
 	smp_rmb();
 	/* Pairs with the release store after the flush: map only after that */
 	flushed = smp_load_acquire(vb->flushed);
 	/* Generations wrap around: an old one may look new, but never the reverse */
-	return generation - flushed - 1 < 2;
+	return (u32)generation - flushed - 1 < 2;
 }
 
-static __always_inline bool vma_batch_unflushed(struct vma_batch *vb, pte_t pte)
+/*
+ * Stop at a slot that holds a marker, if that says so. Kept out of line, because few of the
+ * slots that are mapped hold one.
+ */
+static noinline bool vma_batch_stops(struct vma_batch *vb, pte_t pte)
 {
-	return vb->flushed && vma_batch_marker_unflushed(vb, pte);
+	if (!vma_batch_is_kept(vb, pte))
+		return false;
+	vb->stop = vma_batch_marker_generation(pte) == VMA_BATCH_RESERVED ?
+		   VMA_BATCH_TAKEN : VMA_BATCH_UNFLUSHED;
+	return true;
 }
 
 /* Flush the TLB for what has been unmapped so far */
@@ -454,10 +474,8 @@ static __always_inline bool vma_batch_is_poisoned(const struct vma_batch *vb,
 static __always_inline bool vma_batch_may_map(struct vma_batch *vb, pte_t old,
 					      struct page *page, bool large)
 {
-	if (unlikely(!pte_none(old) && vma_batch_unflushed(vb, old))) {
-		vb->stop = VMA_BATCH_UNFLUSHED;
+	if (unlikely(!pte_none(old) && vma_batch_stops(vb, old)))
 		return false;
-	}
 	if (unlikely(large ? vma_batch_is_poisoned(vb, page) : PageHWPoison(page))) {
 		vb->stop = VMA_BATCH_POISONED;
 		return false;
@@ -841,7 +859,7 @@ static noinline void vma_batch_note_empty(struct vma_batch *vb)
 
 		if (likely(pte_none(pte)))
 			continue;
-		if (pte_present(pte) || vma_batch_unflushed(vb, pte))
+		if (pte_present(pte) || vma_batch_is_kept(vb, pte))
 			return;
 		markers = true;
 	}
@@ -1160,6 +1178,24 @@ unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_each, "exmap");
 
+/* Map a page, or a folio, in a slot that holds a marker with a generation */
+static bool vma_batch_replace(struct vma_batch *vb, unsigned long addr, struct page *page,
+			      unsigned long generation)
+{
+	pte_t *ptep, pte;
+
+	vma_batch_check(vb, addr, 1);
+	if (!vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep) ||
+	    !pte_same(ptep_get(ptep), vma_batch_marker(generation)))
+		return false;
+	pte = vma_batch_pte(vb->vma, page_to_pfn(page), vb->clean);
+	if (vb->order)
+		vma_batch_set_large(vb, addr, ptep, page, pte);
+	else
+		vma_batch_set(vb, addr, ptep, page, pte);
+	return true;
+}
+
 /**
  * vma_batch_map_back - map a page where it was before
  * @vb: the cursor, with the same VMA
@@ -1175,22 +1211,85 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_unmap_each, "exmap");
  */
 bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *page)
 {
-	struct folio *folio = page_folio(page);
+	return !vma_batch_is_poisoned(vb, page) &&
+	       page_folio(page)->index == addr >> PAGE_SHIFT &&
+	       vma_batch_replace(vb, addr, page, page_private(page));
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_back, "exmap");
+
+/**
+ * vma_batch_take - take the page out of a slot that is going to get another one
+ * @vb: the cursor
+ * @addr: the address of the slot
+ *
+ * As vma_batch_unmap() with @vb->deferred for one slot, but the slot stays reserved until
+ * vma_batch_put(): vma_batch_map() stops at it with %VMA_BATCH_TAKEN. A MADV_DONTNEED does
+ * away with the reservation. If the page is dirty as vma_batch_hold() sees it, its dirty
+ * flag is set.
+ *
+ * Context: As vma_batch_unmap().
+ * Return: the page, with its mapping reference, which other CPUs may still reach until
+ * vma_batch_flush() has returned; NULL if the slot has none.
+ */
+struct page *vma_batch_take(struct vma_batch *vb, unsigned long addr)
+{
+	const unsigned long end = addr + vma_batch_slot_size(vb);
+	const unsigned int nr = 1U << vb->order;
+	struct mm_struct *mm = vb->vma->vm_mm;
+	const bool notify = mm_has_notifiers(mm);
+	struct mmu_notifier_range range;
+	struct page *page = NULL;
+	bool dirty = true;
 	pte_t *ptep, pte;
 
 	vma_batch_check(vb, addr, 1);
-	if (vma_batch_is_poisoned(vb, page) || folio->index != addr >> PAGE_SHIFT ||
-	    !vma_batch_lock_part(vb, addr, addr + PAGE_SIZE, false, &ptep) ||
-	    !pte_same(ptep_get(ptep), vma_batch_marker(page_private(page))))
-		return false;
-	pte = vma_batch_pte(vb->vma, page_to_pfn(page), vb->clean);
-	if (vb->order)
-		vma_batch_set_large(vb, addr, ptep, page, pte);
-	else
-		vma_batch_set(vb, addr, ptep, page, pte);
-	return true;
+	flush_cache_range(vb->vma, addr, end);
+	if (unlikely(notify)) {
+		vma_batch_unlock(vb);
+		mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, mm, addr, end);
+		mmu_notifier_invalidate_range_start(&range);
+	}
+	if (vma_batch_lock_part(vb, addr, end, false, &ptep)) {
+		pte = ptep_get(ptep);
+		if (pte_present(pte) &&
+		    (!vb->order || folio_large_mapcount(pfn_folio(pte_pfn(pte))) == nr)) {
+			pte = get_and_clear_full_ptes(mm, addr, ptep, nr, 0);
+			dirty = pte_dirty(pte);
+			page = pte_page(pte);
+		} else if (vb->order) {
+			page = vma_batch_unmap_rest(vb, addr, ptep);
+		}
+		if (page) {
+			set_pte_at(mm, addr, ptep, vma_batch_marker(VMA_BATCH_RESERVED));
+			if (dirty)
+				folio_set_dirty(page_folio(page));
+		}
+	}
+	if (unlikely(notify)) {
+		vma_batch_unlock(vb);
+		mmu_notifier_invalidate_range_end(&range);
+	}
+	return page;
 }
-EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_back, "exmap");
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_take, "exmap");
+
+/**
+ * vma_batch_put - map a page in a slot that vma_batch_take() has reserved
+ * @vb: the cursor, with the same VMA
+ * @addr: the address of the slot
+ * @page: the page that was taken, or another one; after the flush
+ *
+ * The page may be poisoned, because it may have been when it was taken.
+ *
+ * Context: As vma_batch_map_back().
+ * Return: true if the slot has the page and its mapping reference. False if the slot is not
+ * reserved any more, because of a MADV_DONTNEED.
+ */
+bool vma_batch_put(struct vma_batch *vb, unsigned long addr, struct page *page)
+{
+	return vma_batch_replace(vb, addr, page, VMA_BATCH_RESERVED);
+}
+EXPORT_SYMBOL_FOR_MODULES(vma_batch_put, "exmap");
 
 /* Clear the dirty state of a folio and of its PTEs. Returns whether it was dirty. */
 static bool vma_batch_clean(struct vma_batch *vb, unsigned long addr, pte_t *ptep,

@@ -5,7 +5,7 @@
 # machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions slots library cold clock
+#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions slots placement library cold clock
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -919,11 +919,47 @@ slots() {
 		}' "$TMP/csv"
 }
 
-[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions slots library cold clock
+# --------------------------------------------------------------- placement
+
+placement_cases() {	# <threads> <batch>...
+	local threads=$1 batch
+
+	shift
+	for batch; do
+		echo "--what exmap-move --threads $threads --region 65536 --pool 4096 --batch $batch --pattern scattered"
+		echo "--what move_pages --threads $threads --region 65536 --pool 4096 --batch $batch --pattern scattered"
+	done
+}
+
+# Pages that go to another node
+placement() {
+	begin "pages that go to another node, half a minute"
+	CPUS=1 TIER=512 ACCEL=tcg,thread=single QEMU_ARGS="-icount shift=0,sleep=off" MEM=2048 \
+		measure < <(placement_cases 1 1 64 512)
+	CPUS=2 NODES=2 MEM=2048 measure < <(placement_cases 2 512)
+	end placement
+
+	echo "Placement: instructions to move a page of 4 KiB to another NUMA node, and to copy it,"
+	echo "scattered pages; TLB interrupts of the other CPU for each batch of 512"
+	setting
+	awk -F , '
+		# What is counted as one page went there and back
+		$2 == 1 { cost[$1, $3] = $12 / 2; next }
+		{ irqs[$1] = $14 / 2 * $3 }
+		END {
+			printf "\n%8s %12s %12s\n", "batch", "exmap MOVE", "move_pages"
+			for (batch = 1; batch <= 512; batch *= batch == 1 ? 64 : 8)
+				printf "%8d %12.0f %12.0f\n", batch, cost["exmap-move", batch],
+					cost["move_pages", batch]
+			printf "%8s %12.2f %12.2f\n", "TLB", irqs["exmap-move"], irqs["move_pages"]
+		}' "$TMP/csv"
+}
+
+[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions slots placement library cold clock
 for section; do
 	case $section in
-	instructions|locked|shootdowns|scaling|io|lookup|regions|slots|library|cold|clock) ;;
-	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions slots library cold clock)" ;;
+	instructions|locked|shootdowns|scaling|io|lookup|regions|slots|placement|library|cold|clock) ;;
+	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions slots placement library cold clock)" ;;
 	esac
 done
 for section; do

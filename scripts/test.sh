@@ -19,7 +19,7 @@ flock -n 8 || { say "test: another run is using $LOGS, waiting"; flock 8; }
 rm -rf "$LOGS"
 mkdir -p "$LOGS"
 : >"$RESULTS"
-unset DEBUG LEAKS SHARE APPEND QEMU_ARGS CPUS MEM NODES LOG TIMEOUT
+unset DEBUG LEAKS SHARE APPEND QEMU_ARGS CPUS MEM NODES TIER LOG TIMEOUT
 
 record() { printf '%s %s: %s\n' "$1" "$2" "$3" >>"$RESULTS"; }	# <verdict> <group> <name>
 
@@ -155,11 +155,11 @@ library() {
 # example stores is what the machine has: large files, which are read ahead. With
 # the sanitizers it is two machines, for two cores. In one of them, nothing looks
 # for leaks, which takes a third of the time of io_test: most of what the programs
-# there do, the fuzzer does in the other, beside the failing allocations. The machine
-# in which nothing looks for leaks has two NUMA nodes. On the lean kernel, each program
-# is in a memory cgroup of its own, in the others all are in the root group: so each
-# meets both, and what the kernel counts for a group is looked at.
-NO_LEAKS='io_test io_fault_test uring_test action_test vectors_test read_test query_test region_test machine_test kvm_test numa_test'
+# there do, the fuzzer does in the other, beside the failing allocations. These two have
+# two NUMA nodes, and the first one more that is nothing but memory. On the lean kernel,
+# each program is in a memory cgroup of its own, in the others all are in the root group:
+# so each meets both, and what the kernel counts for a group is looked at.
+NO_LEAKS='io_test io_fault_test uring_test action_test vectors_test read_test query_test region_test machine_test kvm_test numa_test move_test'
 # With the sanitizers, these take a quarter of an hour to fill memory
 LEAN_ONLY='cgroup_test tables_test'
 guest() {	# lean|debug [leaks|no-leaks]
@@ -175,8 +175,8 @@ guest() {	# lean|debug [leaks|no-leaks]
 		export DEBUG=1
 		scale=10
 	fi
-	[ "$part" != leaks ] || fuzz=${TEST_FUZZ:-}
-	[ "$part" != no-leaks ] || export LEAKS=0 NODES=2 APPEND="kmemleak=off page_owner=off"
+	[ "$part" != leaks ] || { export NODES=2; fuzz=${TEST_FUZZ:-}; }
+	[ "$part" != no-leaks ] || export LEAKS=0 NODES=2 TIER=256 APPEND="kmemleak=off page_owner=off"
 	TIMEOUT=1700 LOG=$log.console "$TOP/scripts/vm.sh" \
 		"export EXMAP_TEST_SCALE=$scale FUZZ=$fuzz; part='$part' cgroup=$cgroup no_leaks='$NO_LEAKS' lean_only='$LEAN_ONLY'"'
 		for f in /sys/kernel/debug/kunit/*/results; do
@@ -205,7 +205,7 @@ guest() {	# lean|debug [leaks|no-leaks]
 			printf "ok 3 every file verified with pages of 16 KiB\n# exit exmap-store 0\n"
 		fi
 		exit $code' >"$log" 2>"$log.err" || code=$?
-	unset DEBUG LEAKS NODES APPEND
+	unset DEBUG LEAKS NODES TIER APPEND
 	sed -n '/^# kunit/,/^# program/p' "$log" | sed '/^# program/d' >"$log.kunit"
 	sed -n '/^# program/,$p' "$log" >"$log.selftests"
 	[ "$part" = no-leaks ] || tap "kunit ($config)" "$log.kunit" '    '

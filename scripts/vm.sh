@@ -13,6 +13,7 @@
 #   DISK=4096 (MiB, ext4 on /mnt/disk, empty each time, beside XFS on /mnt/xfs, which
 #		has 320, and an NVMe disk of 64 with DEBUG=1; 0: none)
 #   NODES=1	NUMA nodes, each with an equal part of CPUs and memory
+#   TIER=	MiB of memory in one more node, which has no CPUs
 #   APPEND=	more kernel arguments    QEMU_ARGS=	more arguments of QEMU
 #   ACCEL=	force one: tcg, "tcg,thread=single", kvm
 #   TIMEOUT=900	seconds after which the machine counts as hung (0: never)
@@ -33,12 +34,13 @@ CPUS=${CPUS:-4}
 MEM=${MEM:-2048}
 DISK=${DISK:-4096}
 NODES=${NODES:-1}
+TIER=${TIER:-0}
 TIMEOUT=${TIMEOUT:-900}
 ACCEL=${ACCEL:-}
 APPEND=${APPEND:-}
 SHARE=${SHARE:-}
 
-for v in CPUS MEM DISK NODES TIMEOUT; do
+for v in CPUS MEM DISK NODES TIER TIMEOUT; do
 	[[ ${!v} =~ ^[0-9]+$ ]] || die "$v=${!v}: not a number"
 done
 if [ "$NODES" = 0 ] || [ $((CPUS % NODES + MEM % NODES)) != 0 ]; then
@@ -120,7 +122,7 @@ log=$run/console
 # takes half a minute with the sanitizers
 args=(
 	-M "q35,usb=off,hpet=off,sata=off" -nodefaults -no-user-config -display none -no-reboot
-	"${machine[@]}" -smp "$CPUS,sockets=$NODES" -m "$MEM"
+	"${machine[@]}" -smp "$CPUS,sockets=$NODES" -m "$((MEM + TIER))"
 	-kernel "$OUT/vmlinux" -initrd "$run/initramfs"
 	-append "console=ttyS0 earlyprintk=ttyS0 panic=-1 oops=panic tsc=reliable rcupdate.rcu_cpu_stall_timeout=60 null_blk.nr_devices=1 null_blk.gb=1 null_blk.memory_backed=1 page_owner=on $APPEND"
 	-chardev "file,id=log,path=$log" -device "isa-serial,chardev=log"
@@ -136,10 +138,12 @@ if [ "$DISK" != 0 ] && grep -q '^CONFIG_BLK_DEV_NVME=y' "$OUT/.config"; then
 	args+=(-drive "file=$run/disk.nvme,format=raw,if=none,id=disk.nvme,cache=unsafe"
 		-device "nvme,drive=disk.nvme,serial=exmap")
 fi
-for ((n = 0; n < NODES && NODES > 1; n++)); do
+for ((n = 0; n < NODES && NODES + TIER > 1; n++)); do
 	args+=(-object "memory-backend-ram,id=mem$n,size=$((MEM / NODES))M"
 		-numa "node,nodeid=$n,memdev=mem$n,cpus=$((CPUS / NODES * n))-$((CPUS / NODES * (n + 1) - 1))")
 done
+[ "$TIER" = 0 ] || args+=(-object "memory-backend-ram,id=tier,size=${TIER}M"
+	-numa "node,nodeid=$NODES,memdev=tier")
 [ -z "$SHARE" ] || {
 	ro=
 	[ "${SHARE_RO:-0}" != 1 ] || ro=,readonly=on

@@ -12,6 +12,7 @@
  * @VMA_BATCH_POISONED: the last page of the array, or a part of it, has PageHWPoison()
  * @VMA_BATCH_NOMEM: there was no memory for a page table, or none was to be allocated
  * @VMA_BATCH_UNFLUSHED: the slot lost its page with a generation that is not flushed
+ * @VMA_BATCH_TAKEN: vma_batch_take() took the page of the slot, for vma_batch_put()
  * @VMA_BATCH_FULL: the array has no room left
  */
 enum vma_batch_stop {
@@ -19,6 +20,7 @@ enum vma_batch_stop {
 	VMA_BATCH_POISONED,
 	VMA_BATCH_NOMEM,
 	VMA_BATCH_UNFLUSHED,
+	VMA_BATCH_TAKEN,
 	VMA_BATCH_FULL,
 };
 
@@ -177,6 +179,8 @@ unsigned long vma_batch_unmap(struct vma_batch *vb, unsigned long addr,
 unsigned int vma_batch_unmap_each(struct vma_batch *vb, unsigned long *addrs,
 				  unsigned int nr_addrs);
 bool vma_batch_map_back(struct vma_batch *vb, unsigned long addr, struct page *page);
+struct page *vma_batch_take(struct vma_batch *vb, unsigned long addr);
+bool vma_batch_put(struct vma_batch *vb, unsigned long addr, struct page *page);
 bool vma_batch_hold(struct vma_batch *vb, unsigned long addr, bool dirty,
 		    struct page **page);
 void vma_batch_query(struct vma_batch *vb, unsigned long addr,

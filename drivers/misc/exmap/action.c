@@ -209,11 +209,14 @@ static __always_inline long exmap_action_vectors(struct exmap_place *place,
 static __always_inline bool exmap_action_single(struct exmap *exmap,
 						struct exmap_interface *iface, bool alloc)
 {
-	struct vm_area_struct *vma = exmap_region_trylock(exmap);
+	struct vm_area_struct *vma;
 	struct exmap_iov *vecs, vec;
 	unsigned long slot;
 	bool done = false;
 
+	if (alloc && !exmap_place_is_near(exmap, iface))
+		return false;
+	vma = exmap_region_trylock(exmap);
 	if (unlikely(!vma))
 		return false;
 	mutex_lock(&iface->lock);

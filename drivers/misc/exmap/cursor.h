@@ -78,6 +78,25 @@ static __always_inline void exmap_cursor_count(struct exmap_cursor *cursor)
 }
 
 /**
+ * exmap_cursor_error() - Tell why a page that was read cannot be mapped.
+ * @cursor: the cursor, which has stopped for another reason than %VMA_BATCH_UNFLUSHED
+ *
+ * Return: -ENOMEM without memory for a page table, -EBUSY if the slot has a page that is being
+ * moved, -EIO if the page is poisoned.
+ */
+static inline int exmap_cursor_error(const struct exmap_cursor *cursor)
+{
+	switch (cursor->vb.stop) {
+	case VMA_BATCH_NOMEM:
+		return -ENOMEM;
+	case VMA_BATCH_TAKEN:
+		return -EBUSY;
+	default:
+		return -EIO;
+	}
+}
+
+/**
  * exmap_cursor_select() - Select a region.
  * @cursor: the cursor, with @cursor->many unless it is the same region
  * @exmap: the exmap

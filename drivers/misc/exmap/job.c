@@ -2,6 +2,7 @@
 /*
  * Jobs: arrays of vectors, each with an opcode of its own
  */
+#include <linux/cpuset.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/nospec.h>
@@ -11,6 +12,7 @@
 #include "attach.h"
 #include "cursor.h"
 #include "job.h"
+#include "move.h"
 #include "place.h"
 #include "quarantine.h"
 #include "region.h"
@@ -27,6 +29,9 @@
 
 /* Pages that were read and are mapped together */
 #define EXMAP_JOB_ARRIVALS	32U
+
+/* Pages that are moved together where there is no memory to do more */
+#define EXMAP_JOB_MOVES		8U
 
 /* All slots of a vector from the given one on have failed */
 static void exmap_job_fail(struct exmap_job *job, unsigned int i, unsigned int slot,
@@ -71,10 +76,11 @@ static int exmap_job_check(const struct exmap_job *job, struct exmap_place *plac
 		[EXMAP_OP_ALLOC] = EXMAP_VEC_ZERO | EXMAP_VEC_ALL_OR_NOTHING,
 		[EXMAP_OP_FREE]	 = 0,
 		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
+		[EXMAP_OP_MOVE]	 = 0,
 	};
 	int err;
 
-	if (vec->opcode >= ARRAY_SIZE(flags) || vec->node)
+	if (vec->opcode >= ARRAY_SIZE(flags) || (vec->node && vec->opcode != EXMAP_OP_MOVE))
 		return -EINVAL;
 	if (vec->flags & ~flags[array_index_nospec(vec->opcode, ARRAY_SIZE(flags))] ||
 	    (vec->flags & EXMAP_VEC_ALL_OR_NOTHING &&
@@ -87,6 +93,12 @@ static int exmap_job_check(const struct exmap_job *job, struct exmap_place *plac
 		return -ERANGE;
 	if (exmap_opcode_is_io(vec->opcode) && !place->at.exmap->backing)
 		return -ENODEV;
+	if (vec->opcode == EXMAP_OP_MOVE) {
+		if (vec->node >= nr_node_ids || !node_state(vec->node, N_MEMORY))
+			return -ENODEV;
+		if (!node_isset(vec->node, cpuset_current_mems_allowed))
+			return -EACCES;
+	}
 	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
@@ -468,12 +480,74 @@ static noinline bool exmap_job_reads(struct exmap_job *job, struct exmap_place *
 	return job->next != first;
 }
 
+/*
+ * Carry out the next vectors that MOVE pages of one region to the same node, as far as one
+ * TLB flush serves them.
+ */
+static noinline bool exmap_job_moves(struct exmap_job *job, struct exmap_place *place)
+{
+	const struct exmap_vec *first = &job->vecs[job->next];
+	struct exmap_moving few[EXMAP_JOB_MOVES], *moves = few;
+	unsigned int max = 0, nr = 0;
+
+	for (unsigned int i = job->next; i < job->nr && max < EXMAP_MOVE_PAGES; i++)
+		max += job->vecs[i].opcode == EXMAP_OP_MOVE ? job->vecs[i].len : 0;
+	if (place->freeing)
+		exmap_place_set_freeing(place, false);
+	vma_batch_end(&place->at.vb);
+	if (max > ARRAY_SIZE(few))
+		moves = kvmalloc_objs(*moves, min(max, EXMAP_MOVE_PAGES), EXMAP_GFP) ?: few;
+	max = moves == few ? ARRAY_SIZE(few) : min(max, EXMAP_MOVE_PAGES);
+
+	for (; job->next < job->nr; job->next++, job->next_slot = 0) {
+		struct exmap_vec *vec = &job->vecs[job->next];
+		int err;
+
+		if (vec->opcode != EXMAP_OP_MOVE || vec->node != first->node ||
+		    (nr && vec->region != first->region))
+			break;
+		if (!job->next_slot)
+			job->results[job->next] = (struct exmap_result) {};
+		err = exmap_job_check(job, place, vec);
+		if (err) {
+			exmap_job_fail(job, job->next, job->next_slot, err);
+			continue;
+		}
+		/* Slots of a failed vector before this one may be in another region */
+		first = vec;
+		max = min(max, max(EXMAP_MOVE_PAGES >> place->at.exmap->order, 1));
+		for (; job->next_slot < vec->len && nr < max; job->next_slot++, nr++) {
+			moves[nr].addr = exmap_slot_addr(place->at.exmap,
+							 vec->page + job->next_slot);
+			moves[nr].vec = job->next;
+		}
+		if (job->next_slot < vec->len)
+			break;
+	}
+	if (nr)
+		exmap_move(place, moves, nr,
+			   array_index_nospec(first->node, nr_node_ids));
+	for (unsigned int i = 0; i < nr; i++) {
+		const unsigned int vec = moves[i].vec;
+
+		if (moves[i].err)
+			exmap_job_fail(job, vec, job->vecs[vec].len, moves[i].err);
+		else if (moves[i].from)
+			job->results[vec].pages++;
+	}
+	if (moves != few)
+		kvfree(moves);
+	return true;
+}
+
 /* Carry out the next vectors together, if they are of a frequent kind */
 static __always_inline bool exmap_job_together(struct exmap_job *job,
 					       struct exmap_place *place)
 {
 	const u8 opcode = job->vecs[job->next].opcode;
 
+	if (opcode == EXMAP_OP_MOVE)
+		return exmap_job_moves(job, place);
 	if (job->next_slot)
 		return false;
 	if (opcode == EXMAP_OP_ALLOC || opcode == EXMAP_OP_FREE)
@@ -660,8 +734,7 @@ static unsigned int exmap_job_map(struct exmap_job *job, struct exmap_arrivals *
 			exmap_region_flush(cursor->pool->group, generation);
 			continue;
 		}
-		left += exmap_job_finish(job, arrivals->index[i++],
-					 vb->stop == VMA_BATCH_NOMEM ? -ENOMEM : -EIO);
+		left += exmap_job_finish(job, arrivals->index[i++], exmap_cursor_error(cursor));
 		/* In a job that stops at its first failure, nothing behind it is mapped */
 		for (; job->prefix && i < nr; i++)
 			left += exmap_job_finish(job, arrivals->index[i], 0);

@@ -12,8 +12,13 @@
 #include "refill.h"
 #include "region.h"
 
-/* Give the cursor the array for what the call is about to do */
-static void exmap_place_load(struct exmap_place *place)
+/**
+ * exmap_place_load() - Give the cursor the array for what the call is about to do.
+ * @place: the call, after exmap_place_store()
+ *
+ * Context: Any.
+ */
+void exmap_place_load(struct exmap_place *place)
 {
 	struct exmap_bundle *bundle = place->freeing ? place->into : place->iface->local;
 	struct vma_batch *vb = &place->at.vb;
@@ -31,8 +36,15 @@ static void exmap_place_load(struct exmap_place *place)
 	}
 }
 
-/* Tell the bundle what has become of its pages */
-static void exmap_place_store(struct exmap_place *place)
+/**
+ * exmap_place_store() - Tell the bundle what has become of its pages.
+ * @place: the call
+ *
+ * After this, the array of the cursor is not used until exmap_place_load().
+ *
+ * Context: Any.
+ */
+void exmap_place_store(struct exmap_place *place)
 {
 	struct exmap_bundle *bundle = place->freeing ? place->into : place->iface->local;
 
@@ -66,6 +78,15 @@ static void exmap_place_settle(struct exmap_place *place)
 	}
 }
 
+/* Have the interface use pages that are near for the thread that uses it now */
+static noinline void exmap_place_turn(struct exmap_place *place)
+{
+	const int nid = exmap_pool_better_node(place->at.pool, place->iface->nid);
+
+	if (nid != NUMA_NO_NODE)
+		exmap_pool_turn(place->at.pool, place->iface, nid);
+}
+
 static __always_inline void exmap_place_begin_locked(struct exmap_place *place,
 						     struct exmap *exmap,
 						     struct exmap_interface *iface,
@@ -85,6 +106,8 @@ static __always_inline void exmap_place_begin_locked(struct exmap_place *place,
 	mutex_lock(&iface->lock);
 	exmap_cursor_begin(&place->at, exmap, vma);
 	place->at.vb.free_tables = exceeded;
+	if (exmap_nodes_many())
+		exmap_place_turn(place);
 	exmap_place_load(place);
 }
 
@@ -145,7 +168,7 @@ void exmap_place_end(struct exmap_place *place)
 }
 
 /**
- * exmap_place_move() - Select another region.
+ * exmap_place_change_region() - Select another region.
  * @place: the call, begun for many
  * @exmap: the exmap, of the same group
  *
@@ -155,7 +178,7 @@ void exmap_place_end(struct exmap_place *place)
  * Context: As exmap_place_select().
  * Return: as exmap_place_select().
  */
-int exmap_place_move(struct exmap_place *place, struct exmap *exmap)
+int exmap_place_change_region(struct exmap_place *place, struct exmap *exmap)
 {
 	struct exmap_pool *pool = place->at.pool;
 	int err;
@@ -297,7 +320,8 @@ static int exmap_place_make_room(struct exmap_place *place)
  * Context: Process context, may sleep; drops the lock of the interface at times.
  *
  * Return: 0 if it makes sense to go on; -ENOMEM if there are no more pages, or if
- * there was no memory for a page table; -EINTR if a fatal signal is pending.
+ * there was no memory for a page table; -EBUSY if the page of the slot is being moved to
+ * another node; -EINTR if a fatal signal is pending.
  */
 int exmap_place_resume(struct exmap_place *place, unsigned long want)
 {
@@ -317,6 +341,9 @@ int exmap_place_resume(struct exmap_place *place, unsigned long want)
 		break;
 	case VMA_BATCH_UNFLUSHED:
 		err = exmap_place_flush(place, generation);
+		break;
+	case VMA_BATCH_TAKEN:
+		err = -EBUSY;
 		break;
 	case VMA_BATCH_EMPTY:
 		/* What this call has unmapped may be enough */

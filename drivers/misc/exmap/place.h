@@ -50,7 +50,9 @@ struct exmap_place {
 int exmap_place_begin(struct exmap_place *place, struct exmap *exmap,
 		      struct exmap_interface *iface, bool many);
 void exmap_place_end(struct exmap_place *place);
-int exmap_place_move(struct exmap_place *place, struct exmap *exmap);
+void exmap_place_load(struct exmap_place *place);
+void exmap_place_store(struct exmap_place *place);
+int exmap_place_change_region(struct exmap_place *place, struct exmap *exmap);
 int exmap_place_fault(struct exmap *exmap, struct vm_area_struct *vma, unsigned long addr);
 void exmap_place_set_freeing(struct exmap_place *place, bool freeing);
 int exmap_place_resume(struct exmap_place *place, unsigned long want);
@@ -137,7 +139,22 @@ static __always_inline unsigned int exmap_place_each(struct exmap_place *place,
  */
 static __always_inline int exmap_place_select(struct exmap_place *place, struct exmap *exmap)
 {
-	return likely(place->at.exmap == exmap) ? 0 : exmap_place_move(place, exmap);
+	return likely(place->at.exmap == exmap) ? 0 : exmap_place_change_region(place, exmap);
+}
+
+/**
+ * exmap_place_is_near() - Test whether an interface has the right pages for a thread.
+ * @exmap: the exmap
+ * @iface: the interface; its lock need not be held, since this is a hint
+ *
+ * Return: false if pages of another node are to be had, for which the call must be made
+ * through struct exmap_place.
+ */
+static __always_inline bool exmap_place_is_near(const struct exmap *exmap,
+						const struct exmap_interface *iface)
+{
+	return !exmap_nodes_many() ||
+	       exmap_pool_better_node(exmap->pool, READ_ONCE(iface->nid)) == NUMA_NO_NODE;
 }
 
 /**
@@ -191,10 +208,11 @@ static inline bool exmap_place_free_one(struct exmap *exmap,
 	if (unlikely(!page))
 		return false;
 	trace_exmap_free(exmap->pool, addr, 1, 1);
-	if (likely(exmap_page_is_free(exmap->pool, page)))
-		local->pages[local->nr++] = page;
-	else
-		exmap_pool_reject(exmap->pool, page);
+	if (unlikely(!exmap_page_is_free(exmap->pool, page)) || exmap_nodes_many()) {
+		exmap_pool_keep(exmap->pool, iface, page);
+		return true;
+	}
+	local->pages[local->nr++] = page;
 	if (unlikely(!iface->is_stocked))
 		exmap_pool_stocked(exmap->pool, iface);
 	exmap_pool_moved(exmap->pool);

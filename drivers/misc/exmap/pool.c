@@ -8,7 +8,6 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
-#include <linux/topology.h>
 #include <linux/vma_batch.h>
 
 #include "group.h"
@@ -22,56 +21,6 @@
  * of pages.
  */
 #define EXMAP_POOL_SWEEP	64
-
-/* A bundle is a little larger than a page, of which kmalloc() would waste half */
-static struct kmem_cache *exmap_bundle_cache;
-
-/**
- * exmap_bundles_init() - Set up the allocation of bundles.
- *
- * Return: 0, or -ENOMEM.
- */
-int __init exmap_bundles_init(void)
-{
-	/* Aligned, so that bundles of two interfaces do not share a cache line */
-	exmap_bundle_cache = KMEM_CACHE(exmap_bundle, SLAB_ACCOUNT | SLAB_HWCACHE_ALIGN);
-	return exmap_bundle_cache ? 0 : -ENOMEM;
-}
-
-/**
- * exmap_bundles_exit() - Undo exmap_bundles_init().
- */
-void exmap_bundles_exit(void)
-{
-	kmem_cache_destroy(exmap_bundle_cache);
-}
-
-/**
- * exmap_bundle_alloc() - Allocate an empty bundle.
- * @gfp: how; the bundle is charged to the memory cgroup in any case
- *
- * Return: the bundle, or NULL.
- */
-struct exmap_bundle *exmap_bundle_alloc(gfp_t gfp)
-{
-	struct exmap_bundle *bundle = kmem_cache_alloc(exmap_bundle_cache, gfp);
-
-	if (bundle) {
-		bundle->nr = 0;
-		bundle->generation = 0;
-	}
-	return bundle;
-}
-
-/**
- * exmap_bundle_free() - Free a bundle.
- * @bundle: an empty bundle, or NULL
- */
-void exmap_bundle_free(struct exmap_bundle *bundle)
-{
-	if (bundle)
-		kmem_cache_free(exmap_bundle_cache, bundle);
-}
 
 /**
  * exmap_pool_new() - Make an empty pool and its interfaces.
@@ -92,7 +41,7 @@ struct exmap_pool *exmap_pool_new(struct exmap_group *group, unsigned int order)
 	pool->order = order;
 	pool->refs = 1 + (1 << order);
 	pool->interfaces = kvcalloc(nr, sizeof(*pool->interfaces), EXMAP_GFP);
-	pool->nodes = kcalloc(nr_node_ids, sizeof(*pool->nodes), EXMAP_GFP);
+	pool->nodes = exmap_nodes_new();
 	pool->stocked = kcalloc(BITS_TO_LONGS(nr), sizeof(*pool->stocked), EXMAP_GFP);
 	if (!pool->interfaces || !pool->nodes || !pool->stocked) {
 		exmap_pool_free(pool);
@@ -102,10 +51,6 @@ struct exmap_pool *exmap_pool_new(struct exmap_group *group, unsigned int order)
 	for (unsigned int i = 0; i < nr; i++) {
 		mutex_init(&pool->interfaces[i].lock);
 		INIT_LIST_HEAD(&pool->interfaces[i].quarantine);
-	}
-	for (unsigned int i = 0; i < nr_node_ids; i++) {
-		spin_lock_init(&pool->nodes[i].lock);
-		INIT_LIST_HEAD(&pool->nodes[i].full);
 	}
 	spin_lock_init(&pool->lock);
 	INIT_LIST_HEAD(&pool->owned);
@@ -185,10 +130,8 @@ void exmap_pool_close(struct exmap_pool *pool)
 		cond_resched();
 	}
 	/* No call adds to these any more */
-	for (unsigned int i = 0; i < nr_node_ids; i++) {
-		list_splice_init(&pool->nodes[i].full, &bundles);
-		WRITE_ONCE(pool->nodes[i].nr_full, 0);
-	}
+	for (unsigned int i = 0; i < nr_node_ids; i++)
+		exmap_node_splice(&pool->nodes[i], &bundles);
 	list_for_each_entry_safe(bundle, next_bundle, &bundles, list) {
 		exmap_pool_close_bundle(pool, bundle);
 		cond_resched();
@@ -387,15 +330,57 @@ unsigned int exmap_pool_sweep_some(struct exmap_pool *pool, bool parked,
 	return nr;
 }
 
-/* Returns a zeroed page with both references, or NULL */
-static struct page *exmap_pool_new_page(const struct exmap_pool *pool)
+/**
+ * exmap_pool_new_page() - Get a page from the system that the pool does not own yet.
+ * @pool: the pool
+ * @gfp: how
+ * @nid: a node, or NUMA_NO_NODE to have the memory policy choose one
+ *
+ * Context: Process context, may sleep.
+ * Return: the page, with both references, or NULL.
+ */
+struct page *exmap_pool_new_page(const struct exmap_pool *pool, gfp_t gfp, int nid)
 {
-	struct folio *folio = folio_alloc(EXMAP_GFP | __GFP_ZERO, pool->order);
+	struct folio *folio;
+	struct page *page;
 
+	folio = nid == NUMA_NO_NODE ? folio_alloc(gfp, pool->order) :
+				      __folio_alloc_node(gfp, pool->order, nid);
 	if (!folio)
 		return NULL;
 	folio_ref_add(folio, pool->refs - 1);
-	return folio_page(folio, 0);
+	page = folio_page(folio, 0);
+	vma_batch_charge(pool->group->mm, &page, 1);
+	return page;
+}
+
+/**
+ * exmap_pool_discard() - Give back a page that the pool does not own.
+ * @pool: the pool
+ * @page: the page, from exmap_pool_new_page()
+ *
+ * Context: As exmap_pool_release().
+ */
+void exmap_pool_discard(struct exmap_pool *pool, struct page *page)
+{
+	exmap_pool_put_mapping(pool, &page, 1);
+	exmap_pool_put_own(pool, page);
+}
+
+/**
+ * exmap_pool_exchange() - Own a page in place of another one.
+ * @pool: the pool, which is not closed
+ * @old: a free page, which goes back to the system
+ * @new: a page from exmap_pool_new_page()
+ *
+ * Context: As exmap_pool_release().
+ */
+void exmap_pool_exchange(struct exmap_pool *pool, struct page *old, struct page *new)
+{
+	spin_lock(&pool->lock);
+	list_replace(&old->lru, &new->lru);
+	spin_unlock(&pool->lock);
+	exmap_pool_discard(pool, old);
 }
 
 /**
@@ -426,14 +411,14 @@ unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages,
 		goto out;
 
 	while (got < nr && !over && !fatal_signal_pending(current)) {
-		struct page *page = exmap_pool_new_page(pool);
+		struct page *page = exmap_pool_new_page(pool, EXMAP_GFP | __GFP_ZERO,
+							NUMA_NO_NODE);
 
 		if (!page)
 			break;
 		list_add(&page->lru, &list);
 		pages[got++] = page;
 	}
-	vma_batch_charge(group->mm, pages, got);
 
 	spin_lock(&pool->lock);
 	closed = pool->closed;
@@ -457,43 +442,47 @@ out:
 	return got;
 }
 
-/* Make a full bundle available to all interfaces */
-static void exmap_pool_push_full(struct exmap_pool *pool, struct exmap_bundle *full)
-{
-	struct exmap_node *node = &pool->nodes[numa_node_id()];
-
-	spin_lock(&node->lock);
-	list_add(&full->list, &node->full);
-	WRITE_ONCE(node->nr_full, node->nr_full + 1);
-	spin_unlock(&node->lock);
-}
-
 /**
- * exmap_pool_pop_full() - Take a full bundle that belongs to no interface.
+ * exmap_pool_pop() - Take a bundle of free pages that belongs to no interface.
  * @pool: the pool
- * @node: the node from which to take it
+ * @nid: the node that the pages are on
  *
  * Its pages are in transit: the caller calls exmap_pool_arrive().
  *
  * Context: As exmap_pool_release().
  * Return: the bundle, or NULL.
  */
-struct exmap_bundle *exmap_pool_pop_full(struct exmap_pool *pool,
-					 struct exmap_node *node)
+struct exmap_bundle *exmap_pool_pop(struct exmap_pool *pool, int nid)
 {
-	struct exmap_bundle *full;
+	return exmap_node_pop(&pool->nodes[nid], &pool->group->transit);
+}
 
-	if (!READ_ONCE(node->nr_full))
-		return NULL;
-	spin_lock(&node->lock);
-	full = list_first_entry_or_null(&node->full, struct exmap_bundle, list);
-	if (full) {
-		exmap_pool_depart(pool);
-		list_del(&full->list);
-		WRITE_ONCE(node->nr_full, node->nr_full - 1);
-	}
-	spin_unlock(&node->lock);
-	return full;
+/**
+ * exmap_pool_take() - Take free pages that belong to no interface.
+ * @pool: the pool
+ * @nid: the node that the pages are on
+ * @pages: where the pages go
+ * @max: how many to take at most
+ *
+ * If there are any, they are in transit: the caller calls exmap_pool_arrive().
+ *
+ * Context: As exmap_pool_release().
+ * Return: the number of pages taken.
+ */
+unsigned int exmap_pool_take(struct exmap_pool *pool, int nid, struct page **pages,
+			     unsigned int max)
+{
+	return exmap_node_take(&pool->nodes[nid], pages, max, &pool->group->transit);
+}
+
+/* Leave free pages of one node to all interfaces */
+static void exmap_pool_leave(struct exmap_pool *pool, struct page **pages, unsigned int nr)
+{
+	if (!nr)
+		return;
+	nr = exmap_node_add(&pool->nodes[page_to_nid(pages[0])], pages, nr);
+	if (nr)
+		exmap_pool_release(pool, pages, nr);
 }
 
 /*
@@ -522,7 +511,7 @@ static struct exmap_bundle *exmap_pool_merge(struct exmap_pool *pool,
 	iface->local = bundle;
 	bundle = iface->backup;
 	if (bundle && bundle->nr) {
-		exmap_pool_push_full(pool, local);
+		exmap_node_push(&pool->nodes[page_to_nid(local->pages[0])], local);
 		return NULL;
 	}
 	iface->backup = local;
@@ -554,6 +543,7 @@ void exmap_pool_stocked(struct exmap_pool *pool, struct exmap_interface *iface)
 	iface->is_stocked = true;
 	set_bit(iface - pool->interfaces, pool->stocked);
 	atomic_inc(&pool->nr_stocked);
+	atomic_inc(&pool->nodes[iface->nid].nr_stocked);
 }
 
 /**
@@ -568,6 +558,7 @@ void exmap_pool_unstocked(struct exmap_pool *pool, struct exmap_interface *iface
 	iface->is_stocked = false;
 	clear_bit(iface - pool->interfaces, pool->stocked);
 	atomic_dec(&pool->nr_stocked);
+	atomic_dec(&pool->nodes[iface->nid].nr_stocked);
 }
 
 /**
@@ -621,6 +612,10 @@ void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
 			exmap_pool_release(pool, &page, 1);
 			continue;
 		}
+		if (!exmap_interface_is_near(iface, page)) {
+			exmap_pool_leave(pool, &page, 1);
+			continue;
+		}
 		if (iface->local->nr == EXMAP_BUNDLE_PAGES) {
 			fresh = iface->spare ?: exmap_bundle_alloc(GFP_NOWAIT);
 			iface->spare = NULL;
@@ -640,6 +635,109 @@ void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
 }
 
 /**
+ * exmap_pool_keep() - Give a free page to an interface, whichever node it is on.
+ * @pool: the pool
+ * @iface: the interface, whose lock is held, and which has been used before
+ * @page: the page, with its mapping reference
+ *
+ * An interface without pages goes over to the node of the page. So a thread that evicts a
+ * page and takes it for another slot needs no other source.
+ *
+ * Context: As exmap_pool_add().
+ */
+void exmap_pool_keep(struct exmap_pool *pool, struct exmap_interface *iface,
+		     struct page *page)
+{
+	if (!exmap_bundle_nr(iface->local) && !exmap_bundle_nr(iface->backup))
+		exmap_interface_set_nid(pool->nodes, iface, page_to_nid(page));
+	exmap_pool_add(pool, iface, &page, 1);
+}
+
+/**
+ * exmap_pool_part() - Part with the pages of a bundle that are on other nodes.
+ * @pool: the pool
+ * @iface: the interface that gets the others, whose lock is held
+ * @bundle: pages that no CPU can reach any more
+ *
+ * Context: As exmap_pool_release(). Does not allocate memory with reclaim.
+ */
+void exmap_pool_part(struct exmap_pool *pool, struct exmap_interface *iface,
+		     struct exmap_bundle *bundle)
+{
+	struct page *away[EXMAP_STEAL_PAGES];
+	unsigned int nr = 0, nr_away = 0;
+
+	for (unsigned int i = 0; i < bundle->nr; i++) {
+		struct page *page = bundle->pages[i];
+
+		if (exmap_interface_is_near(iface, page)) {
+			bundle->pages[nr++] = page;
+			continue;
+		}
+		if (unlikely(!exmap_page_is_free(pool, page))) {
+			exmap_pool_reject(pool, page);
+			continue;
+		}
+		if (nr_away == ARRAY_SIZE(away) ||
+		    (nr_away && page_to_nid(away[0]) != page_to_nid(page))) {
+			exmap_pool_leave(pool, away, nr_away);
+			nr_away = 0;
+		}
+		away[nr_away++] = page;
+	}
+	exmap_pool_leave(pool, away, nr_away);
+	bundle->nr = nr;
+}
+
+/**
+ * exmap_pool_better_node() - Tell from which node a thread should rather get pages.
+ * @pool: the pool
+ * @nid: a node
+ *
+ * Context: Process context.
+ * Return: a node for the current thread, from which there may be pages; NUMA_NO_NODE if
+ * there is none, or none that its memory policy prefers to @nid.
+ */
+int exmap_pool_better_node(const struct exmap_pool *pool, int nid)
+{
+	const struct exmap_node *node;
+	bool bound;
+	int better;
+
+	better = mempolicy_choose_node(nid, &bound);
+	node = &pool->nodes[better];
+	if (better == nid)
+		return NUMA_NO_NODE;
+	if (READ_ONCE(node->nr))
+		return better;
+	/* To take pages from other interfaces costs too much for a mere preference */
+	if (bound && atomic_read(&node->nr_stocked))
+		return better;
+	if (atomic_long_read(&pool->group->nr_pages) >= READ_ONCE(pool->group->limit) ||
+	    time_before(jiffies, READ_ONCE(node->full_until)))
+		return NUMA_NO_NODE;
+	return better;
+}
+
+/**
+ * exmap_pool_turn() - Have an interface use pages of another node.
+ * @pool: the pool
+ * @iface: the interface, whose lock is held
+ * @nid: the node
+ *
+ * Context: As exmap_pool_part().
+ */
+void exmap_pool_turn(struct exmap_pool *pool, struct exmap_interface *iface, int nid)
+{
+	exmap_interface_set_nid(pool->nodes, iface, nid);
+	if (iface->backup)
+		exmap_pool_part(pool, iface, iface->backup);
+	if (iface->local)
+		exmap_pool_part(pool, iface, iface->local);
+	exmap_pool_moved(pool);
+}
+
+/**
  * exmap_pool_sort() - Sort unmapped pages into free ones and others.
  * @pool: the pool
  * @iface: the interface that gets the free ones, whose lock is held
@@ -653,9 +751,12 @@ struct exmap_bundle *exmap_pool_sort(struct exmap_pool *pool,
 				     struct exmap_bundle *bundle)
 {
 	struct exmap_bundle *to = iface->local;
-	struct page **end = bundle->pages + bundle->nr, **p;
+	struct page **end, **p;
 	unsigned int nr;
 
+	if (exmap_nodes_many())
+		exmap_pool_part(pool, iface, bundle);
+	end = bundle->pages + bundle->nr;
 	/* There is room in most cases */
 	if (unlikely(!to || bundle->nr > EXMAP_BUNDLE_PAGES - to->nr))
 		to = bundle;

@@ -6,7 +6,7 @@
  * known by its first page. A page of the pool is in one of these states:
  *
  * - *mapped* in a slot of a region;
- * - *free*, in a bundle of an interface or in a full bundle that belongs to none;
+ * - *free*, in a bundle of an interface or with a NUMA node (node.h);
  * - in *quarantine*, where it waits for a deferred TLB flush (quarantine.h);
  * - in the hands of a call;
  * - *parked*: it was taken out of its slot while it was still held elsewhere, for
@@ -25,7 +25,6 @@
 
 #include <linux/atomic.h>
 #include <linux/cache.h>
-#include <linux/gfp.h>
 #include <linux/list.h>
 #include <linux/mm_types.h>
 #include <linux/page_ref.h>
@@ -33,50 +32,16 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 
+#include "bundle.h"
 #include "group.h"
+#include "node.h"
 
 struct exmap_interface;
 struct exmap_reclaim;
 struct mem_cgroup;
 
-/*
- * All memory of an exmap is charged to the memory cgroup of the program, whose limit must
- * make a call fail, instead of having a process killed. Pages are never movable: a page
- * that migrates while it is pinned for long is of no use here.
- */
-#define EXMAP_GFP	(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
-
-/* Pages that a bundle holds, and so pages that one TLB flush of a FREE covers */
-#define EXMAP_BUNDLE_PAGES	512
-
 /* Pages that an interface takes from another one, or from a sweep, at once */
 #define EXMAP_STEAL_PAGES	64
-
-/**
- * struct exmap_bundle - an array of pages
- * @list: Entry of exmap_node::full or of exmap_interface::quarantine.
- * @nr: Number of pages.
- * @generation: In quarantine: the newest generation in which a page was freed.
- * @pages: The pages, each with a mapping reference.
- */
-struct exmap_bundle {
-	struct list_head list;
-	unsigned int nr;
-	u64 generation;
-	struct page *pages[EXMAP_BUNDLE_PAGES];
-};
-
-/**
- * struct exmap_node - full bundles that belong to no interface, of a NUMA node
- * @lock: Protects the other fields.
- * @full: The bundles, put there by CPUs of the node.
- * @nr_full: Their number. May be read without @lock, as a hint.
- */
-struct exmap_node {
-	spinlock_t lock;	/* see above */
-	struct list_head full;
-	unsigned int nr_full;
-} ____cacheline_aligned_in_smp;
 
 /**
  * struct exmap_pool - pages of one size
@@ -85,7 +50,7 @@ struct exmap_node {
  * @refs: Reference count of a page with a mapping reference that nobody else holds. Set
  *	once.
  * @interfaces: Array of the interfaces. Set once.
- * @nodes: Array of full bundles, by NUMA node. Set once.
+ * @nodes: Free pages that belong to no interface, by NUMA node. Set once.
  * @nr_interfaces: Length of @interfaces. Set once.
  * @nr_pages: Number of pages that the pool owns.
  * @lock: Protects @owned, @parked, @nr_parked and @closed.
@@ -128,11 +93,6 @@ struct exmap_pool {
 	struct mem_cgroup *memcg;
 };
 
-int exmap_bundles_init(void);
-void exmap_bundles_exit(void);
-struct exmap_bundle *exmap_bundle_alloc(gfp_t gfp);
-void exmap_bundle_free(struct exmap_bundle *bundle);
-
 struct exmap_pool *exmap_pool_new(struct exmap_group *group, unsigned int order);
 void exmap_pool_close(struct exmap_pool *pool);
 void exmap_pool_free(struct exmap_pool *pool);
@@ -144,10 +104,14 @@ unsigned int exmap_pool_sweep(struct exmap_pool *pool, bool parked, unsigned lon
 			      struct page **pages, unsigned int max);
 unsigned int exmap_pool_sweep_some(struct exmap_pool *pool, bool parked,
 				   struct page **pages, unsigned int max);
+struct page *exmap_pool_new_page(const struct exmap_pool *pool, gfp_t gfp, int nid);
+void exmap_pool_discard(struct exmap_pool *pool, struct page *page);
+void exmap_pool_exchange(struct exmap_pool *pool, struct page *old, struct page *new);
 unsigned int exmap_pool_grow(struct exmap_pool *pool, struct page **pages,
 			     unsigned int nr, bool *refused);
-struct exmap_bundle *exmap_pool_pop_full(struct exmap_pool *pool,
-					 struct exmap_node *node);
+struct exmap_bundle *exmap_pool_pop(struct exmap_pool *pool, int nid);
+unsigned int exmap_pool_take(struct exmap_pool *pool, int nid, struct page **pages,
+			     unsigned int max);
 void exmap_pool_keep_spare(struct exmap_interface *iface, struct exmap_bundle *bundle);
 void exmap_pool_stocked(struct exmap_pool *pool, struct exmap_interface *iface);
 void exmap_pool_unstocked(struct exmap_pool *pool, struct exmap_interface *iface);
@@ -155,11 +119,17 @@ struct exmap_interface *exmap_pool_next_stocked(struct exmap_pool *pool,
 						unsigned int *pos, unsigned int end);
 void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
 		    struct page **pages, unsigned int nr);
+void exmap_pool_keep(struct exmap_pool *pool, struct exmap_interface *iface,
+		     struct page *page);
 struct exmap_bundle *exmap_pool_sort(struct exmap_pool *pool,
 				     struct exmap_interface *iface,
 				     struct exmap_bundle *bundle);
 void exmap_pool_put(struct exmap_pool *pool, struct exmap_interface *iface,
 		    struct page **pages, unsigned int nr);
+void exmap_pool_part(struct exmap_pool *pool, struct exmap_interface *iface,
+		     struct exmap_bundle *bundle);
+int exmap_pool_better_node(const struct exmap_pool *pool, int nid);
+void exmap_pool_turn(struct exmap_pool *pool, struct exmap_interface *iface, int nid);
 bool exmap_pool_drop_poisoned(struct exmap_pool *pool, struct exmap_interface *iface);
 
 /**
@@ -209,35 +179,6 @@ static inline bool exmap_page_is_poisoned(const struct exmap_pool *pool, struct 
 		if (PageHWPoison(page + i))
 			return true;
 	return false;
-}
-
-/**
- * exmap_bundle_nr() - Return the number of pages in a bundle.
- * @bundle: the bundle, or NULL
- *
- * Return: the number of pages.
- */
-static inline unsigned int exmap_bundle_nr(const struct exmap_bundle *bundle)
-{
-	return bundle ? bundle->nr : 0;
-}
-
-/**
- * exmap_bundle_take() - Take pages out of a bundle.
- * @bundle: the bundle, or NULL
- * @pages: where the pages go
- * @max: how many to take at most
- *
- * Return: the number of pages taken.
- */
-static inline unsigned int exmap_bundle_take(struct exmap_bundle *bundle,
-					     struct page **pages, unsigned int max)
-{
-	const unsigned int nr = min(exmap_bundle_nr(bundle), max);
-
-	for (unsigned int i = 0; i < nr; i++)
-		pages[i] = bundle->pages[--bundle->nr];
-	return nr;
 }
 
 #endif /* _EXMAP_POOL_H */

@@ -120,7 +120,7 @@ static unsigned int full_bundles(struct pool_fixture *f)
 	unsigned int nr = 0;
 
 	for (unsigned int i = 0; i < nr_node_ids; i++)
-		nr += list_count_nodes(&f->pool->nodes[i].full);
+		nr += list_count_nodes(&f->pool->nodes[i].bundles);
 	return nr;
 }
 

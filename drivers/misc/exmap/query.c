@@ -39,13 +39,30 @@ static int exmap_query_select(struct exmap_cursor *cursor, const struct exmap_ve
 	return exmap_slots_ok(exmap, vec->page, vec->len) ? 0 : -ERANGE;
 }
 
+/* Tell the nodes of the pages of a range */
+static void exmap_query_nodes(struct exmap_cursor *cursor, unsigned long slot,
+			      unsigned int nr, u16 *nodes)
+{
+	struct page *page;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		nodes[i] = EXMAP_NO_NODE;
+		if (!vma_batch_hold(&cursor->vb, exmap_slot_addr(cursor->exmap, slot + i),
+				    false, &page))
+			continue;
+		nodes[i] = page_to_nid(page);
+		put_page(page);
+	}
+}
+
 /*
  * Query the next slots, up to EXMAP_QUERY_CHUNK, or, without @slots, only check all
  * vectors. Returns the number of slots, or an error. The vectors are reduced to what is
  * left of them.
  */
 static int exmap_query_some(struct exmap *exmap, bool many, struct exmap_vec *vecs,
-			    unsigned int nr, unsigned int *next, u8 *slots, bool age)
+			    unsigned int nr, unsigned int *next, u8 *slots, u16 *nodes,
+			    bool age)
 {
 	struct exmap_cursor cursor;
 	unsigned int filled = 0;
@@ -70,6 +87,8 @@ static int exmap_query_some(struct exmap *exmap, bool many, struct exmap_vec *ve
 			if (exmap_flight_is_busy(cursor.exmap->flights,
 						 exmap_slot_page(cursor.exmap, vec->page + i)))
 				slots[filled + i] |= EXMAP_SLOT_BUSY;
+		if (nodes)
+			exmap_query_nodes(&cursor, vec->page, some, nodes + filled);
 		filled += some;
 		vec->page += some;
 		vec->len -= some;
@@ -99,7 +118,9 @@ long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 	unsigned int next = 0;
 	struct exmap_vec *vecs;
 	bool many = false;
+	u16 __user *node_answer;
 	u8 __user *answer;
+	u16 *nodes = NULL;
 	int ret;
 	u8 *slots;
 
@@ -116,10 +137,15 @@ long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 		return ret;
 	answer = u64_to_user_ptr(query.slots);
 
-	slots = kvmalloc(EXMAP_QUERY_CHUNK + query.nr * sizeof(*vecs), EXMAP_GFP);
+	node_answer = u64_to_user_ptr(query.nodes);
+
+	slots = kvmalloc(EXMAP_QUERY_CHUNK * (query.nodes ? 1 + sizeof(*nodes) : 1) +
+			 query.nr * sizeof(*vecs), EXMAP_GFP);
 	if (!slots)
 		return -ENOMEM;
 	vecs = (void *)(slots + EXMAP_QUERY_CHUNK);
+	if (query.nodes)
+		nodes = (void *)(vecs + query.nr);
 	ret = exmap_copy_sized_array(vecs, sizeof(*vecs), u64_to_user_ptr(query.vecs),
 				     query.vec_size, query.nr);
 	for (unsigned int i = 0; i < query.nr && !ret; i++) {
@@ -128,17 +154,20 @@ long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 		many |= vecs[i].region != exmap->number;
 	}
 	if (!ret)
-		ret = exmap_query_some(exmap, many, vecs, query.nr, &next, NULL, false);
+		ret = exmap_query_some(exmap, many, vecs, query.nr, &next, NULL, NULL,
+				       false);
 	while (!ret && next < query.nr) {
-		ret = exmap_query_some(exmap, many, vecs, query.nr, &next, slots,
+		ret = exmap_query_some(exmap, many, vecs, query.nr, &next, slots, nodes,
 				       query.flags & EXMAP_QUERY_AGE);
 		if (ret < 0)
 			break;
-		if (copy_to_user(answer, slots, ret)) {
+		if (copy_to_user(answer, slots, ret) ||
+		    (nodes && copy_to_user(node_answer, nodes, ret * sizeof(*nodes)))) {
 			ret = -EFAULT;
 			break;
 		}
 		answer += ret;
+		node_answer += ret;
 		ret = fatal_signal_pending(current) ? -EINTR : 0;
 		cond_resched();
 	}

@@ -45,19 +45,19 @@ static struct shrinker *exmap_shrinker;
 /* All pools that have ever had a page, by memory cgroup */
 static struct list_lru exmap_pools;
 
-/* Give back full bundles, and at least @max pages if there are so many */
-static unsigned long exmap_trim_full(struct exmap_pool *pool, unsigned long max)
+/* Give back up to @max free pages that belong to no interface */
+static unsigned long exmap_trim_nodes(struct exmap_pool *pool, unsigned long max)
 {
+	struct page *pages[EXMAP_STEAL_PAGES];
 	unsigned long freed = 0;
+	unsigned int nr;
 
-	for (unsigned int i = 0; i < nr_node_ids; i++) {
-		struct exmap_bundle *full;
-
-		while (freed < max && (full = exmap_pool_pop_full(pool, &pool->nodes[i]))) {
-			exmap_pool_release(pool, full->pages, full->nr);
+	for (unsigned int i = 0; i < nr_node_ids && freed < max; i++) {
+		while ((nr = exmap_pool_take(pool, i, pages,
+					     min(max - freed, ARRAY_SIZE(pages))))) {
+			exmap_pool_release(pool, pages, nr);
 			exmap_pool_arrive(pool);
-			freed += full->nr;
-			exmap_bundle_free(full);
+			freed += nr;
 		}
 	}
 	return freed;
@@ -120,7 +120,7 @@ static unsigned long exmap_trim_unseen(struct exmap_pool *pool, bool parked, boo
 static unsigned long exmap_trim_all(struct exmap_pool *pool, unsigned long max, bool bounded,
 				    unsigned long *quarantined)
 {
-	unsigned long freed = exmap_trim_full(pool, max);
+	unsigned long freed = exmap_trim_nodes(pool, max);
 	struct exmap_interface *iface;
 	unsigned int pos = 0;
 
@@ -378,10 +378,10 @@ static enum lru_status exmap_shrink_count_pool(struct list_head *item,
 	struct exmap_pool *pool = container_of(item, struct exmap_reclaim, lru)->pool;
 	unsigned long *sum = arg, nr;
 
-	/* First the interfaces, since this moves pages to the full bundles */
+	/* First the interfaces, since this moves pages to the nodes */
 	nr = exmap_shrink_interfaces(pool, 0);
 	for (unsigned int i = 0; i < nr_node_ids; i++)
-		nr += READ_ONCE(pool->nodes[i].nr_full) * EXMAP_BUNDLE_PAGES;
+		nr += READ_ONCE(pool->nodes[i].nr);
 	*sum += nr << pool->order;
 	return LRU_SKIP;
 }
@@ -412,12 +412,12 @@ static enum lru_status exmap_shrink_scan_pool(struct list_head *item,
 	if (scan->freed >= scan->wanted)
 		return LRU_SKIP;
 	wanted = exmap_trim_pages(pool, scan->wanted - scan->freed);
-	freed = exmap_trim_full(pool, wanted);
+	freed = exmap_trim_nodes(pool, wanted);
 	if (freed < wanted)
 		freed += exmap_shrink_interfaces(pool, wanted - freed);
 	/* What has left quarantine may have filled some */
 	if (freed < wanted)
-		freed += exmap_trim_full(pool, wanted - freed);
+		freed += exmap_trim_nodes(pool, wanted - freed);
 	scan->freed += freed << pool->order;
 	trace_exmap_shrink(pool, wanted, freed);
 	/* The next scan begins with another pool */

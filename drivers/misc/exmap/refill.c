@@ -6,7 +6,6 @@
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/sched/signal.h>
-#include <linux/topology.h>
 
 #include "interface.h"
 #include "pool.h"
@@ -37,20 +36,30 @@ static void exmap_refill_add(struct exmap_pool *pool, struct exmap_interface *if
 	exmap_pool_arrive(pool);
 }
 
-/* Replace the local bundle, which is empty, by a full one if there is one */
-static bool exmap_refill_full(struct exmap_pool *pool, struct exmap_interface *iface)
+/* Replace the local bundle, which is empty, by one that belongs to no interface */
+static bool exmap_refill_node(struct exmap_pool *pool, struct exmap_interface *iface,
+			      int nid)
 {
-	const unsigned int here = numa_node_id();
-	struct exmap_bundle *bundle = NULL;
+	struct exmap_bundle *bundle = exmap_pool_pop(pool, nid);
 
-	for (unsigned int i = 0; i < nr_node_ids && !bundle; i++)
-		bundle = exmap_pool_pop_full(pool, &pool->nodes[(here + i) % nr_node_ids]);
 	if (!bundle)
 		return false;
 	exmap_pool_keep_spare(iface, iface->local);
 	iface->local = bundle;
+	exmap_interface_set_nid(pool->nodes, iface, nid);
 	exmap_pool_arrive(pool);
 	return true;
+}
+
+/* As exmap_refill_node(), from any node */
+static bool exmap_refill_nodes(struct exmap_pool *pool, struct exmap_interface *iface)
+{
+	const int near = iface->nid;
+
+	for (unsigned int i = 0; i < nr_node_ids; i++)
+		if (exmap_refill_node(pool, iface, (near + i) % nr_node_ids))
+			return true;
+	return false;
 }
 
 /* Tests whether there may be pages of a region that was unmapped */
@@ -67,7 +76,24 @@ static bool exmap_refill_unseen(struct exmap_pool *pool, struct exmap_interface 
 	unsigned int nr = exmap_pool_sweep_some(pool, parked, pages, ARRAY_SIZE(pages));
 
 	exmap_refill_add(pool, iface, pages, nr);
-	return iface->local->nr;
+	/* Those that are on another node are to be had from there */
+	return iface->local->nr || (nr && exmap_refill_nodes(pool, iface));
+}
+
+/* Fill the local bundle, which is empty, with new pages */
+static bool exmap_refill_grow(struct exmap_pool *pool, struct exmap_interface *iface,
+			      unsigned int want, bool *refused)
+{
+	struct exmap_bundle *local = iface->local;
+
+	local->nr = exmap_pool_grow(pool, local->pages, want, refused);
+	if (!local->nr || !exmap_nodes_many())
+		return local->nr;
+	exmap_pool_part(pool, iface, local);
+	exmap_pool_moved(pool);
+	if (!local->nr)
+		WRITE_ONCE(pool->nodes[iface->nid].full_until, jiffies + HZ);
+	return local->nr || exmap_refill_nodes(pool, iface);
 }
 
 /*
@@ -83,12 +109,13 @@ static bool exmap_refill_quick(struct exmap_pool *pool, struct exmap_interface *
 		return true;
 	}
 	exmap_quarantine_reap(pool, iface, false);
-	if (iface->local->nr || exmap_refill_full(pool, iface) ||
-	    exmap_refill_unseen(pool, iface, true))
+	if (iface->local->nr)
 		return true;
-	if (!*refused)
-		iface->local->nr = exmap_pool_grow(pool, iface->local->pages, want, refused);
-	return iface->local->nr ||
+	if (exmap_nodes_many() ? exmap_refill_node(pool, iface, iface->nid) :
+				 exmap_refill_nodes(pool, iface))
+		return true;
+	return exmap_refill_unseen(pool, iface, true) ||
+	       (!*refused && exmap_refill_grow(pool, iface, want, refused)) ||
 	       (exmap_refill_dropped(pool) && exmap_refill_unseen(pool, iface, false));
 }
 
@@ -116,11 +143,12 @@ static unsigned int exmap_refill_rob(struct exmap_pool *pool,
 }
 
 /*
- * Take pages from other interfaces, with none of their locks held. The pages are in
- * transit. Sets *waiting if there are pages that wait for a flush.
+ * Take pages from other interfaces, with none of their locks held: from those that have
+ * pages of node @nid, or from all. The pages are in transit. Sets *waiting if there are
+ * pages that wait for a flush.
  */
 static unsigned int exmap_refill_steal(struct exmap_pool *pool,
-				       struct exmap_interface *thief, bool wait,
+				       struct exmap_interface *thief, int nid, bool wait,
 				       struct page **pages, unsigned int max,
 				       bool *waiting)
 {
@@ -138,6 +166,8 @@ static unsigned int exmap_refill_steal(struct exmap_pool *pool,
 		}
 		if (!victim)
 			break;
+		if (nid != NUMA_NO_NODE && READ_ONCE(victim->nid) != nid)
+			continue;
 		if (wait)
 			mutex_lock(&victim->lock);
 		else if (!mutex_trylock(&victim->lock))
@@ -148,6 +178,27 @@ static unsigned int exmap_refill_steal(struct exmap_pool *pool,
 			trace_exmap_steal(pool, thief, victim, nr);
 	}
 	return nr;
+}
+
+/*
+ * Fill the local bundle, which is empty, although there is no page of the right node but
+ * with other interfaces. Those that are not busy are asked before pages of another node are
+ * taken. Drops the lock of the interface.
+ */
+static bool exmap_refill_near(struct exmap_pool *pool, struct exmap_interface *iface)
+{
+	struct page *pages[EXMAP_STEAL_PAGES];
+	const int nid = iface->nid;
+	bool waiting = false;
+	unsigned int nr;
+
+	if (!exmap_nodes_many())
+		return false;
+	mutex_unlock(&iface->lock);
+	nr = exmap_refill_steal(pool, iface, nid, false, pages, ARRAY_SIZE(pages), &waiting);
+	mutex_lock(&iface->lock);
+	exmap_refill_add(pool, iface, pages, nr);
+	return iface->local && (iface->local->nr || exmap_refill_nodes(pool, iface));
 }
 
 /*
@@ -175,11 +226,11 @@ static bool exmap_refill_search(struct exmap_pool *pool, struct exmap_interface 
 
 		mutex_unlock(&iface->lock);
 		/* Try the interfaces that are not busy before waiting for one */
-		nr = exmap_refill_steal(pool, iface, false, pages, ARRAY_SIZE(pages),
-					waiting);
+		nr = exmap_refill_steal(pool, iface, NUMA_NO_NODE, false, pages,
+					ARRAY_SIZE(pages), waiting);
 		if (!nr)
-			nr = exmap_refill_steal(pool, iface, true, pages, ARRAY_SIZE(pages),
-						waiting);
+			nr = exmap_refill_steal(pool, iface, NUMA_NO_NODE, true, pages,
+						ARRAY_SIZE(pages), waiting);
 		mutex_lock(&iface->lock);
 		exmap_refill_add(pool, iface, pages, nr);
 
@@ -187,7 +238,8 @@ static bool exmap_refill_search(struct exmap_pool *pool, struct exmap_interface 
 		if (!iface->local || fatal_signal_pending(current))
 			break;
 		*waiting |= exmap_quarantine_reap(pool, iface, true);
-		found = iface->local->nr || exmap_refill_quick(pool, iface, want, refused);
+		found = iface->local->nr || exmap_refill_quick(pool, iface, want, refused) ||
+			exmap_refill_nodes(pool, iface);
 		/*
 		 * All places were looked at between two readings of @moves. If they
 		 * are equal, and nothing is in transit, no page was missed.
@@ -225,8 +277,7 @@ static bool exmap_refill_others(struct exmap_pool *pool, struct exmap_interface 
 		if (!iface->local)
 			return false;
 		if (!iface->local->nr && (freed || !*refused))
-			iface->local->nr = exmap_pool_grow(pool, iface->local->pages, want,
-							   refused);
+			exmap_refill_grow(pool, iface, want, refused);
 		/* Another thread may have taken what was given back */
 	} while (!iface->local->nr && freed && ++rounds < EXMAP_REFILL_OTHERS);
 	return iface->local->nr;
@@ -244,7 +295,7 @@ static unsigned int exmap_refill_want(const struct exmap_pool *pool, unsigned lo
 static int exmap_refill_any(struct exmap_pool *pool, struct exmap_interface *iface,
 			    unsigned long want)
 {
-	bool refused = false, waiting = false;
+	bool refused = false, waiting = false, bound;
 
 	want = exmap_refill_want(pool, want);
 	if (!READ_ONCE(pool->closed)) {
@@ -252,8 +303,13 @@ static int exmap_refill_any(struct exmap_pool *pool, struct exmap_interface *ifa
 			iface->local = exmap_bundle_alloc(EXMAP_GFP);
 		if (!iface->local)
 			return -ENOMEM;
+		/* With each refill, an interleaving policy goes on to the next node */
+		if (exmap_nodes_many() && !exmap_bundle_nr(iface->backup))
+			exmap_interface_set_nid(pool->nodes, iface,
+						mempolicy_choose_node(NUMA_NO_NODE, &bound));
 		if (exmap_refill_quick(pool, iface, want, &refused) ||
-		    exmap_refill_search(pool, iface, want, &refused, &waiting) ||
+		    exmap_refill_near(pool, iface) ||
+		    (iface->local && exmap_refill_search(pool, iface, want, &refused, &waiting)) ||
 		    (iface->local && exmap_refill_unseen(pool, iface, false)) ||
 		    exmap_refill_others(pool, iface, want, &refused, &waiting)) {
 			exmap_pool_stocked(pool, iface);

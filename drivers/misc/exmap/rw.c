@@ -193,9 +193,7 @@ static noinline int exmap_rw_map_page_slowly(struct exmap *exmap, unsigned long 
 	exmap_cursor_unlock(&cursor);
 	if (!vb->nr)
 		*page = NULL;
-	if (vb->stop == VMA_BATCH_EMPTY)
-		return 0;
-	return vb->stop == VMA_BATCH_NOMEM ? -ENOMEM : -EIO;
+	return vb->stop == VMA_BATCH_EMPTY ? 0 : exmap_cursor_error(&cursor);
 }
 
 /* Map a page that was read. Returns as exmap_rw_map_page_slowly(). */

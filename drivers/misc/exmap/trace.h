@@ -129,6 +129,23 @@ TRACE_EVENT(exmap_steal,
 		      __entry->interface, __entry->victim, __entry->pages)
 );
 
+/* @moved of @pages pages went to another node */
+TRACE_EVENT(exmap_move,
+	    TP_PROTO(const struct exmap_pool *pool, int node, unsigned int pages,
+		     unsigned int moved),
+	    TP_ARGS(pool, node, pages, moved),
+	    TP_STRUCT__entry(__field(unsigned int, pool)
+			     __field(int, node)
+			     __field(unsigned int, pages)
+			     __field(unsigned int, moved)),
+	    TP_fast_assign(__entry->pool = pool->group->id;
+			   __entry->node = node;
+			   __entry->pages = pages;
+			   __entry->moved = moved;),
+	    TP_printk("pool=%u node=%d pages=%u moved=%u", __entry->pool, __entry->node,
+		      __entry->pages, __entry->moved)
+);
+
 /* A deferred TLB flush ends the quarantine of what was freed up to @generation */
 TRACE_EVENT(exmap_flush,
 	    TP_PROTO(const struct exmap_group *group, u64 generation, long pages),

@@ -84,7 +84,8 @@ static __always_inline int exmap_vectors_one(struct exmap *exmap,
 	}
 	freeing = exmap_vec_word_is(word, exmap, EXMAP_OP_FREE);
 	if (slot >= exmap->nr_slots ||
-	    !(freeing || exmap_vec_word_is(word, exmap, EXMAP_OP_ALLOC)))
+	    !(freeing || exmap_vec_word_is(word, exmap, EXMAP_OP_ALLOC)) ||
+	    !exmap_place_is_near(exmap, iface))
 		return 0;
 	/* There must be no page fault while the region is locked */
 	if (put_user(0, results))
@@ -128,7 +129,8 @@ static __always_inline int exmap_vectors_swap(struct exmap *exmap,
 		unsafe_get_user(alloc, (const u64 __user *)&vecs[1].region, fault);
 	}
 	if (!exmap_vec_word_is(free, exmap, EXMAP_OP_FREE) || out >= exmap->nr_slots ||
-	    !exmap_vec_word_is(alloc, exmap, EXMAP_OP_ALLOC) || in >= exmap->nr_slots)
+	    !exmap_vec_word_is(alloc, exmap, EXMAP_OP_ALLOC) || in >= exmap->nr_slots ||
+	    !exmap_place_is_near(exmap, iface))
 		return 0;
 	/* There must be no page fault while the region is locked */
 	scoped_user_write_access_size(results, 2 * sizeof(*results), fault) {

@@ -33,6 +33,7 @@ enum exmap_opcode {
 	EXMAP_OP_ALLOC	= 1,
 	EXMAP_OP_FREE	= 2,
 	EXMAP_OP_WRITE	= 3,
+	EXMAP_OP_MOVE	= 4,	/* VECTORS only */
 };
 
 /* Known names of flags; a call that does not take one answers EINVAL */
@@ -123,7 +124,7 @@ struct exmap_vec {
 	__u64 page;		/* number of the slot */
 	__u16 region;		/* as returned by SETUP2 */
 	__u16 len;		/* slots */
-	__u16 node;		/* 0 */
+	__u16 node;		/* MOVE: where to, else 0 */
 	__u8 flags;		/* enum exmap_vec_flags */
 	__u8 opcode;		/* enum exmap_opcode */
 };
@@ -162,9 +163,11 @@ struct exmap_query {
 	__u32 vec_size;		/* of struct exmap_vec, as the program knows it */
 	__u64 vecs;		/* pointer to struct exmap_vec: page, region, len, zeroes */
 	__u64 slots;		/* pointer to a byte, enum exmap_slot, for each slot */
+	__u64 nodes;		/* pointer to a __u16, the node of each slot's page, or 0 */
 };
 
-#define EXMAP_QUERY_SIZE_VER0		32
+#define EXMAP_QUERY_SIZE_VER0		40
+#define EXMAP_NO_NODE			0xffff	/* QUERY: no page */
 
 #define EXMAP_VECTORS_SIZE_VER0		40
 #define EXMAP_VEC_SIZE_VER0		16

@@ -106,3 +106,16 @@ int exm_write(struct exm_thread *thread, struct exm_region *region,
 	return call_list(thread, region, pages, nr, results,
 			 (struct exm_vec) { .opcode = EXM_WRITE });
 }
+
+/*
+ * Bring pages to a NUMA node, without a change of content. -EBUSY for those that are held
+ * elsewhere, -ENOMEM where the node has no memory, -ENODEV if there is no such node.
+ */
+int exm_move(struct exm_thread *thread, struct exm_region *region,
+	     const uint64_t *pages, unsigned int nr, unsigned int node, int *results)
+{
+	if (node > UINT16_MAX)
+		return exm_fail(ENODEV, "there is no node %u", node);
+	return call_list(thread, region, pages, nr, results,
+			 (struct exm_vec) { .opcode = EXM_MOVE, .node = node });
+}

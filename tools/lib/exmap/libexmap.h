@@ -71,6 +71,7 @@ enum exm_opcode {
 	EXM_ALLOC,	/* bring in pages with any content */
 	EXM_FREE,	/* evict pages, without writing them */
 	EXM_WRITE,	/* write pages to the file */
+	EXM_MOVE,	/* bring pages to another NUMA node */
 };
 
 enum exm_vec_flags {
@@ -86,7 +87,7 @@ struct exm_vec {
 	uint64_t page;		/* number of the first slot in the region */
 	uint16_t region;	/* exm_region_number() */
 	uint16_t len;		/* number of slots */
-	uint16_t node;		/* 0 */
+	uint16_t node;		/* MOVE: where to, else 0 */
 	uint8_t flags;		/* enum exm_vec_flags */
 	uint8_t opcode;		/* enum exm_opcode */
 };
@@ -146,6 +147,8 @@ int exm_read(struct exm_thread *thread, struct exm_region *region,
 	     const uint64_t *pages, unsigned int nr, int *results);
 int exm_write(struct exm_thread *thread, struct exm_region *region,
 	      const uint64_t *pages, unsigned int nr, int *results);
+int exm_move(struct exm_thread *thread, struct exm_region *region,
+	     const uint64_t *pages, unsigned int nr, unsigned int node, int *results);
 
 /* Readers that take no lock, and start over when they meet an empty slot */
 struct exm_reader {

@@ -169,6 +169,14 @@ public:
 		return list(exm_write, in, slots, results);
 	}
 
+	int move(region &in, std::span<const std::uint64_t> slots, unsigned int node,
+		 std::span<int> results = {})
+	{
+		need(results.empty() || results.size() >= slots.size());
+		return check(exm_move(get(), in.get(), slots.data(), slots.size(), node,
+				      results.empty() ? nullptr : results.data()));
+	}
+
 	exm_thread *get() const { return thread_.get(); }
 
 private:

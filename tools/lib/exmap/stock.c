@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -597,6 +598,67 @@ static int do_transfer(struct batch *batch, struct exm_region *region,
 	return err;
 }
 
+/*
+ * Move the pages of @nr slots, which are held. Pages that have never been touched do not
+ * exist, and are not moved. Returns the number of slots that had pages to move, or an error.
+ */
+static int move_run(struct exm_region *region, const uint64_t *slots, unsigned int nr,
+		    unsigned int node, int *err)
+{
+	const unsigned int per_slot = region->slot_size / EXM_PAGE_SIZE;
+	int before[BATCH], after[BATCH], nodes[BATCH], moved = 0;
+	void *pages[BATCH];
+
+	for (unsigned int i = 0; i < nr * per_slot; i++) {
+		pages[i] = slot_addr(region, slots[i / per_slot]) + i % per_slot * EXM_PAGE_SIZE;
+		nodes[i] = node;
+	}
+	if (syscall(SYS_move_pages, 0, nr * per_slot, pages, NULL, before, 0) ||
+	    syscall(SYS_move_pages, 0, nr * per_slot, pages, nodes, after, MPOL_MF_MOVE) < 0)
+		return -errno;
+	for (unsigned int i = 0; i < nr; i++) {
+		bool there = true, came = false;
+
+		for (unsigned int n = i * per_slot; n < (i + 1) * per_slot; n++) {
+			if (before[n] == -ENOENT)
+				continue;
+			came |= before[n] != (int)node;
+			if (after[n] == (int)node)
+				continue;
+			there = false;
+			*err = after[n] == -ENOMEM ? -ENOMEM : -EBUSY;
+		}
+		moved += there && came;
+	}
+	return moved;
+}
+
+/* MOVE */
+static int do_move(struct batch *batch, struct exm_region *region,
+		   const struct exm_vec *vec, struct exm_result *result)
+{
+	const unsigned int most = BATCH * EXM_PAGE_SIZE / region->slot_size;
+	uint64_t slots[BATCH];
+	int err = batch_end(batch);
+
+	for (unsigned int i = 0; i < vec->len && !err; ) {
+		unsigned int nr = 0;
+		int moved;
+
+		for (; i < vec->len && nr < most; i++)
+			if (slot_begin(region, vec->page + i, RESIDENT, HELD))
+				slots[nr++] = vec->page + i;
+		moved = nr ? move_run(region, slots, nr, vec->node, &result->res) : 0;
+		if (moved < 0)
+			result->res = moved;
+		else
+			result->pages += moved;
+		for (unsigned int n = 0; n < nr; n++)
+			region->stock->state[slots[n]] = RESIDENT;
+	}
+	return err;
+}
+
 /* Find the region of a vector, and check the vector */
 static int check(struct exm_pool *pool, const struct exm_vec *vec,
 		 struct exm_region **region)
@@ -606,9 +668,11 @@ static int check(struct exm_pool *pool, const struct exm_vec *vec,
 		[EXM_ALLOC] = EXM_ZERO | EXM_ALL_OR_NOTHING,
 		[EXM_FREE]  = 0,
 		[EXM_WRITE] = EXM_DIRTY | EXM_DSYNC,
+		[EXM_MOVE]  = 0,
 	};
 
-	if (vec->opcode > EXM_WRITE || vec->node || vec->flags & ~flags[vec->opcode] ||
+	if (vec->opcode > EXM_MOVE || (vec->node && vec->opcode != EXM_MOVE) ||
+	    vec->flags & ~flags[vec->opcode] ||
 	    (vec->flags & EXM_ALL_OR_NOTHING && vec->len > EXM_ALL_OR_NOTHING_MAX))
 		return -EINVAL;
 	*region = pool->regions[vec->region];
@@ -648,6 +712,8 @@ static int stock_call(struct exm_thread *thread, const struct exm_vec *vecs,
 			err = do_alloc_all_or_nothing(&batch, region, &vecs[i], &results[i]);
 		else if (vecs[i].opcode == EXM_ALLOC)
 			err = do_alloc(&batch, region, &vecs[i], &results[i], NULL);
+		else if (vecs[i].opcode == EXM_MOVE)
+			err = do_move(&batch, region, &vecs[i], &results[i]);
 		else
 			err = do_transfer(&batch, region, &vecs[i], &results[i]);
 		failed += results[i].res != 0;

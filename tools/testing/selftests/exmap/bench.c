@@ -31,6 +31,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <linux/mempolicy.h>
 #include <linux/exmap.h>
 #include <linux/userfaultfd.h>
 
@@ -446,6 +447,68 @@ static void empty_loop(struct worker *w, unsigned long first, unsigned long roun
 	two_calls(w, first, rounds, empty_ioctl, nothing);
 }
 
+/* Move the first batch to a node. Returns the number of pages. */
+static unsigned long move_vectors(struct worker *w, unsigned int node)
+{
+	unsigned long changed = 0;
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < w->nr; i++) {
+		w->vecs[i] = vec_of(w, w->in[i], false, EXMAP_OP_MOVE, 0);
+		w->vecs[i].node = node;
+	}
+	w->call.nr = w->nr;
+	ret = ioctl(w->fd, EXMAP_IOCTL_VECTORS, &w->call);
+	if (ret)
+		call_failed(ret);
+	for (i = 0; i < w->nr; i++)
+		changed += w->results[i].pages;
+	return changed;
+}
+
+static unsigned long move_anonymous(struct worker *w, unsigned int node)
+{
+	unsigned long changed = 0;
+	void *pages[MAX_BATCH];
+	int nodes[MAX_BATCH], status[MAX_BATCH];
+	unsigned int i;
+
+	for (i = 0; i < w->nr; i++) {
+		pages[i] = address(w, w->in[i]);
+		nodes[i] = node;
+	}
+	if (syscall(SYS_move_pages, 0, w->nr, pages, nodes, status, MPOL_MF_MOVE) < 0)
+		die("move_pages: %s", strerror(errno));
+	for (i = 0; i < w->nr; i++)
+		changed += status[i] == (int)node;
+	return changed;
+}
+
+/* The first batch goes to node 1 and comes back, again and again */
+static __always_inline void move_loop(struct worker *w, unsigned long first,
+				      unsigned long rounds, batch_fn place,
+				      unsigned long (*move)(struct worker *w, unsigned int node))
+{
+	/* They stay where they are after the first rounds, which are not measured */
+	if (!first)
+		place(w, w->in, w->nr);
+	for (; rounds; rounds--) {
+		w->changed += move(w, 1);
+		w->changed += move(w, 0);
+	}
+}
+
+static void exmap_move_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	move_loop(w, first, rounds, vectors_alloc, move_vectors);
+}
+
+static void move_pages_loop(struct worker *w, unsigned long first, unsigned long rounds)
+{
+	move_loop(w, first, rounds, fault, move_anonymous);
+}
+
 static const struct method methods[] = {
 	{ "exmap", DEV, action_alloc, action_loop },
 	{ "exmap-deferred", DEV | DEFERRED, action_alloc, action_loop },
@@ -458,6 +521,8 @@ static const struct method methods[] = {
 	{ "fault+guard", ZERO, remove_guards, guard_loop },
 	{ "populate+dontneed", ZERO | ONE_RANGE, populate, populate_loop },
 	{ "uffd", ZERO | UFFD, uffd_copy, uffd_loop },
+	{ "exmap-move", DEV | VECTORS, vectors_alloc, exmap_move_loop },
+	{ "move_pages", ZERO, fault, move_pages_loop },
 	{ "empty-ioctl", NO_PAGES, empty_ioctl, empty_loop },
 };
 

@@ -35,6 +35,7 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "cgroup.h"
 #include "inject.h"
+#include "nodes.h"
 #pragma GCC diagnostic pop
 
 #include <getopt.h>
@@ -243,6 +244,7 @@ static struct {
 	bool cgroup;
 	bool verbose;
 	char *only;
+	unsigned long nodes;	/* bitmap of those that have memory */
 } options = { .seed = 1, .threads = 4, .processes = 2, .world = -1 };
 
 static bool can_starve;	/* fault injection is available */
@@ -318,10 +320,10 @@ static int describe(struct thread *t, char *text, int size)
 
 	at = snprintf(text, size,
 		      "seed %llu world %d incarnation %d round %d thread %d step %llu: %s\n"
-		      "# iface %d opcode %d args %lx %lx %lx returned %ld\n",
+		      "# iface %d opcode %d args %lx %lx %lx returned %ld, disturbed %llu then %llu\n",
 		      options.seed, world.number, world.incarnation, world.round, t->index,
 		      t->step, t->kind ? t->kind->name : "?", t->iface, t->opcode,
-		      t->arg[0], t->arg[1], t->arg[2], t->ret);
+		      t->arg[0], t->arg[1], t->arg[2], t->ret, t->disturbed, world.disturbance);
 	for (i = 0; i < t->nr && at < size; i++)
 		if (i < 24 || i == t->vec)
 			at += describe_vec(t, i, text + at, size - at);
@@ -883,6 +885,12 @@ static void random_range(struct thread *t, struct exmap_vec *v, long most)
 	v->len = pages;
 }
 
+/* Whether a node has memory */
+static bool node_exists(int node)
+{
+	return node < 64 && options.nodes >> node & 1;
+}
+
 /* Return the result of a vector that must not do anything, or 1 if it has work to do */
 static int error_before(const struct exmap_vec *v)
 {
@@ -891,9 +899,11 @@ static int error_before(const struct exmap_vec *v)
 		[EXMAP_OP_ALLOC] = EXMAP_VEC_ZERO | EXMAP_VEC_ALL_OR_NOTHING,
 		[EXMAP_OP_FREE] = 0,
 		[EXMAP_OP_WRITE] = EXMAP_VEC_DIRTY | EXMAP_VEC_DSYNC,
+		[EXMAP_OP_MOVE] = 0,
 	};
 
-	if (v->opcode > EXMAP_OP_WRITE || v->node || v->flags & ~flags[v->opcode] ||
+	if (v->opcode > EXMAP_OP_MOVE || (v->node && v->opcode != EXMAP_OP_MOVE) ||
+	    v->flags & ~flags[v->opcode] ||
 	    (v->flags & EXMAP_VEC_ALL_OR_NOTHING && v->len > EXMAP_VEC_ALL_OR_NOTHING_MAX))
 		return -EINVAL;
 	if (v->region)
@@ -903,6 +913,8 @@ static int error_before(const struct exmap_vec *v)
 	if (v->page >= (__u64)config.slots || v->len > config.slots - v->page)
 		return -ERANGE;
 	if (transfers(v->opcode) && config.backing < 0)
+		return -ENODEV;
+	if (v->opcode == EXMAP_OP_MOVE && !node_exists(v->node))
 		return -ENODEV;
 	return 1;
 }
@@ -1087,6 +1099,21 @@ static void own_write(struct thread *t, const struct exmap_vec *v, const struct 
 	}
 }
 
+/* Nothing changes, but a page that is held elsewhere stays, or all do without memory */
+static void own_move(struct thread *t, const struct exmap_vec *v, const struct exmap_result *r)
+{
+	const bool several = options.nodes & (options.nodes - 1);
+	__u32 most = 0;
+	long i;
+
+	for (i = 0; i < v->len; i++)
+		most += own_slot(t, v->page + i)->state != EMPTY;
+	EXPECT(t, several ? r->pages <= most && (!r->res || r->res == -EBUSY ||
+						 r->res == -ENOMEM) :
+	       !r->pages && (!r->res || file_lacks_memory(t, r->res)),
+	       "MOVE of %lld: at most %u pages", v->page, most);
+}
+
 /* Whether @res is a possible result of a vector for slots of a shared area */
 static bool shared_error_ok(struct thread *t, int opcode, int res, bool replace)
 {
@@ -1157,8 +1184,10 @@ static void check_vec(struct thread *t, const struct exmap_vec *v, const struct 
 		own_free(t, v, r);
 	} else if (v->opcode == EXMAP_OP_READ) {
 		own_read(t, v, r);
-	} else {
+	} else if (v->opcode == EXMAP_OP_WRITE) {
 		own_write(t, v, r);
+	} else {
+		own_move(t, v, r);
 	}
 }
 
@@ -1391,6 +1420,23 @@ static long run_action_write(struct thread *t)
 
 /* EXMAP_IOCTL_VECTORS */
 
+/*
+ * MOVE, for slots of the thread itself: other threads would find the slots empty meanwhile,
+ * and could not ALLOC or READ them
+ */
+static void random_move(struct thread *t, struct exmap_vec *v)
+{
+	const long first = t->first + below(&t->random, t->own);
+	const long pages = random_len(t, t->first + t->own - first);
+
+	v->opcode = EXMAP_OP_MOVE;
+	do
+		v->node = below(&t->random, 64);
+	while (!node_exists(v->node) && !one_in(&t->random, 200));
+	v->page = first;
+	v->len = reserve_own(t, first, pages, true);
+}
+
 static void random_vec(struct thread *t, struct exmap_vec *v)
 {
 	static const int flags[][3] = {
@@ -1401,13 +1447,17 @@ static void random_vec(struct thread *t, struct exmap_vec *v)
 	};
 
 	*v = (struct exmap_vec) { .opcode = below(&t->random, 4) };
+	if (one_in(&t->random, 12)) {
+		random_move(t, v);
+		return;
+	}
 	v->flags = flags[v->opcode][below(&t->random, 3)] |
 		   flags[v->opcode][below(&t->random, 3)];
 	random_range(t, v, one_in(&t->random, 16) ? 65535 : 512);
 	/* Rarely, set a field to a value that does not exist */
 	switch (below(&t->random, 200)) {
 	case 0:
-		v->opcode = 4 + below(&t->random, 252);
+		v->opcode = 5 + below(&t->random, 251);
 		break;
 	case 1 ... 2:
 		v->node = 1 + below(&t->random, 65535);
@@ -1419,6 +1469,36 @@ static void random_vec(struct thread *t, struct exmap_vec *v)
 		v->region = 1000 + below(&t->random, 64536);
 		break;
 	}
+}
+
+/* Arrays as a program has them for which the kernel is too old, and knows only a part */
+static long later_vectors(struct thread *t, const struct exmap_vectors *params)
+{
+	static __thread struct { struct exmap_vec vec; __u64 more[2]; } vecs[MAX_VECS];
+	static __thread struct { struct exmap_result result; __u64 more; } results[MAX_VECS];
+	struct { struct exmap_vectors params; __u64 more; } later;
+	long ret;
+	int i;
+
+	for (i = 0; i < t->nr; i++) {
+		vecs[i].vec = t->vecs[i];
+		results[i].result = t->results[i];
+		results[i].more = -1;
+	}
+	later.params = *params;
+	later.more = 0;
+	later.params.size = sizeof(later);
+	later.params.vec_size = sizeof(vecs[0]);
+	later.params.vecs = (unsigned long)vecs;
+	later.params.result_size = sizeof(results[0]);
+	later.params.results = (unsigned long)results;
+	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &later));
+	for (i = 0; i < t->nr; i++) {
+		t->results[i] = results[i].result;
+		EXPECT(t, results[i].more == (ret < 0 ? -1ULL : 0),
+		       "the unknown part of result %d", i);
+	}
+	return ret;
 }
 
 static long run_vectors(struct thread *t)
@@ -1443,7 +1523,10 @@ static long run_vectors(struct thread *t)
 	params.vecs = (unsigned long)t->vecs;
 	params.results = (unsigned long)t->results;
 	split_vecs(t->vecs, t->nr);
-	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &params));
+	if (one_in(&t->random, 6))
+		ret = later_vectors(t, &params);
+	else
+		ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, &params));
 	join_vecs(t->vecs, t->nr);
 	if (ret < 0) {
 		EXPECT(t, lacks_memory(t, ret), "all of the call");
@@ -1506,7 +1589,8 @@ static void check_prefix(struct thread *t, long ret, int opcode, bool nowait)
 				ok |= opcode == EXMAP_OP_READ && there && may_be_excused(t);
 				ok |= err ? file_lacks_memory(t, -err) :
 				      may_lack_memory(t) || (config.starves && transfers(opcode));
-				EXPECT(t, ok, "not all was done: %ld pages", done);
+				EXPECT(t, ok, "%ld pages were done, slot %ld is in state %d",
+				       done, slot_nr(t, s), s->state);
 			} else if (nr == done && before > 0) {
 				EXPECT(t, !err || (nowait && err == EAGAIN) ||
 				       shared_error_ok(t, opcode, -err, true) ||
@@ -1882,6 +1966,27 @@ static long run_stats(struct thread *t)
 	return ret;
 }
 
+/* What /proc shows of the pool */
+static long run_fdinfo(struct thread *t)
+{
+	char path[32], text[4096];
+	long nr;
+	int fd;
+
+	start_vecs(t);
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", t->fd);
+	fd = CALL(t, open(path, O_RDONLY));
+	if (fd < 0)
+		return fd;
+	nr = HUNGRY_CALL(t, read(fd, text, sizeof(text) - 1));
+	close(fd);
+	if (nr < 0)
+		return nr;
+	text[nr] = 0;
+	EXPECT(t, strstr(text, "exmap-interfaces:"), "it ends with %s", strrchr(text, ':'));
+	return nr;
+}
+
 /* Calls that have nothing to do */
 static long run_nothing(struct thread *t)
 {
@@ -2066,20 +2171,23 @@ static long run_bad_action(struct thread *t)
 static long run_bad_vectors(struct thread *t)
 {
 	struct slot *s = &t->slots[below(&t->random, t->own)];
-	struct exmap_vec vec = { .opcode = EXMAP_OP_FREE, .page = slot_nr(t, s), .len = 1 };
-	struct exmap_result result;
+	struct exmap_vec vec[2] = {
+		{ .opcode = EXMAP_OP_FREE, .page = slot_nr(t, s), .len = 1 },
+		{ .opcode = EXMAP_OP_ALLOC, .page = t->first, .len = 1 },
+	};
+	struct exmap_result result[2];
 	struct exmap_vectors params = {
 		.size = sizeof(params),
 		.vec_size = sizeof(struct exmap_vec),
 		.result_size = sizeof(struct exmap_result), .interface = t->index, .nr = 1,
-		.vecs = (unsigned long)&vec, .results = (unsigned long)&result,
+		.vecs = (unsigned long)vec, .results = (unsigned long)result,
 	};
 	const void *arg = &params;
 	int want = -EINVAL;
 	long ret;
 
 	start_vecs(t);
-	t->arg[0] = below(&t->random, 9);
+	t->arg[0] = below(&t->random, 10);
 	switch (t->arg[0]) {
 	case 0:
 		params.size = EXMAP_VECTORS_SIZE_VER0 - 1;
@@ -2103,14 +2211,17 @@ static long run_bad_vectors(struct thread *t)
 		params.nr = one_in(&t->random, 2) ? 4097 : -1;
 		break;
 	case 4:
+		params.nr = 1 + below(&t->random, 3);
 		params.vecs = (unsigned long)bad_pointer(t);
 		want = -EFAULT;
 		break;
 	case 5:
+		params.nr = 1 + below(&t->random, 2);
 		params.results = (unsigned long)bad_pointer(t);
 		want = -EFAULT;
 		break;
 	case 6:		/* read-only memory */
+		params.nr = 1 + below(&t->random, 2);
 		params.results = (unsigned long)kinds;
 		want = -EFAULT;
 		break;
@@ -2123,6 +2234,12 @@ static long run_bad_vectors(struct thread *t)
 			return -EFAULT;
 		params.results = (unsigned long)at(slot_nr(t, s));
 		want = -EFAULT;
+		break;
+	case 9:		/* The second half of the element is one that the kernel does not know */
+		params.vec_size = sizeof(vec);
+		if (one_in(&t->random, 2))
+			params.vec_size = 264;
+		want = -E2BIG;
 		break;
 	}
 	ret = CALL(t, ioctl(t->fd, EXMAP_IOCTL_VECTORS, arg));
@@ -2724,7 +2841,7 @@ static long run_query(struct thread *t)
 		{ .page = all ? 0 : t->first, .len = all ? cut : t->own },
 		{ .page = cut },
 		{ .page = cut, .len = config.slots - cut },
-	};
+	}, later[6] = {};
 	struct exmap_query query = {
 		.size = sizeof(query), .vec_size = sizeof(struct exmap_vec),
 		.flags = below(&t->random, 2), .nr = all ? 3 : 1,
@@ -2734,6 +2851,13 @@ static long run_query(struct thread *t)
 
 	start_vecs(t);
 	split_vecs(vecs, 3);
+	if (one_in(&t->random, 4)) {
+		/* As with later_vectors() */
+		for (i = 0; i < query.nr; i++)
+			later[2 * i] = vecs[i];
+		query.vec_size = 2 * sizeof(vecs[0]);
+		query.vecs = (unsigned long)later;
+	}
 	ret = HUNGRY_CALL(t, ioctl(t->fd, EXMAP_IOCTL_QUERY, &query));
 	EXPECT(t, !ret || lacks_memory(t, ret) || is_gone(), "QUERY");
 	for (i = 0; !ret && i < t->own; i++) {
@@ -3173,6 +3297,7 @@ static const struct kind kinds[MAX_KINDS] = {
 #endif
 	{ "FLUSH", 15, run_flush, .thrifty = true },
 	{ "STATS", 10, run_stats, .thrifty = true },
+	{ "fdinfo", 6, run_fdinfo, { ENOMEM, ENFILE } },
 	{ "QUERY", 15, run_query, .thrifty = true },
 	{ "RESIZE", 8, run_resize, { EBUSY }, .thrifty = true },
 	{ "nothing", 8, run_nothing, { ENODEV }, .thrifty = true },
@@ -4251,7 +4376,7 @@ static void end_cgroups(void)
 
 int main(int argc, char **argv)
 {
-	int never;
+	int never, node;
 	bool few;
 
 	while (kinds[nr_kinds].name)
@@ -4266,6 +4391,10 @@ int main(int argc, char **argv)
 	if (shm == MAP_FAILED)
 		ksft_exit_fail_msg("no memory\n");
 	parent = getpid();
+	for (node = 0; node < MAX_NODES; node++)
+		options.nodes |= (unsigned long)node_has_memory(node) << node;
+	/* A kernel without CONFIG_NUMA has no list of nodes */
+	options.nodes |= !options.nodes;
 	has_cgroup = start_cgroups();
 	if (options.cgroup && !has_cgroup)
 		ksft_exit_skip("no memory cgroups\n");

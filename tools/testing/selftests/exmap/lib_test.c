@@ -3,7 +3,7 @@
  * libexmap, with exmap and on a stock kernel. Needs neither root nor exmap, without which
  * the tests of that backend are skipped.
  */
-#include "common.h"
+#include "nodes.h"
 #include "libexmap.h"
 
 #define SLOTS	256U
@@ -501,11 +501,15 @@ TEST_F(lib, vectors_are_checked)
 	const struct exm_vec good = { .page = 3, .len = 1, .region = number,
 				      .opcode = EXM_ALLOC };
 	struct { struct exm_vec vec; int res; } bad[] = {
-		{ { .page = 3, .len = 1, .region = number, .opcode = 4 }, -EINVAL },
+		{ { .page = 3, .len = 1, .region = number, .opcode = EXM_MOVE + 1 }, -EINVAL },
 		{ { .page = 3, .len = 1, .region = number, .opcode = EXM_FREE,
 		    .flags = EXM_ZERO }, -EINVAL },
 		{ { .page = 3, .len = 1, .region = number, .opcode = EXM_ALLOC,
 		    .node = 1 }, -EINVAL },
+		{ { .page = 3, .len = 1, .region = number, .opcode = EXM_MOVE,
+		    .flags = EXM_ZERO }, -EINVAL },
+		{ { .page = SLOTS - 1, .len = 2, .region = number, .opcode = EXM_MOVE },
+		  -ERANGE },
 		{ { .page = SLOTS, .len = 1, .region = number, .opcode = EXM_ALLOC },
 		  -ERANGE },
 		{ { .page = SLOTS - 1, .len = 2, .region = number, .opcode = EXM_FREE },
@@ -530,6 +534,41 @@ TEST_F(lib, vectors_are_checked)
 		}
 	}
 	EXPECT_EQ(-ERANGE, exm_region_query(self->region, SLOTS, 1, (uint8_t *)bad));
+}
+
+/* Some kernels, and some containers, do not have it */
+static bool has_move_pages(void)
+{
+	return !syscall(SYS_move_pages, 0, 0, NULL, NULL, NULL, 0);
+}
+
+/* Where there is but one node, they are on it */
+TEST_F(lib, pages_are_moved)
+{
+	const uint64_t pages[] = { 5, 90, 6 };
+	char *start = exm_region_start(self->region);
+	int results[3], last = 0, ret;
+
+	for (int node = 0; node < MAX_NODES; node++)
+		if (node_has_memory(node))
+			last = node;
+	ASSERT_EQ(0, exm_alloc(self->thread, self->region, pages, 2, NULL));
+	start[5 * 4096] = 'x';
+	start[91 * 4096 - 1] = 'y';
+	for (int round = 0; round < 4; round++) {
+		ret = exm_move(self->thread, self->region, pages, 3, round % 2 ? 0 : last,
+			       results);
+		if (ret == 2 && !has_move_pages())
+			SKIP(return, "no move_pages()");
+		EXPECT_EQ(0, ret);
+		EXPECT_EQ('x', start[5 * 4096]);
+		EXPECT_EQ('y', start[91 * 4096 - 1]);
+	}
+	/* The stock kernel is only asked for what there is to move */
+	EXPECT_EQ(variant->backend == EXM_BACKEND_STOCK ? 2 : 3,
+		  exm_move(self->thread, self->region, pages, 3, 999, results));
+	EXPECT_EQ(-ENODEV, results[0]);
+	EXPECT_EQ(-ENODEV, exm_move(self->thread, self->region, pages, 3, 1 << 16, results));
 }
 
 TEST_F(lib, a_pool_is_resized)

@@ -3,35 +3,15 @@
  * Machines with several memory nodes: the node that pages come from, calls that move pages
  * or set a policy, and full nodes.
  */
-#include "common.h"
+#include "nodes.h"
 
-#include <linux/mempolicy.h>
-#include <sys/syscall.h>
-
-#define MAX_NODES	64
 #define BUFFER		256
 #define PAGES		4096
-
-static long set_policy(int mode, unsigned long nodes)
-{
-	return syscall(SYS_set_mempolicy, mode, nodes ? &nodes : NULL, nodes ? MAX_NODES : 0) ?
-		-errno : 0;
-}
 
 static long bind_range(void *addr, unsigned long bytes, int mode, unsigned long nodes,
 		       unsigned int flags)
 {
 	return syscall(SYS_mbind, addr, bytes, mode, &nodes, MAX_NODES, flags) ? -errno : 0;
-}
-
-/* The node of a resident page, or -errno */
-static int node_of(void *addr)
-{
-	int node = -1;
-
-	if (syscall(SYS_get_mempolicy, &node, NULL, 0, addr, MPOL_F_NODE | MPOL_F_ADDR))
-		return -errno;
-	return node;
 }
 
 /* Number of pages on @node, among slots that must all be resident */
@@ -42,36 +22,6 @@ static int count_on(struct exmap *ex, int first, int pages, int node)
 	for (i = first; i < first + pages; i++)
 		count += node_of(page_at(ex, i)) == node;
 	return count;
-}
-
-static bool is_in_list(const char *path, int number)
-{
-	char text[256], *at = text;
-	long first, last;
-
-	read_line(path, text, sizeof(text));
-	while (*at >= '0' && *at <= '9') {
-		first = strtol(at, &at, 10);
-		last = first;
-		if (*at == '-')
-			last = strtol(at + 1, &at, 10);
-		if (number >= first && number <= last)
-			return true;
-		at += *at == ',';
-	}
-	return false;
-}
-
-static int cpu_of_node(int node)
-{
-	char path[64];
-	int cpu;
-
-	snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/cpulist", node);
-	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (is_in_list(path, cpu))
-			return cpu;
-	return -1;
 }
 
 /* Free memory of a node in pages, or -1 */
@@ -104,7 +54,7 @@ FIXTURE_SETUP(numa)
 
 	catch_faults();
 	for (i = 0; i < MAX_NODES && nr < 2; i++) {
-		if (!is_in_list("/sys/devices/system/node/has_memory", i) || cpu_of_node(i) < 0)
+		if (!node_has_memory(i) || cpu_of_node(i) < 0)
 			continue;
 		self->node[nr] = i;
 		self->cpu[nr++] = cpu_of_node(i);
@@ -179,6 +129,94 @@ TEST_F(numa, pages_freed_on_another_node)
 		ASSERT_EQ(BUFFER, ex_drain(ex, round / 2 % 2, 0, BUFFER));
 	}
 	EXPECT_EQ(BUFFER, ex_owned(ex->fd));
+}
+
+/* A thread gets the free pages of the nodes that its policy names, as long as there are any */
+TEST_F(numa, recycled_pages)
+{
+	struct exmap *ex = &self->ex;
+	int order, i, first;
+
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, set_policy(MPOL_BIND, 1UL << self->node[i]));
+		ASSERT_EQ(BUFFER / 2, ex_alloc(ex, 0, i * BUFFER / 2, BUFFER / 2));
+	}
+	for (order = 0; order < 4; order++) {
+		/* All free pages are with one interface, and another one wants them */
+		ASSERT_EQ(BUFFER, ex_drain(ex, order % 2, 0, BUFFER));
+		for (i = 0; i < 2; i++) {
+			char key[32];
+
+			snprintf(key, sizeof(key), "exmap-free-node%d", self->node[i]);
+			EXPECT_EQ(BUFFER / 2, read_fdinfo(getpid(), ex->fd, key));
+		}
+		for (i = 0; i < 2; i++) {
+			const int nr = i ^ (order / 2);
+
+			first = nr * BUFFER / 2;
+			ASSERT_EQ(0, set_policy(MPOL_BIND, 1UL << self->node[nr]));
+			EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_ALLOC, first, 1, 0));
+			EXPECT_EQ(1, ex_alloc(ex, i, first + 1, 1));
+			EXPECT_EQ(BUFFER / 2 - 2,
+				  ex_alloc(ex, i, first + 2, BUFFER / 2 - 2));
+			EXPECT_EQ(BUFFER / 2, count_on(ex, first, BUFFER / 2, self->node[nr]));
+		}
+		EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, BUFFER, 1));
+	}
+}
+
+/* The thread does not get what it wants, but it gets what there is */
+TEST_F(numa, only_pages_of_another_node)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	ASSERT_EQ(0, set_policy(MPOL_BIND, 1UL << self->node[0]));
+	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
+	ASSERT_EQ(BUFFER / 2, ex_drain(ex, 0, 0, BUFFER / 2));
+	ASSERT_EQ(0, set_policy(MPOL_BIND, 1UL << self->node[1]));
+	EXPECT_EQ(BUFFER / 2, ex_fill(ex, 1, BUFFER));
+	EXPECT_EQ(BUFFER / 2, count_on(ex, BUFFER, BUFFER / 2, self->node[0]));
+	/* Evict one page and get it again, many times */
+	for (i = 0; i < 1000; i++) {
+		struct exmap_vec vecs[] = {
+			ex_vec(EXMAP_OP_FREE, BUFFER + i, 1, 0),
+			ex_vec(EXMAP_OP_ALLOC, BUFFER + BUFFER / 2 + i, 1, 0),
+		};
+		struct exmap_result results[2];
+
+		ASSERT_EQ(0, ex_vectors(ex, i % 2, vecs, results, 2));
+		ASSERT_EQ(1, results[1].pages);
+	}
+}
+
+/* QUERY tells the nodes of pages */
+TEST_F(numa, query)
+{
+	struct exmap_vec vec = { .page = 0, .len = 100 };
+	struct exmap *ex = &self->ex;
+	__u8 slots[100];
+	__u16 nodes[101];
+	struct exmap_query query = {
+		.size = sizeof(query), .vec_size = sizeof(vec), .nr = 1,
+		.vecs = (unsigned long)&vec, .slots = (unsigned long)slots,
+		.nodes = (unsigned long)nodes,
+	};
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, set_policy(MPOL_BIND, 1UL << self->node[i]));
+		ASSERT_EQ(30, ex_alloc(ex, 0, 50 * i, 30));
+	}
+	memset(nodes, 0xaa, sizeof(nodes));
+	ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
+	for (i = 0; i < 100; i++) {
+		EXPECT_EQ(i % 50 < 30 ? self->node[i / 50] : EXMAP_NO_NODE, nodes[i]);
+		EXPECT_EQ(i % 50 < 30, slots[i] & EXMAP_SLOT_RESIDENT);
+	}
+	EXPECT_EQ(0xaaaa, nodes[100]);
+	query.nodes = (unsigned long)ex->region + 40 * PG;
+	EXPECT_EQ(-EFAULT, ex_ioctl(ex->fd, EXMAP_IOCTL_QUERY, &query));
 }
 
 /* move_pages() reports the nodes of pages, but cannot move them */

@@ -37,6 +37,8 @@ TEST(fdinfo_of_a_pool)
 	ASSERT_EQ(1300, ex_free(&ex, 2, 10, 1300));
 	EXPECT_LE(1500, info(&ex, "exmap-pages"));
 	EXPECT_EQ(info(&ex, "exmap-pages") - 200, info(&ex, "exmap-free"));
+	EXPECT_EQ(info(&ex, "exmap-pages"), info(&ex, "exmap-pages-4096"));
+	EXPECT_EQ(info(&ex, "exmap-free"), info(&ex, "exmap-free-4096"));
 	/* Three or four, except for those at the ends that serve other mappings as well */
 	EXPECT_LT(0, info(&ex, "exmap-tables"));
 	EXPECT_EQ(0, info(&ex, "exmap-parked"));

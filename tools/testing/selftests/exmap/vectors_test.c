@@ -366,7 +366,7 @@ TEST_F(vectors, bad_vectors)
 
 	for (i = 0; i < 12; i++)
 		vecs[i] = good;
-	vecs[0].opcode = 4;
+	vecs[0].opcode = EXMAP_OP_MOVE + 1;
 	vecs[1].opcode = 255;
 	vecs[2].flags = 1 << 7;
 	vecs[3].node = 256;

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * MOVE: pages that go to another NUMA node, while their slots keep address and content
+ */
+#ifndef _EXMAP_MOVE_H
+#define _EXMAP_MOVE_H
+
+#include <linux/types.h>
+
+struct exmap_place;
+struct page;
+
+/* Base pages that are moved together, with one TLB flush, unless one slot has more */
+#define EXMAP_MOVE_PAGES	512
+
+/**
+ * struct exmap_moving - a slot whose page is moved
+ * @addr: The address of the slot.
+ * @vec: The vector that asks for it.
+ * @err: Why it was not moved, or 0.
+ * @fresh: @to is not part of the pool yet.
+ * @from: The page that is in the slot. NULL if there is nothing to be done.
+ * @to: The page that takes its place, or NULL.
+ */
+struct exmap_moving {
+	unsigned long addr;
+	unsigned int vec;
+	int err;
+	bool fresh;
+	struct page *from;
+	struct page *to;
+};
+
+void exmap_move(struct exmap_place *place, struct exmap_moving *moves, unsigned int nr,
+		int nid);
+
+#endif /* _EXMAP_MOVE_H */
