@@ -10,7 +10,7 @@ S := scripts
 KERNEL_BUILD = build$(if $(filter 1,$(DEBUG)),-debug)$(addprefix -,$(filter kcsan coverage rt kmsan,$(DEBUG)))
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug build-kcsan build-coverage build-rt build-kmsan run test bench check series-check selftests fuzz stress coverage vm uml shell clean distclean
+	build build-debug build-kcsan build-coverage build-rt build-kmsan run test bench sqlite check series-check selftests fuzz stress coverage vm uml shell clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -20,7 +20,7 @@ help: ## This list
 	@echo "Variables: KERNEL=tree (instead of Debian's source), JOBS=n, EXMAP_CACHE=dir (~/.cache/exmap)"
 	@sed -n 's/^#   \([A-Z]*=\)/  vm: \1/p' $(S)/vm.sh
 
-run: build ## The main job: the example buffer manager on real data, in the machine (ARGS='--madvise')
+run: build ## The main job: the example buffer manager and SQLite on real data, in the machine (ARGS='--madvise')
 	@$(S)/run.sh $(ARGS)
 
 test: setup ## All tests; ends with "N passed, N failed, N skipped"
@@ -28,6 +28,11 @@ test: setup ## All tests; ends with "N passed, N failed, N skipped"
 
 bench: build ## Instructions, TLB shootdowns and reads a page, peers beside them (ARGS='instructions')
 	@$(S)/bench.sh $(ARGS)
+
+sqlite: build ## SQLite on exmap: here without it, in the machine with it, compared with plain SQLite
+	@$(S)/sqlite.sh host
+	@$(S)/sqlite.sh machine
+	@$(S)/sqlite.sh cost
 
 check: build ## Static checks alone
 	@$(S)/check.sh

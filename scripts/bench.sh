@@ -5,7 +5,7 @@
 # machine: they are numbers of instructions and of interrupts, and ratios of times.
 #
 #   bench.sh			everything
-#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions slots placement library cold clock
+#   bench.sh <section>...	some: instructions locked shootdowns scaling io lookup regions slots placement library sqlite cold clock
 #
 # Tables on stdout; all that was measured is in $CACHE/bench/<section>.csv. What
 # this kernel does not have shows as "-".
@@ -955,11 +955,19 @@ placement() {
 		}' "$TMP/csv"
 }
 
-[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions slots placement library cold clock
+# ------------------------------------------------------------------ sqlite
+
+# What a buffer in an exmap region costs SQLite
+sqlite() {
+	"$TOP/scripts/sqlite.sh" cost
+	setting
+}
+
+[ $# != 0 ] || set -- instructions locked shootdowns scaling io lookup regions slots placement library sqlite cold clock
 for section; do
 	case $section in
-	instructions|locked|shootdowns|scaling|io|lookup|regions|slots|placement|library|cold|clock) ;;
-	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions slots placement library cold clock)" ;;
+	instructions|locked|shootdowns|scaling|io|lookup|regions|slots|placement|library|sqlite|cold|clock) ;;
+	*)	die "no section of the name $section (instructions locked shootdowns scaling io lookup regions slots placement library sqlite cold clock)" ;;
 	esac
 done
 for section; do

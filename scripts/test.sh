@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# All tests, or groups of them: test.sh [static] [compat] [library] [runner] [lean]
+# All tests, or groups of them: test.sh [static] [compat] [library] [sqlite] [runner] [lean]
 # [run] [debug]. Cheap ones first. Prints what failed with its output, and as the
 # last line "N passed, N failed, N skipped". Logs: $CACHE/test. Nothing is
 # remembered from one run to the next.
@@ -151,6 +151,24 @@ library() {
 	tap library "$dir/log"
 	summary library
 }
+
+# SQLite, on the kernel of this machine and with exmap
+sqlite() {
+	local log=$LOGS/sqlite where code
+	export SQLITE_TEXT=24 SQLITE_SECONDS=1
+	for where in host machine; do
+		code=0
+		"$TOP/scripts/sqlite.sh" $where >"$log.$where" 2>"$log.$where.err" || code=$?
+		tap "sqlite ($where)" "$log.$where"
+		[ $code = 0 ] || {
+			record fail "sqlite ($where)" "exit status $code"
+			echo "not ok - sqlite ($where): exit status $code"
+			tail -n 20 "$log.$where.err"
+		}
+		summary "sqlite ($where)"
+	done
+}
+
 # KUnit, kselftests and the example through io_uring in one machine. What the
 # example stores is what the machine has: large files, which are read ahead. With
 # the sanitizers it is two machines, for two cores. In one of them, nothing looks
@@ -338,7 +356,7 @@ main_job() {	# <name> <more files than> [option of exmap-store]
 	fi
 }
 
-wanted=" ${*:-static compat library runner lean run debug} "
+wanted=" ${*:-static compat library sqlite runner lean run debug} "
 want() { [[ $wanted == *" $1 "* ]]; }
 
 "$TOP/scripts/kernel.sh"
@@ -382,6 +400,7 @@ start=$SECONDS
 ! want static || static
 ! want compat || compat
 ! want library || library
+! want sqlite || sqlite
 ! want runner || { sources; runner; }
 ! want lean || guest lean
 if want run; then

@@ -92,7 +92,9 @@ static int exmap_pool_create(struct exm_pool *pool, const struct exm_pool_option
 		pool->fd = -1;
 		return setup_failed(err, options->memory);
 	}
-	pool->features = EXM_FEATURE_FAULTS | EXM_FEATURE_DIRTY | EXM_FEATURE_WHOLE_READS;
+	pool->touch = options->flags & EXM_POOL_TOUCH;
+	pool->features = EXM_FEATURE_DIRTY | EXM_FEATURE_WHOLE_READS |
+			 (pool->touch ? 0 : EXM_FEATURE_FAULTS);
 	return 0;
 }
 
@@ -127,7 +129,8 @@ static int exmap_region_create(struct exm_region *region,
 {
 	struct exmap_setup2 setup = {
 		.size = sizeof(setup),
-		.flags = EXMAP_SETUP_ATTACH,
+		.flags = EXMAP_SETUP_ATTACH |
+			 (region->pool->touch ? EXMAP_SETUP_PAGEFAULT_ALLOC : 0),
 		.fd = options->fd,
 		.pool = region->pool->fd,
 		.offset = options->offset,

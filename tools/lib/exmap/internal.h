@@ -74,6 +74,7 @@ struct exm_ops {
  * @pid: stock: the process that has made the pool
  * @used: stock: bytes that are in slots
  * @guards: stock: empty slots have guard markers
+ * @touch: exmap: touching an empty slot gives it a page
  */
 struct exm_pool {
 	const struct exm_ops *ops;
@@ -89,6 +90,7 @@ struct exm_pool {
 	pid_t pid;
 	atomic_ullong used;
 	bool guards;
+	bool touch;
 };
 
 /**

@@ -47,6 +47,7 @@ enum exm_feature {
 enum exm_pool_flags {
 	EXM_POOL_DEFERRED	= 1,	/* one TLB shootdown serves many FREEs */
 	EXM_POOL_NO_FAULTS	= 2,	/* do without EXM_FEATURE_FAULTS if it costs time */
+	EXM_POOL_TOUCH		= 4,	/* touching an empty slot gives it some page */
 };
 
 struct exm_pool_options {

@@ -36,8 +36,11 @@ static int pool_check(const struct exm_pool_options *options)
 	if (options->threads > EXM_MAX_THREADS)
 		return exm_fail(EINVAL, "a pool is for at most %d threads", EXM_MAX_THREADS);
 	if (options->backend > EXM_BACKEND_STOCK || !is_zero(options->reserved, 4) ||
-	    options->flags & ~(uint64_t)(EXM_POOL_DEFERRED | EXM_POOL_NO_FAULTS))
+	    options->flags & ~(uint64_t)(EXM_POOL_DEFERRED | EXM_POOL_NO_FAULTS |
+					 EXM_POOL_TOUCH))
 		return exm_fail(EINVAL, "unknown backend, flag or field of a pool");
+	if (options->flags & EXM_POOL_DEFERRED && options->flags & EXM_POOL_TOUCH)
+		return exm_fail(EINVAL, "with deferred flushes, an empty slot cannot be touched");
 	return 0;
 }
 

@@ -93,7 +93,7 @@ static int stock_pool_create(struct exm_pool *pool, const struct exm_pool_option
 		return exm_fail(EOPNOTSUPP, "the pages of this machine are not of %d bytes",
 				EXM_PAGE_SIZE);
 	pool->pid = getpid();
-	pool->guards = !(options->flags & EXM_POOL_NO_FAULTS) && have_guards();
+	pool->guards = !(options->flags & (EXM_POOL_NO_FAULTS | EXM_POOL_TOUCH)) && have_guards();
 	pool->features = pool->guards ? EXM_FEATURE_FAULTS : 0;
 #ifdef SYS_pidfd_open
 	/* Without it, each range takes a system call of its own */

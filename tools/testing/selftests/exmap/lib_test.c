@@ -264,6 +264,37 @@ TEST_F(lib, an_empty_slot_faults)
 	EXPECT_TRUE(faults(self->start + 7 * PG));
 }
 
+/* A pool whose empty slots may be touched; what they hold then is replaced by a READ */
+TEST_F(lib, an_empty_slot_may_be_touched)
+{
+	struct exm_pool_options options = {
+		.memory = PAGES * PG, .backend = variant->backend, .flags = EXM_POOL_TOUCH,
+	};
+	struct exm_region_options region_options = { .length = SLOTS * PG, .fd = self->fd };
+	const struct exm_vec read = { .len = 3, .opcode = EXM_READ, .flags = EXM_REPLACE };
+	struct exm_region *region;
+	struct exm_thread *thread;
+	struct exm_result result;
+	struct exm_pool *pool;
+	const char *start;
+
+	ASSERT_EQ(0, exm_pool_create(&pool, &options));
+	EXPECT_EQ(0, exm_pool_features(pool) & EXM_FEATURE_FAULTS);
+	ASSERT_EQ(0, exm_region_create(&region, pool, &region_options));
+	ASSERT_EQ(0, exm_thread_create(&thread, pool));
+	start = exm_region_start(region);
+	for (unsigned int i = 0; i < 10; i++)
+		EXPECT_FALSE(faults(start + i * PG));
+	ASSERT_EQ(0, exm_call(thread, &read, &result, 1));
+	EXPECT_EQ(3, result.pages);
+	EXPECT_EQ('c', start[2 * PG]);
+	exm_thread_destroy(thread);
+	exm_pool_destroy(pool);
+
+	options.flags |= EXM_POOL_DEFERRED;
+	EXPECT_EQ(-EINVAL, exm_pool_create(&pool, &options));
+}
+
 TEST_F(lib, the_memory_is_limited)
 {
 	uint64_t pages[PAGES + 1];
