@@ -1223,13 +1223,13 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_map_back, "exmap");
  * @addr: the address of the slot
  *
  * As vma_batch_unmap() with @vb->deferred for one slot, but the slot stays reserved until
- * vma_batch_put(): vma_batch_map() stops at it with %VMA_BATCH_TAKEN. A MADV_DONTNEED does
- * away with the reservation. If the page is dirty as vma_batch_hold() sees it, its dirty
- * flag is set.
+ * vma_batch_put(): vma_batch_map() stops at it with %VMA_BATCH_TAKEN. If the page is dirty as
+ * vma_batch_hold() sees it, its dirty flag is set. A slot of which MADV_DONTNEED has taken a
+ * part is left alone.
  *
  * Context: As vma_batch_unmap().
  * Return: the page, with its mapping reference, which other CPUs may still reach until
- * vma_batch_flush() has returned; NULL if the slot has none.
+ * vma_batch_flush() has returned; NULL if the slot has none, or not all of it.
  */
 struct page *vma_batch_take(struct vma_batch *vb, unsigned long addr)
 {
@@ -1239,7 +1239,6 @@ struct page *vma_batch_take(struct vma_batch *vb, unsigned long addr)
 	const bool notify = mm_has_notifiers(mm);
 	struct mmu_notifier_range range;
 	struct page *page = NULL;
-	bool dirty = true;
 	pte_t *ptep, pte;
 
 	vma_batch_check(vb, addr, 1);
@@ -1254,15 +1253,10 @@ struct page *vma_batch_take(struct vma_batch *vb, unsigned long addr)
 		if (pte_present(pte) &&
 		    (!vb->order || folio_large_mapcount(pfn_folio(pte_pfn(pte))) == nr)) {
 			pte = get_and_clear_full_ptes(mm, addr, ptep, nr, 0);
-			dirty = pte_dirty(pte);
 			page = pte_page(pte);
-		} else if (vb->order) {
-			page = vma_batch_unmap_rest(vb, addr, ptep);
-		}
-		if (page) {
-			set_pte_at(mm, addr, ptep, vma_batch_marker(VMA_BATCH_RESERVED));
-			if (dirty)
+			if (pte_dirty(pte))
 				folio_set_dirty(page_folio(page));
+			set_pte_at(mm, addr, ptep, vma_batch_marker(VMA_BATCH_RESERVED));
 		}
 	}
 	if (unlikely(notify)) {
@@ -1283,7 +1277,7 @@ EXPORT_SYMBOL_FOR_MODULES(vma_batch_take, "exmap");
  *
  * Context: As vma_batch_map_back().
  * Return: true if the slot has the page and its mapping reference. False if the slot is not
- * reserved any more, because of a MADV_DONTNEED.
+ * reserved.
  */
 bool vma_batch_put(struct vma_batch *vb, unsigned long addr, struct page *page)
 {

@@ -136,6 +136,12 @@ library() {
 	attempt library "the example runs" "$dir/out/examples/random-reads" "$dir/file" 1
 	attempt library "the example in C++20 runs" "$dir/out/examples/on-demand" "$dir/file" 20000
 
+	# Debian's compiler, whatever else is on the PATH
+	"$TOP/scripts/setup.sh" cargo
+	attempt library "the Rust crate passes its tests" env PATH="/usr/bin:$PATH" \
+		CARGO_TARGET_DIR="$dir/rust" cargo test --offline --quiet \
+		--manifest-path "$TOP/bindings/rust/Cargo.toml"
+
 	# The folder of the build may be closed to other users
 	cp "$BUILD/lean/programs/selftests/lib_test" "$dir/"
 	set -- "$dir/lib_test"

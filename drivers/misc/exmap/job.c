@@ -492,12 +492,14 @@ static noinline bool exmap_job_moves(struct exmap_job *job, struct exmap_place *
 
 	for (unsigned int i = job->next; i < job->nr && max < EXMAP_MOVE_PAGES; i++)
 		max += job->vecs[i].opcode == EXMAP_OP_MOVE ? job->vecs[i].len : 0;
+	max = min(max, max(EXMAP_MOVE_PAGES >> place->at.exmap->order, 1));
 	if (place->freeing)
 		exmap_place_set_freeing(place, false);
 	vma_batch_end(&place->at.vb);
 	if (max > ARRAY_SIZE(few))
-		moves = kvmalloc_objs(*moves, min(max, EXMAP_MOVE_PAGES), EXMAP_GFP) ?: few;
-	max = moves == few ? ARRAY_SIZE(few) : min(max, EXMAP_MOVE_PAGES);
+		moves = kvmalloc_objs(*moves, max, EXMAP_GFP) ?: few;
+	if (moves == few)
+		max = ARRAY_SIZE(few);
 
 	for (; job->next < job->nr; job->next++, job->next_slot = 0) {
 		struct exmap_vec *vec = &job->vecs[job->next];
@@ -532,7 +534,7 @@ static noinline bool exmap_job_moves(struct exmap_job *job, struct exmap_place *
 
 		if (moves[i].err)
 			exmap_job_fail(job, vec, job->vecs[vec].len, moves[i].err);
-		else if (moves[i].from)
+		else if (moves[i].moved)
 			job->results[vec].pages++;
 	}
 	if (moves != few)

@@ -17,15 +17,19 @@ struct page;
  * struct exmap_moving - a slot whose page is moved
  * @addr: The address of the slot.
  * @vec: The vector that asks for it.
- * @err: Why it was not moved, or 0.
- * @fresh: @to is not part of the pool yet.
- * @from: The page that is in the slot. NULL if there is nothing to be done.
- * @to: The page that takes its place, or NULL.
+ * @err: Why the page was not moved, or 0.
+ * @moved: The page was moved.
+ * @pending: Private: there is something left to be done.
+ * @fresh: Private: @to is not part of the pool yet.
+ * @from: Private: the page that is in the slot.
+ * @to: Private: the page that takes its place, or NULL.
  */
 struct exmap_moving {
 	unsigned long addr;
 	unsigned int vec;
 	int err;
+	bool moved;
+	bool pending;
 	bool fresh;
 	struct page *from;
 	struct page *to;

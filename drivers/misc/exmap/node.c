@@ -27,10 +27,21 @@ struct exmap_node *exmap_nodes_new(void)
 		INIT_LIST_HEAD(&nodes[i].bundles);
 		nodes[i].full_until = jiffies;
 	}
-	/* Here, because memory of another node may have come since the last pool */
+	return nodes;
+}
+
+/**
+ * exmap_nodes_look() - Look whether the machine has several nodes.
+ *
+ * Memory of another node may have come since the last time.
+ *
+ * Context: Process context, may sleep. No locks are held: what is done for CPUs that come or
+ * go may need the mmap_lock.
+ */
+void exmap_nodes_look(void)
+{
 	if (num_online_nodes() > 1 && !exmap_nodes_many())
 		static_branch_enable(&exmap_numa);
-	return nodes;
 }
 
 static void exmap_node_count(struct exmap_node *node, long nr)
@@ -99,7 +110,7 @@ unsigned int exmap_node_add(struct exmap_node *node, struct page **pages, unsign
 		struct exmap_bundle *rest = node->rest;
 
 		if (!rest)
-			rest = exmap_bundle_alloc(GFP_NOWAIT);
+			rest = exmap_bundle_alloc(GFP_NOWAIT | __GFP_NOMEMALLOC);
 		if (!rest)
 			break;
 		node->rest = rest;

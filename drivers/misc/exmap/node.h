@@ -28,8 +28,8 @@ struct exmap_bundle;
  * @rest: A bundle that is not full, or NULL.
  * @nr: Number of pages in @bundles and @rest. May be read without @lock, as a hint.
  * @nr_stocked: Number of interfaces that may have free pages of the node.
- * @full_until: The system had no memory on the node a moment ago, and is not asked for pages
- *	of this node before that time, in jiffies. A hint.
+ * @full_until: A moment ago, there was no page of the node to be had without free ones that
+ *	belong to no interface. Until then, in jiffies, nobody tries. A hint.
  */
 struct exmap_node {
 	spinlock_t lock;	/* see above */
@@ -43,6 +43,7 @@ struct exmap_node {
 DECLARE_STATIC_KEY_FALSE(exmap_numa);
 
 struct exmap_node *exmap_nodes_new(void);
+void exmap_nodes_look(void);
 void exmap_node_push(struct exmap_node *node, struct exmap_bundle *full);
 struct exmap_bundle *exmap_node_pop(struct exmap_node *node, atomic_t *transit);
 unsigned int exmap_node_add(struct exmap_node *node, struct page **pages, unsigned int nr);
@@ -53,7 +54,7 @@ void exmap_node_splice(struct exmap_node *node, struct list_head *bundles);
 /**
  * exmap_nodes_many() - Test whether it makes a difference which node a page is on.
  *
- * Return: true if the machine had several nodes when a pool was made.
+ * Return: true if the machine has had several nodes when exmap_nodes_look() looked.
  */
 static __always_inline bool exmap_nodes_many(void)
 {

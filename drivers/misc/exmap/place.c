@@ -192,6 +192,8 @@ int exmap_place_change_region(struct exmap_place *place, struct exmap *exmap)
 	mutex_lock(&place->iface->lock);
 	place->freeing = false;
 	place->nomem = false;
+	if (exmap_nodes_many())
+		exmap_place_turn(place);
 	exmap_place_load(place);
 	return err;
 }

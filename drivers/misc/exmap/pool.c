@@ -355,9 +355,9 @@ struct page *exmap_pool_new_page(const struct exmap_pool *pool, gfp_t gfp, int n
 }
 
 /**
- * exmap_pool_discard() - Give back a page that the pool does not own.
+ * exmap_pool_discard() - Give back a page that the pool does not own, or not any more.
  * @pool: the pool
- * @page: the page, from exmap_pool_new_page()
+ * @page: the page, with both references
  *
  * Context: As exmap_pool_release().
  */
@@ -607,12 +607,12 @@ void exmap_pool_add(struct exmap_pool *pool, struct exmap_interface *iface,
 			exmap_pool_reject(pool, page);
 			continue;
 		}
-		/* Without a local bundle the pool is closed, or was never used here */
-		if (READ_ONCE(pool->closed) || !iface->local) {
+		if (READ_ONCE(pool->closed)) {
 			exmap_pool_release(pool, &page, 1);
 			continue;
 		}
-		if (!exmap_interface_is_near(iface, page)) {
+		/* An interface without a local bundle has never been used */
+		if (!iface->local || !exmap_interface_is_near(iface, page)) {
 			exmap_pool_leave(pool, &page, 1);
 			continue;
 		}
@@ -710,11 +710,12 @@ int exmap_pool_better_node(const struct exmap_pool *pool, int nid)
 		return NUMA_NO_NODE;
 	if (READ_ONCE(node->nr))
 		return better;
+	if (time_before(jiffies, READ_ONCE(node->full_until)))
+		return NUMA_NO_NODE;
 	/* To take pages from other interfaces costs too much for a mere preference */
 	if (bound && atomic_read(&node->nr_stocked))
 		return better;
-	if (atomic_long_read(&pool->group->nr_pages) >= READ_ONCE(pool->group->limit) ||
-	    time_before(jiffies, READ_ONCE(node->full_until)))
+	if (atomic_long_read(&pool->group->nr_pages) >= READ_ONCE(pool->group->limit))
 		return NUMA_NO_NODE;
 	return better;
 }
@@ -729,11 +730,15 @@ int exmap_pool_better_node(const struct exmap_pool *pool, int nid)
  */
 void exmap_pool_turn(struct exmap_pool *pool, struct exmap_interface *iface, int nid)
 {
+	struct exmap_bundle *bundles[] = { iface->backup, iface->local };
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(bundles); i++) {
+		if (!exmap_bundle_nr(bundles[i]))
+			continue;
+		exmap_pool_leave(pool, bundles[i]->pages, bundles[i]->nr);
+		bundles[i]->nr = 0;
+	}
 	exmap_interface_set_nid(pool->nodes, iface, nid);
-	if (iface->backup)
-		exmap_pool_part(pool, iface, iface->backup);
-	if (iface->local)
-		exmap_pool_part(pool, iface, iface->local);
 	exmap_pool_moved(pool);
 }
 

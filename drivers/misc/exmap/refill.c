@@ -3,6 +3,7 @@
  * Refill: where the free pages of an interface come from
  */
 #include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/sched/signal.h>
@@ -47,6 +48,8 @@ static bool exmap_refill_node(struct exmap_pool *pool, struct exmap_interface *i
 	exmap_pool_keep_spare(iface, iface->local);
 	iface->local = bundle;
 	exmap_interface_set_nid(pool->nodes, iface, nid);
+	/* A search finds the pages here when they are not in transit any more */
+	exmap_pool_stocked(pool, iface);
 	exmap_pool_arrive(pool);
 	return true;
 }
@@ -80,6 +83,13 @@ static bool exmap_refill_unseen(struct exmap_pool *pool, struct exmap_interface 
 	return iface->local->nr || (nr && exmap_refill_nodes(pool, iface));
 }
 
+/* There is no page of the node for an interface: do not try again at once */
+static void exmap_refill_back_off(struct exmap_pool *pool, struct exmap_interface *iface,
+				  unsigned long jiffies_long)
+{
+	WRITE_ONCE(pool->nodes[iface->nid].full_until, jiffies + jiffies_long);
+}
+
 /* Fill the local bundle, which is empty, with new pages */
 static bool exmap_refill_grow(struct exmap_pool *pool, struct exmap_interface *iface,
 			      unsigned int want, bool *refused)
@@ -87,13 +97,20 @@ static bool exmap_refill_grow(struct exmap_pool *pool, struct exmap_interface *i
 	struct exmap_bundle *local = iface->local;
 
 	local->nr = exmap_pool_grow(pool, local->pages, want, refused);
-	if (!local->nr || !exmap_nodes_many())
+	if (local->nr)
+		exmap_pool_stocked(pool, iface);
+	if (!exmap_nodes_many())
 		return local->nr;
-	exmap_pool_part(pool, iface, local);
-	exmap_pool_moved(pool);
-	if (!local->nr)
-		WRITE_ONCE(pool->nodes[iface->nid].full_until, jiffies + HZ);
-	return local->nr || exmap_refill_nodes(pool, iface);
+	if (local->nr) {
+		exmap_pool_part(pool, iface, local);
+		exmap_pool_moved(pool);
+		if (local->nr)
+			return true;
+	} else if (!*refused) {
+		return false;
+	}
+	exmap_refill_back_off(pool, iface, HZ);
+	return exmap_refill_nodes(pool, iface);
 }
 
 /*
@@ -198,7 +215,15 @@ static bool exmap_refill_near(struct exmap_pool *pool, struct exmap_interface *i
 	nr = exmap_refill_steal(pool, iface, nid, false, pages, ARRAY_SIZE(pages), &waiting);
 	mutex_lock(&iface->lock);
 	exmap_refill_add(pool, iface, pages, nr);
-	return iface->local && (iface->local->nr || exmap_refill_nodes(pool, iface));
+	if (!iface->local)
+		return false;
+	/* Another thread may have used the interface meanwhile */
+	if (!iface->local->nr && exmap_bundle_nr(iface->backup))
+		swap(iface->local, iface->backup);
+	if (iface->local->nr)
+		return true;
+	exmap_refill_back_off(pool, iface, HZ / 10);
+	return exmap_refill_nodes(pool, iface);
 }
 
 /*

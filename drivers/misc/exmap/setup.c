@@ -210,6 +210,7 @@ static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 	if (!attach && (setup->max_interfaces < 1 ||
 			setup->max_interfaces > EXMAP_MAX_INTERFACES))
 		return -EINVAL;
+	exmap_nodes_look();
 	exmap = exmap_of_ready(file);
 	if (exmap != ERR_PTR(-ENXIO))
 		return IS_ERR(exmap) ? PTR_ERR(exmap) : -EBUSY;

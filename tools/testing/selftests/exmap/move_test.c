@@ -240,6 +240,7 @@ TEST_F(move, free_pages_of_the_node)
 		ASSERT_EQ(half, count_on(area, 0, half, area->node[0]));
 		EXPECT_EQ(half, move_slots(area, 0, half, area->node[1], NULL));
 		EXPECT_EQ(half, count_on(area, 0, half, area->node[1]));
+		EXPECT_EQ(area->buffer * area->pages, ex_owned(area->fd));
 		EXPECT_EQ(half, fill_on(area, area->node[0], half, half));
 		EXPECT_EQ(half, count_on(area, half, half, area->node[0]));
 		EXPECT_EQ(area->buffer * area->pages, ex_owned(area->fd));
@@ -284,6 +285,23 @@ TEST_F(move, what_there_is_to_move)
 	EXPECT_EQ(1, count_on(area, 1, 1, area->node[1]));
 	EXPECT_EQ(1, count_on(area, 5, 1, area->node[1]));
 	EXPECT_EQ(1, count_on(area, 20, 1, area->node[0]));
+}
+
+/* A slot that has lost a part stays as it is */
+TEST_F(move, part_of_a_slot)
+{
+	struct area *area = &self->area;
+	const size_t at = (area->pages / 2) * PG;
+
+	if (area->pages == 1)
+		SKIP(return, "a page has no parts");
+	ASSERT_EQ(3, fill_on(area, area->node[0], 0, 3));
+	ASSERT_EQ(0, madvise(slot_at(area, 1) + at, PG, MADV_DONTNEED));
+	EXPECT_EQ(2, move_slots(area, 0, 3, area->node[1], NULL));
+	EXPECT_FALSE(present(slot_at(area, 1) + at));
+	EXPECT_TRUE(present(slot_at(area, 1)));
+	EXPECT_EQ(area->node[0], node_of(slot_at(area, 1)));
+	EXPECT_EQ(3, one(area, EXMAP_OP_FREE, 0, 3));
 }
 
 /* A page that is held elsewhere stays; the others are moved */
