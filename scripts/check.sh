@@ -4,7 +4,7 @@
 # details below it as "# ...". Exit status 1 if any failed.
 #
 #   check.sh            all of them
-#   check.sh <name>...  some: series checkpatch scripts kernel-doc uapi build
+#   check.sh <name>...  some: series checkpatch scripts kernel-doc manual uapi build
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -84,6 +84,14 @@ check_kernel_doc() {
 		kernel_doc "$TREE" "$f" | sort | comm -13 "$TMP/before" -
 	done < <(changed | grep -E '\.[ch]$') >"$TMP/out"
 	result "kernel-doc of the files that the series changes" "$TMP/out"
+}
+
+check_manual() {
+	local f
+	for f in "$TOP"/tools/exmap/*.[1-8] "$TOP"/tools/lib/exmap/*.[1-8]; do
+		groff -ww -man -Tutf8 -z "$f" 2>&1
+	done >"$TMP/out"
+	result "the pages of the manual" "$TMP/out"
 }
 
 # The user header: alone, twice, in C and C++, as old and as new as programs are
@@ -233,13 +241,14 @@ need_tree() {
 		say "check: $TREE holds edits that are not in patches/; patches/ is what is checked"
 }
 
-[ $# != 0 ] || set -- series checkpatch scripts kernel-doc uapi build
+[ $# != 0 ] || set -- series checkpatch scripts kernel-doc manual uapi build
 for name; do
 	case $name in
 	series)		check_series ;;
 	checkpatch)	need_tree; check_checkpatch ;;
 	scripts)	check_scripts ;;
 	kernel-doc)	need_tree; check_kernel_doc ;;
+	manual)		check_manual ;;
 	uapi)		check_uapi ;;
 	build)		need_tree; check_build ;;
 	*)		die "no check of the name $name" ;;

@@ -13,7 +13,7 @@ packages=(
 	# the example buffer manager
 	liburing-dev
 	# series and static checks
-	b4 g++ git patch quilt rsync shellcheck sparse
+	b4 g++ git groff-base patch quilt rsync shellcheck sparse
 	# virtual machine
 	busybox-static e2fsprogs qemu-system-x86 xfsprogs
 	"$@"

@@ -37,6 +37,8 @@ build() {
 	say "sqlite: making a database of the kernel source"
 	vmlinux=$BUILD/lean/vmlinux
 	[ -e "$vmlinux" ] || vmlinux=
+	/usr/bin/python3 "$SQLITE/make-database.py" "$PRISTINE/" "$OUT/large-pages" \
+		"$OUT/queries.large-pages" --text 8 --page-size 16384
 	/usr/bin/python3 "$SQLITE/make-database.py" "$PRISTINE/" "$DATABASE.new" "$QUERIES" \
 		${vmlinux:+--vmlinux "$vmlinux"} --text "$TEXT"
 	mv "$DATABASE.new" "$DATABASE"
@@ -49,15 +51,22 @@ buffers() {
 	echo "256 $((size / 8 / 1024)) $((2 * size / 1024))"
 }
 
+compare_one() {	# <name> <KiB> <database> <queries>
+	local code=0
+	echo "# program $1"
+	cp "$3" "$OUT/copy"
+	EXMAP_SQLITE_STOCK=1 EXMAP_SQLITE_MEMORY=${2}K \
+		"$OUT/compare" "$OUT/copy" "$4" "$SECONDS_EACH" || code=1
+	echo "# exit $code"
+	return $code
+}
+
 compare() {
 	local kib code=0
-	cp "$DATABASE" "$OUT/copy"
 	for kib in $(buffers); do
-		echo "# program buffer-of-$kib-KiB"
-		EXMAP_SQLITE_STOCK=1 EXMAP_SQLITE_MEMORY=${kib}K \
-			"$OUT/compare" "$OUT/copy" "$QUERIES" "$SECONDS_EACH" || code=1
-		echo "# exit $code"
+		compare_one "buffer-of-$kib-KiB" "$kib" "$DATABASE" "$QUERIES" || code=1
 	done
+	compare_one pages-of-16-KiB 4096 "$OUT/large-pages" "$OUT/queries.large-pages" || code=1
 	echo "# program extension"
 	extension || code=1
 	echo "# exit $code"

@@ -271,7 +271,7 @@ TEST_F(lib, an_empty_slot_may_be_touched)
 		.memory = PAGES * PG, .backend = variant->backend, .flags = EXM_POOL_TOUCH,
 	};
 	struct exm_region_options region_options = { .length = SLOTS * PG, .fd = self->fd };
-	const struct exm_vec read = { .len = 3, .opcode = EXM_READ, .flags = EXM_REPLACE };
+	struct exm_vec read = { .len = 3, .opcode = EXM_READ, .flags = EXM_REPLACE };
 	struct exm_region *region;
 	struct exm_thread *thread;
 	struct exm_result result;
@@ -283,6 +283,7 @@ TEST_F(lib, an_empty_slot_may_be_touched)
 	ASSERT_EQ(0, exm_region_create(&region, pool, &region_options));
 	ASSERT_EQ(0, exm_thread_create(&thread, pool));
 	start = exm_region_start(region);
+	read.region = exm_region_number(region);
 	for (unsigned int i = 0; i < 10; i++)
 		EXPECT_FALSE(faults(start + i * PG));
 	ASSERT_EQ(0, exm_call(thread, &read, &result, 1));

@@ -2,6 +2,7 @@
 /*
  * MOVE: pages that go to another node, while their slots keep address and content
  */
+#include "cgroup.h"
 #include "nodes.h"
 #include "uring.h"
 
@@ -145,7 +146,7 @@ FIXTURE_SETUP(move)
 		SKIP(return, "only one node has memory");
 	area->size = variant->slot_size;
 	area->pages = area->size / PG;
-	area->buffer = area->pages > MAX_BUFFER ? 16 : MAX_BUFFER;
+	area->buffer = area->pages > MAX_BUFFER ? 8 : MAX_BUFFER;
 	setup.buffer_size = area->buffer * area->pages;
 	area->file = -1;
 	if (variant->file) {
@@ -158,6 +159,18 @@ FIXTURE_SETUP(move)
 	ASSERT_EQ(0, ex_ioctl(area->fd, EXMAP_IOCTL_SETUP2, &setup));
 	area->region = ex_map_region(area->fd, SLOTS * area->pages);
 	ASSERT_NE(MAP_FAILED, area->region);
+
+	/* A node may have memory enough, but not in such pieces */
+	for (i = 0; i < 2 && area->pages > MAX_BUFFER; i++) {
+		nr = fill_on(area, area->node[i], 0, area->buffer);
+		ASSERT_LE(0, one(area, EXMAP_OP_FREE, 0, area->buffer));
+		/* Less than a slot: the pool gives back all it has */
+		ASSERT_EQ(0, ex_resize(area->fd, 1));
+		ASSERT_EQ(0, ex_resize(area->fd, setup.buffer_size));
+		if (nr == -ENOMEM)
+			SKIP(return, "node %d has too few large pages", area->node[i]);
+		ASSERT_EQ(area->buffer, nr);
+	}
 }
 
 FIXTURE_TEARDOWN(move)
@@ -390,6 +403,36 @@ TEST_F(move, uring)
 	ring_close(&ring);
 }
 
+/*
+ * In a memory cgroup that is full, every page that was moved makes room for another one. The
+ * test process is alone in the cgroup.
+ */
+TEST_F(move, full_cgroup)
+{
+	struct area *area = &self->area;
+	const int nr = area->buffer;
+	struct cgroup cg;
+	const char *missing;
+	char limit[32];
+
+	if (area->pages > MAX_BUFFER)
+		SKIP(return, "a few pages would be all");
+	missing = cgroup_create(&cg);
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_EQ(0, cgroup_join(cg.path));
+	ASSERT_EQ(nr, fill_on(area, area->node[0], 0, nr));
+	snprintf(limit, sizeof(limit), "%ld", cgroup_read(cg.path, "memory.current") +
+		 4 * (long)area->size + 16 * (long)PG);
+	EXPECT_EQ(0, cgroup_write(cg.path, "memory.max", limit));
+	EXPECT_EQ(nr, move_slots(area, 0, nr, area->node[1], NULL));
+	EXPECT_EQ(nr, count_on(area, 0, nr, area->node[1]));
+	EXPECT_EQ(0, cgroup_write(cg.path, "memory.max", "max"));
+	EXPECT_EQ(0, cgroup_read_key(cg.path, "memory.events", "oom_kill"));
+	EXPECT_EQ(0, cgroup_join(cg.root));
+	EXPECT_EQ(0, cgroup_destroy(&cg));
+}
+
 /* Beside a move, accesses fault or hit the right page, and no write is lost */
 struct beside {
 	struct area *area;
@@ -427,7 +470,8 @@ static void *count_in_slots(void *arg)
 		if (w->index && random_below(&w->random, 4) == 0) {
 			const int ret = one(area, EXMAP_OP_ALLOC, slot, 1);
 
-			if (BROKE(w, ret && ret != -EBUSY, ret))
+			/* -ENOMEM: the pool has no page that it could put into the slot */
+			if (BROKE(w, ret && ret != -EBUSY && ret != -ENOMEM, ret))
 				break;
 		} else if (count_up(word)) {
 			counts[slot]++;
