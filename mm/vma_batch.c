@@ -1073,6 +1073,22 @@ static noinline void vma_batch_unmap_chunk_large(struct vma_batch *vb,
 	vma_batch_unmap_chunk(vb, addrs, nr_addrs, vb->deferred, true);
 }
 
+/* Have secondary MMUs let go of a range, which may sleep */
+static void vma_batch_notify_start(struct vma_batch *vb, struct mmu_notifier_range *range,
+				   enum mmu_notifier_event event,
+				   unsigned long start, unsigned long end)
+{
+	vma_batch_unlock(vb);
+	mmu_notifier_range_init(range, event, 0, vb->vma->vm_mm, start, end);
+	mmu_notifier_invalidate_range_start(range);
+}
+
+static void vma_batch_notify_end(struct vma_batch *vb, struct mmu_notifier_range *range)
+{
+	vma_batch_unlock(vb);
+	mmu_notifier_invalidate_range_end(range);
+}
+
 static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
 						     unsigned long start,
 						     unsigned long end)
@@ -1082,12 +1098,9 @@ static noinline unsigned long vma_batch_unmap_notify(struct vma_batch *vb,
 
 	if (start == end)
 		return end;
-	vma_batch_unlock(vb);
-	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, vb->vma->vm_mm, start, end);
-	mmu_notifier_invalidate_range_start(&range);
+	vma_batch_notify_start(vb, &range, MMU_NOTIFY_CLEAR, start, end);
 	addr = vma_batch_unmap_range(vb, start, end);
-	vma_batch_unlock(vb);
-	mmu_notifier_invalidate_range_end(&range);
+	vma_batch_notify_end(vb, &range);
 	return addr;
 }
 
@@ -1243,11 +1256,8 @@ struct page *vma_batch_take(struct vma_batch *vb, unsigned long addr)
 
 	vma_batch_check(vb, addr, 1);
 	flush_cache_range(vb->vma, addr, end);
-	if (unlikely(notify)) {
-		vma_batch_unlock(vb);
-		mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, mm, addr, end);
-		mmu_notifier_invalidate_range_start(&range);
-	}
+	if (unlikely(notify))
+		vma_batch_notify_start(vb, &range, MMU_NOTIFY_CLEAR, addr, end);
 	if (vma_batch_lock_part(vb, addr, end, false, &ptep)) {
 		pte = ptep_get(ptep);
 		if (pte_present(pte) &&
@@ -1259,10 +1269,8 @@ struct page *vma_batch_take(struct vma_batch *vb, unsigned long addr)
 			set_pte_at(mm, addr, ptep, vma_batch_marker(VMA_BATCH_RESERVED));
 		}
 	}
-	if (unlikely(notify)) {
-		vma_batch_unlock(vb);
-		mmu_notifier_invalidate_range_end(&range);
-	}
+	if (unlikely(notify))
+		vma_batch_notify_end(vb, &range);
 	return page;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_take, "exmap");
@@ -1334,22 +1342,16 @@ bool vma_batch_hold(struct vma_batch *vb, unsigned long addr, bool dirty,
 
 	vma_batch_check(vb, addr, 1);
 	*page = NULL;
-	if (notify) {
-		vma_batch_unlock(vb);
-		mmu_notifier_range_init(&range, MMU_NOTIFY_PROTECTION_PAGE, 0,
-					vb->vma->vm_mm, addr, end);
-		mmu_notifier_invalidate_range_start(&range);
-	}
+	if (notify)
+		vma_batch_notify_start(vb, &range, MMU_NOTIFY_PROTECTION_PAGE, addr, end);
 	if (vma_batch_lock_part(vb, addr, end, false, &ptep))
 		folio = vma_batch_folio(vb, ptep);
 	if (folio && (!dirty || vma_batch_clean(vb, addr, ptep, folio))) {
 		folio_get(folio);
 		*page = folio_page(folio, 0);
 	}
-	if (notify) {
-		vma_batch_unlock(vb);
-		mmu_notifier_invalidate_range_end(&range);
-	}
+	if (notify)
+		vma_batch_notify_end(vb, &range);
 	return folio;
 }
 EXPORT_SYMBOL_FOR_MODULES(vma_batch_hold, "exmap");

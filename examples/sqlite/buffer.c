@@ -351,12 +351,22 @@ static bool bring_in(struct buffer_file *file, uint64_t slot, uint64_t end)
 
 	pthread_mutex_lock(&lock);
 	for (unsigned int i = 0; i < nr_victims; i++) {
-		atomic_store(&victims[i].file->state[victims[i].slot], SLOT_EMPTY);
+		/*
+		 * A call that fails as a whole has done nothing. Meanwhile, buffer_forget() has
+		 * not found these pages in the ring.
+		 */
+		atomic_store(&victims[i].file->state[victims[i].slot],
+			     ret < 0 ? SLOT_HERE | SLOT_STALE : SLOT_EMPTY);
+		if (ret < 0)
+			clock_ring[clock_used++] = victims[i];
 		victims[i].file->leaving--;
 	}
 	for (unsigned int i = 0; i < done; i++)
 		clock_ring[clock_used++] = (struct entry) { file, slot + i };
-	free_bytes += (nr - done) * file->slot_size + (gain > need ? gain - need : 0);
+	if (ret < 0)
+		free_bytes += need > gain ? need - gain : 0;
+	else
+		free_bytes += (nr - done) * file->slot_size + (gain > need ? gain - need : 0);
 	for (unsigned int i = 0; i < nr; i++) {
 		uint32_t state = i < done ? SLOT_HERE : SLOT_EMPTY;
 
@@ -367,7 +377,7 @@ static bool bring_in(struct buffer_file *file, uint64_t slot, uint64_t end)
 		atomic_store(&file->state[slot + i], state);
 	}
 	pthread_mutex_unlock(&lock);
-	atomic_fetch_add(&evicted, nr_victims);
+	atomic_fetch_add(&evicted, ret < 0 ? 0 : nr_victims);
 	atomic_fetch_add(&read_pages, done);
 	return done;
 }

@@ -298,12 +298,14 @@ static void cost(const char *what, const char *how, const char *path)
 {
 	const bool scan = !strcmp(what, "scan");
 	sqlite3 *db = open_database(path, strcmp(how, "exmap") ? "unix" : "exmap");
-	const long files = atol(value(db, "select max(id) from file"));
+	char *last = value(db, "select max(id) from file");
+	const long files = atol(last);
 	const int rounds = scan ? 4 : 20000;
 	sqlite3_stmt *statement;
 	unsigned int seed = 1;
 	double before;
 
+	free(last);
 	if (!strcmp(how, "mmap"))
 		free(value(db, "pragma mmap_size = 1073741824"));
 	if (sqlite3_prepare_v2(db, scan ? "select count(*), sum(bytes), max(path) from file" :

@@ -486,13 +486,14 @@ static noinline bool exmap_job_reads(struct exmap_job *job, struct exmap_place *
  */
 static noinline bool exmap_job_moves(struct exmap_job *job, struct exmap_place *place)
 {
-	const struct exmap_vec *first = &job->vecs[job->next];
 	struct exmap_moving few[EXMAP_JOB_MOVES], *moves = few;
+	const u16 node = job->vecs[job->next].node;
 	unsigned int max = 0, nr = 0;
+	u16 region = 0;
 
 	for (unsigned int i = job->next; i < job->nr && max < EXMAP_MOVE_PAGES; i++)
 		max += job->vecs[i].opcode == EXMAP_OP_MOVE ? job->vecs[i].len : 0;
-	max = min(max, max(EXMAP_MOVE_PAGES >> place->at.exmap->order, 1));
+	max = min(max, exmap_move_max(place->at.exmap->order));
 	if (place->freeing)
 		exmap_place_set_freeing(place, false);
 	vma_batch_end(&place->at.vb);
@@ -505,8 +506,8 @@ static noinline bool exmap_job_moves(struct exmap_job *job, struct exmap_place *
 		struct exmap_vec *vec = &job->vecs[job->next];
 		int err;
 
-		if (vec->opcode != EXMAP_OP_MOVE || vec->node != first->node ||
-		    (nr && vec->region != first->region))
+		if (vec->opcode != EXMAP_OP_MOVE || vec->node != node ||
+		    (nr && vec->region != region))
 			break;
 		if (!job->next_slot)
 			job->results[job->next] = (struct exmap_result) {};
@@ -515,9 +516,8 @@ static noinline bool exmap_job_moves(struct exmap_job *job, struct exmap_place *
 			exmap_job_fail(job, job->next, job->next_slot, err);
 			continue;
 		}
-		/* Slots of a failed vector before this one may be in another region */
-		first = vec;
-		max = min(max, max(EXMAP_MOVE_PAGES >> place->at.exmap->order, 1));
+		region = vec->region;
+		max = min(max, exmap_move_max(place->at.exmap->order));
 		for (; job->next_slot < vec->len && nr < max; job->next_slot++, nr++) {
 			moves[nr].addr = exmap_slot_addr(place->at.exmap,
 							 vec->page + job->next_slot);
@@ -527,8 +527,7 @@ static noinline bool exmap_job_moves(struct exmap_job *job, struct exmap_place *
 			break;
 	}
 	if (nr)
-		exmap_move(place, moves, nr,
-			   array_index_nospec(first->node, nr_node_ids));
+		exmap_move(place, moves, nr, array_index_nospec(node, nr_node_ids));
 	for (unsigned int i = 0; i < nr; i++) {
 		const unsigned int vec = moves[i].vec;
 

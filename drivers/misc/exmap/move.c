@@ -125,12 +125,10 @@ static int exmap_move_copy(struct exmap_pool *pool, struct exmap_moving *m)
 static void exmap_move_settle(struct exmap_place *place, struct exmap_moving *m)
 {
 	struct exmap_pool *pool = place->at.pool;
-	const bool moved = m->from && !m->err;
-	struct page **rest = moved ? &m->from : &m->to;
 
 	if (!m->fresh) {
-		exmap_pool_add(pool, place->iface, rest, 1);
-	} else if (moved) {
+		exmap_pool_add(pool, place->iface, m->moved ? &m->from : &m->to, 1);
+	} else if (m->moved) {
 		exmap_pool_exchange(pool, m->from, m->to);
 		exmap_reclaim_update(pool, m->to);
 	} else {
@@ -203,7 +201,7 @@ static bool exmap_move_some(struct exmap_place *place, struct exmap_moving *move
  * exmap_move() - Move the pages of slots to another node.
  * @place: the call, not set for unmapping pages
  * @moves: the slots, by @addr and @vec; all of the region that is selected
- * @nr: their number, at most EXMAP_MOVE_PAGES, or less where slots are large
+ * @nr: their number, at most exmap_move_max()
  * @nid: the node
  *
  * Slots stay as they are if they have no page, or one that is on the node, or have lost a

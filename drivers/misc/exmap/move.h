@@ -5,6 +5,7 @@
 #ifndef _EXMAP_MOVE_H
 #define _EXMAP_MOVE_H
 
+#include <linux/minmax.h>
 #include <linux/types.h>
 
 struct exmap_place;
@@ -34,6 +35,17 @@ struct exmap_moving {
 	struct page *from;
 	struct page *to;
 };
+
+/**
+ * exmap_move_max() - Return how many slots are moved together.
+ * @order: they have 2^@order pages
+ *
+ * Return: the number, at least 1.
+ */
+static inline unsigned int exmap_move_max(unsigned int order)
+{
+	return max(EXMAP_MOVE_PAGES >> order, 1);
+}
 
 void exmap_move(struct exmap_place *place, struct exmap_moving *moves, unsigned int nr,
 		int nid);

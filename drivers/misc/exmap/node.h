@@ -28,8 +28,9 @@ struct exmap_bundle;
  * @rest: A bundle that is not full, or NULL.
  * @nr: Number of pages in @bundles and @rest. May be read without @lock, as a hint.
  * @nr_stocked: Number of interfaces that may have free pages of the node.
- * @full_until: A moment ago, there was no page of the node to be had without free ones that
- *	belong to no interface. Until then, in jiffies, nobody tries. A hint.
+ * @full_until: Until this time, in jiffies, threads look for pages of the node only in
+ *	@bundles and @rest, because a moment ago neither the system nor other interfaces had
+ *	any. A hint.
  */
 struct exmap_node {
 	spinlock_t lock;	/* see above */

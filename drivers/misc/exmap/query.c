@@ -136,7 +136,6 @@ long exmap_query(struct exmap *exmap, const struct exmap_query __user *arg)
 	if (ret)
 		return ret;
 	answer = u64_to_user_ptr(query.slots);
-
 	node_answer = u64_to_user_ptr(query.nodes);
 
 	slots = kvmalloc(EXMAP_QUERY_CHUNK * (query.nodes ? 1 + sizeof(*nodes) : 1) +

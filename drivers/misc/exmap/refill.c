@@ -65,6 +65,25 @@ static bool exmap_refill_nodes(struct exmap_pool *pool, struct exmap_interface *
 	return false;
 }
 
+/*
+ * As exmap_refill_node(), from any node that the memory policy of the thread is content with,
+ * first from that which the interface prefers
+ */
+static bool exmap_refill_policy(struct exmap_pool *pool, struct exmap_interface *iface)
+{
+	bool bound;
+
+	if (!exmap_nodes_many())
+		return exmap_refill_nodes(pool, iface);
+	if (exmap_refill_node(pool, iface, iface->nid))
+		return true;
+	for (int i = 0; i < nr_node_ids; i++)
+		if (READ_ONCE(pool->nodes[i].nr) && mempolicy_choose_node(i, &bound) == i &&
+		    exmap_refill_node(pool, iface, i))
+			return true;
+	return false;
+}
+
 /* Tests whether there may be pages of a region that was unmapped */
 static bool exmap_refill_dropped(const struct exmap_pool *pool)
 {
@@ -83,11 +102,14 @@ static bool exmap_refill_unseen(struct exmap_pool *pool, struct exmap_interface 
 	return iface->local->nr || (nr && exmap_refill_nodes(pool, iface));
 }
 
-/* There is no page of the node for an interface: do not try again at once */
+/*
+ * No page of the node that an interface prefers is to be had: threads go on with pages of
+ * another node for a while, @delay in jiffies, instead of looking again in each call.
+ */
 static void exmap_refill_back_off(struct exmap_pool *pool, struct exmap_interface *iface,
-				  unsigned long jiffies_long)
+				  unsigned long delay)
 {
-	WRITE_ONCE(pool->nodes[iface->nid].full_until, jiffies + jiffies_long);
+	WRITE_ONCE(pool->nodes[iface->nid].full_until, jiffies + delay);
 }
 
 /* Fill the local bundle, which is empty, with new pages */
@@ -126,12 +148,8 @@ static bool exmap_refill_quick(struct exmap_pool *pool, struct exmap_interface *
 		return true;
 	}
 	exmap_quarantine_reap(pool, iface, false);
-	if (iface->local->nr)
-		return true;
-	if (exmap_nodes_many() ? exmap_refill_node(pool, iface, iface->nid) :
-				 exmap_refill_nodes(pool, iface))
-		return true;
-	return exmap_refill_unseen(pool, iface, true) ||
+	return iface->local->nr || exmap_refill_policy(pool, iface) ||
+	       exmap_refill_unseen(pool, iface, true) ||
 	       (!*refused && exmap_refill_grow(pool, iface, want, refused)) ||
 	       (exmap_refill_dropped(pool) && exmap_refill_unseen(pool, iface, false));
 }
@@ -198,9 +216,9 @@ static unsigned int exmap_refill_steal(struct exmap_pool *pool,
 }
 
 /*
- * Fill the local bundle, which is empty, although there is no page of the right node but
- * with other interfaces. Those that are not busy are asked before pages of another node are
- * taken. Drops the lock of the interface.
+ * Fill the local bundle, which is empty, where only other interfaces may have pages of the
+ * right node. Interfaces that are busy are not asked: if the others have none, pages of
+ * another node have to do. Drops the lock of the interface.
  */
 static bool exmap_refill_near(struct exmap_pool *pool, struct exmap_interface *iface)
 {

@@ -3,7 +3,7 @@
  * Memory goes offline or fails, CPUs are unplugged and the system is suspended while
  * threads use an exmap. Calls may wait, but no page may be lost or altered.
  */
-#include "common.h"
+#include "nodes.h"
 
 #include <dirent.h>
 
@@ -305,12 +305,70 @@ static void while_free(struct __test_metadata *_metadata, struct exmap *ex, int 
 	EXPECT_EQ(2 * POISONED, ex_free(ex, 0, 0, 2 * POISONED));
 }
 
+/* MOVE leaves a page alone that cannot be read, and moves the others */
+TEST_F_TIMEOUT(poison, while_moved, SLOW)
+{
+	struct exmap *ex = &self->ex;
+	struct exmap_vec vec = { .opcode = EXMAP_OP_MOVE, .len = 3 };
+	struct exmap_result result;
+	int node = MAX_NODES, here;
+	__u64 frame;
+
+	ASSERT_EQ(3, ex_alloc(ex, 0, 0, 3));
+	here = node_of(page_at(ex, 0));
+	while (--node >= 0)
+		if (node_has_memory(node) && node != here)
+			break;
+	if (node < 0)
+		SKIP(return, "only one node has memory");
+	frame = frame_of(self->pagemap, page_at(ex, 1));
+	ASSERT_TRUE(poison(self->hard_offline, frame));
+	vec.node = node;
+	EXPECT_EQ(1, ex_vectors(ex, 0, &vec, &result, 1));
+	EXPECT_EQ(-EHWPOISON, result.res);
+	EXPECT_EQ(2, result.pages);
+	EXPECT_EQ(frame, frame_of(self->pagemap, page_at(ex, 1)));
+	EXPECT_EQ(node, node_of(page_at(ex, 2)));
+	EXPECT_EQ(3, ex_free(ex, 0, 0, 3));
+}
+
 TEST_F_TIMEOUT(poison, while_free, SLOW)
 {
 	int way;
 
 	for (way = 1; way <= 3; way++)
 		while_free(_metadata, &self->ex, self->pagemap, self->hard_offline, way);
+}
+
+/*
+ * A mapping that replaces another one, and is populated before the program runs again, shows
+ * nothing of it. No exmap is needed for that, but on user-mode Linux a patch of this series.
+ */
+TEST(replaced_mappings)
+{
+	static const struct { size_t size; unsigned long at; } cases[] = {
+		{ 2UL << 20, 16UL << 30 }, { 1UL << 30, 16UL << 30 }, { 512UL << 30, 2UL << 40 },
+	};
+	const int flags = MAP_FIXED_NOREPLACE | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	__u64 value;
+
+	catch_faults();
+	for (unsigned int i = 0; i < ARRAY_SIZE(cases); i++) {
+		const size_t size = cases[i].size;
+		char *at = mmap((void *)cases[i].at, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+		const int fd = memfd_create("short", MFD_CLOEXEC);
+
+		ASSERT_EQ((void *)cases[i].at, at);
+		ASSERT_EQ(0, ftruncate(fd, PG));
+		at[0] = 1;
+		at[size / 2] = 1;
+		ASSERT_EQ(at, mmap(at, size, PROT_READ, MAP_FIXED | MAP_SHARED | MAP_POPULATE,
+				   fd, 0));
+		EXPECT_EQ(0, try_read(at, &value));
+		EXPECT_EQ(SIGBUS, try_read(at + size / 2, &value));
+		EXPECT_EQ(0, munmap(at, size));
+		close(fd);
+	}
 }
 
 TEST_HARNESS_MAIN

@@ -433,6 +433,32 @@ TEST_F(move, full_cgroup)
 	EXPECT_EQ(0, cgroup_destroy(&cg));
 }
 
+/* A thread may only use the nodes of its cpuset */
+TEST_F(move, cpuset)
+{
+	struct area *area = &self->area;
+	struct cgroup cg;
+	const char *missing = cgroup_create(&cg);
+	char nodes[16];
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	snprintf(nodes, sizeof(nodes), "%d", area->node[0]);
+	if (cgroup_write(cg.root, "cgroup.subtree_control", "+cpuset") ||
+	    cgroup_write(cg.path, "cpuset.mems", nodes)) {
+		cgroup_destroy(&cg);
+		SKIP(return, "no cpusets");
+	}
+	ASSERT_EQ(2, fill_on(area, area->node[0], 0, 2));
+	ASSERT_EQ(0, cgroup_join(cg.path));
+	EXPECT_EQ(-EACCES, move_slots(area, 0, 2, area->node[1], NULL));
+	EXPECT_EQ(2, count_on(area, 0, 2, area->node[0]));
+	EXPECT_EQ(0, move_slots(area, 0, 2, area->node[0], NULL));
+	ASSERT_EQ(0, cgroup_join(cg.root));
+	EXPECT_EQ(2, move_slots(area, 0, 2, area->node[1], NULL));
+	EXPECT_EQ(0, cgroup_destroy(&cg));
+}
+
 /* Beside a move, accesses fault or hit the right page, and no write is lost */
 struct beside {
 	struct area *area;

@@ -64,7 +64,7 @@ FIXTURE_SETUP(numa)
 	self->backing = memfd_create("backing", MFD_CLOEXEC);
 	ASSERT_LE(0, self->backing);
 	ASSERT_EQ(0, fill_file(self->backing, BUFFER));
-	exmap_create(_metadata, &self->ex, self->backing, 2, BUFFER, PAGES);
+	exmap_create(_metadata, &self->ex, self->backing, 3, BUFFER, PAGES);
 }
 
 FIXTURE_TEARDOWN(numa)
@@ -163,6 +163,23 @@ TEST_F(numa, recycled_pages)
 		}
 		EXPECT_EQ(-ENOMEM, ex_alloc(ex, 0, BUFFER, 1));
 	}
+}
+
+/* Of other interfaces, those are asked that have pages of the right node */
+TEST_F(numa, pages_of_other_interfaces)
+{
+	struct exmap *ex = &self->ex;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, set_policy(MPOL_BIND, 1UL << self->node[i]));
+		ASSERT_EQ(BUFFER / 2, ex_alloc(ex, 2 * i, i * BUFFER / 2, BUFFER / 2));
+		ASSERT_EQ(BUFFER / 2, ex_free(ex, 2 * i, i * BUFFER / 2, BUFFER / 2));
+	}
+	/* A search begins with the next interface, which has pages of the other node */
+	ASSERT_EQ(0, set_policy(MPOL_BIND, 1UL << self->node[0]));
+	EXPECT_EQ(BUFFER / 2, ex_alloc(ex, 1, 0, BUFFER / 2));
+	EXPECT_EQ(BUFFER / 2, count_on(ex, 0, BUFFER / 2, self->node[0]));
 }
 
 /* The thread does not get what it wants, but it gets what there is */
