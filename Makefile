@@ -10,7 +10,7 @@ S := scripts
 KERNEL_BUILD = build$(if $(filter 1,$(DEBUG)),-debug)$(addprefix -,$(filter kcsan coverage rt kmsan,$(DEBUG)))
 
 .PHONY: all help setup kernel kernel-update tree export import author \
-	build build-debug build-kcsan build-coverage build-rt build-kmsan run test bench sqlite check series-check selftests fuzz stress coverage vm uml shell clean distclean
+	build build-debug build-kcsan build-coverage build-rt build-kmsan run test bench sqlite check series-check selftests fuzz stress coverage vm uml shell send clean distclean
 
 all: build ## (default) Fetch the kernel source, make the tree, build the lean kernel
 
@@ -82,6 +82,9 @@ author: ## AUTHOR='Name <mail>': put your name on every patch
 
 series-check: kernel ## Apply the series with quilt, git and b4, compare with the mirrored files
 	@$(S)/series.sh check
+
+send: tree ## PART=n VERSION=v: the thread of a part, as mails, made with b4; nothing is sent
+	@$(S)/send.sh '$(PART)' $(VERSION)
 
 build: tree ## The lean kernel, its modules and the programs
 	@$(S)/build.sh lean

@@ -12,6 +12,9 @@
 #   series.sh author    print the author, or 'Name <mail>': put it in every patch
 #   series.sh mbox      the series as a mailbox, to stdout
 #
+# The file series has a line '# part N: title' before the first patch of each part;
+# the cover letter of a part is cover/part-N.txt, and scripts/send.sh makes its thread.
+#
 # The tree is a git repository: `base` is the pristine source, and on top of it
 # branch `exmap` has one commit a patch. Commit, amend and rebase there at will:
 # export takes the commits as they are. An edit that is not committed goes into
@@ -437,6 +440,22 @@ fold() {
 	TIP=$parent
 }
 
+# Puts the lines '# part N: title' of the series before the same patches as they were,
+# whose numbers may have changed. The list of patches is read from stdin.
+keep_parts() {
+	[ -r "$SERIES" ] || : >"$SERIES"
+	awk '
+		function name(patch) { sub(/^[0-9]+-/, "", patch); return patch }
+		FNR == NR && /^# part / { title = $0; next }
+		FNR == NR { if (title != "" && $1 !~ /^#/) parts[name($1)] = title; title = ""; next }
+		name($1) in parts { print parts[name($1)]; delete parts[name($1)] }
+		{ print }
+		END {
+			for (patch in parts)
+				print "export: the patch is gone that began \"" parts[patch] "\"" >"/dev/stderr"
+		}' "$SERIES" -
+}
+
 # Cover letter: the text above the line "---" is the person's, the rest is made
 write_cover() {	# <dir> <number of patches>
 	local from subject old=$PATCHES/$COVER
@@ -521,7 +540,7 @@ hand, say), remove them or set FORCE=1, and they are written anew"
 			changed=$((changed + 1))
 		fi
 	done
-	(cd "$patches" && find . -name '*.patch' ! -name $COVER -printf '%P\n' | sort) >"$TMP/series"
+	(cd "$patches" && find . -name '*.patch' ! -name $COVER -printf '%P\n' | sort) | keep_parts >"$TMP/series"
 	cmp -s "$TMP/series" "$SERIES" || cp "$TMP/series" "$SERIES"
 
 	# Mirror: what is new or differs, and what is gone

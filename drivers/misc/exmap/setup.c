@@ -239,16 +239,12 @@ static int exmap_do_setup(struct file *file, const struct exmap_setup2 *setup)
 }
 
 /**
- * exmap_setup() - EXMAP_IOCTL_SETUP: set up the exmap of a file.
+ * exmap_setup() - EXMAP_IOCTL_SETUP: set up the exmap of a file, without options.
  * @file: an open /dev/exmap
  * @arg: what the program asks for
  *
  * Context: Process context, may sleep.
- * Return: 0; -EFAULT if @arg cannot be read; -EINVAL for sizes that do not exist, or a
- * backing file that is neither a regular file nor a block device; -EBADF if that is
- * not open for reading; -ENOMEM if the pool is larger than RLIMIT_MEMLOCK allows, or
- * without memory; -EBUSY if the exmap is set up already; -ENXIO if its region was
- * unmapped; -EPERM if it belongs to another address space.
+ * Return: 0; -EFAULT if @arg cannot be read; the errors of exmap_setup2().
  */
 int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
 {
@@ -265,15 +261,19 @@ int exmap_setup(struct file *file, const struct exmap_ioctl_setup __user *arg)
 }
 
 /**
- * exmap_setup2() - EXMAP_IOCTL_SETUP2: set up the exmap of a file, with options.
+ * exmap_setup2() - EXMAP_IOCTL_SETUP2: set up the exmap of a file.
  * @file: an open /dev/exmap
  * @arg: what the program asks for
  *
  * Context: Process context, may sleep.
- * Return: the number of the region in its group, or the errors of exmap_setup() and
- * exmap_copy_sized(). -EINVAL for a slot size that does not exist, or that comes too late
- * for a region that is mapped. With EXMAP_SETUP_ATTACH, the errors of exmap_of_ready() and
- * exmap_attach() as well, and -EBADF or -EINVAL for a file that is no exmap.
+ * Return: the number of the region in its group, or the errors of exmap_copy_sized(). -EINVAL
+ * for sizes or flags that do not exist, for a slot size that comes too late for a region that
+ * is mapped, or for a backing file that is neither a regular file nor a block device; -EBADF
+ * if that is not open for reading; -ENOMEM if the pool is larger than RLIMIT_MEMLOCK allows, or
+ * without memory; -EBUSY if the exmap is set up already; -ENXIO if its region was unmapped;
+ * -EPERM if it belongs to another address space. With EXMAP_SETUP_ATTACH, the errors of
+ * exmap_of_ready() and exmap_attach() as well, and -EBADF or -EINVAL for a file that is no
+ * exmap.
  */
 int exmap_setup2(struct file *file, const struct exmap_setup2 __user *arg)
 {

@@ -8,6 +8,7 @@
  * hit by the OOM killer, and the parent reports that as a failure of the test.
  */
 #include "common.h"
+#include "backing.h"
 #include "cgroup.h"
 #include "status.h"
 
@@ -92,7 +93,6 @@ static pid_t enter(struct __test_metadata *_metadata, struct member *me, int bac
 	struct exmap_setup2 setup = { .flags = me->flags, .fd = backing };
 	char path[160];
 	pid_t pid;
-	int i;
 
 	fflush(stdout);
 	pid = fork();
@@ -109,8 +109,6 @@ static pid_t enter(struct __test_metadata *_metadata, struct member *me, int bac
 	me->rss_file = status_kib("RssFile:");
 	me->rss = status_kib("VmRSS:");
 	exmap_create2(_metadata, &me->ex, setup, ifaces, buffer, pages);
-	for (i = 0; i < ifaces; i++)
-		memset(me->ex.iface[i], 0, PG);
 	me->rss_idle = status_kib("RssFile:");
 	return 0;
 }
@@ -178,18 +176,19 @@ static void finish(struct __test_metadata *_metadata, struct member *me, pid_t p
 static long fill_to_limit(struct member *me, int opcode, long first, int len, long most,
 			  int *error)
 {
-	struct exmap *ex = &me->ex;
+	struct exmap_result result;
+	struct exmap_vec vec;
 	long mapped = 0;
-	int ret, pages;
+	int ret;
 
 	do {
 		note(me, "fill", mapped);
-		set_vec(ex, 0, 0, first + mapped, len);
-		ret = ex_action(ex->fd, 0, opcode, 1);
-		pages = ret < 0 ? 0 : ex->iface[0]->iov[0].pages;
-		mapped += pages;
-	} while (!ret && pages && mapped < most);
-	*error = ret == 1 ? ex->iface[0]->iov[0].res : ret;
+		vec = ex_vec(opcode, first + mapped, len, 0);
+		result = (struct exmap_result){};
+		ret = ex_vectors(&me->ex, 0, &vec, &result, 1);
+		mapped += result.pages;
+	} while (!ret && result.pages && mapped < most);
+	*error = ret == 1 ? result.res : ret;
 	return mapped;
 }
 
@@ -256,7 +255,7 @@ static bool again(struct member *me, bool go_back, int *tries)
 	return true;
 }
 
-TEST_F_TIMEOUT(cgroup, walk_by_action, SLOW)
+TEST_F_TIMEOUT(cgroup, walk_one_by_one, SLOW)
 {
 	/* A region of 2^36 bytes, whose page tables take twice the limit */
 	const int steps = 32768;
@@ -293,7 +292,7 @@ TEST_F_TIMEOUT(cgroup, walk_by_action, SLOW)
 
 #define CHUNK	1024
 
-TEST_F_TIMEOUT(cgroup, walk_by_vectors, SLOW)
+TEST_F_TIMEOUT(cgroup, walk_in_large_calls, SLOW)
 {
 	struct member *me = &self->me;
 	static struct exmap_result results[2 * CHUNK];
@@ -413,47 +412,33 @@ TEST_F_TIMEOUT(cgroup, free_pages_give_way_to_a_neighbour, SLOW)
 
 /* FREE at the limit, when no memory is left */
 
-enum way { ACTION, VECTORS, SCATTERED };
-
-static long free_all(struct exmap *ex, int iface, enum way way, long pages)
+/* Free from the last page to the first, with one vector per page */
+static long free_scattered(struct exmap *ex, int iface, long pages)
 {
 	static struct exmap_result results[64];
 	static struct exmap_vec vecs[64];
-	long total = 0, page = 0;
+	long total = 0, page;
 	int i, ret;
 
-	switch (way) {
-	case ACTION:
-		return ex_drain(ex, iface, 0, pages);
-	case VECTORS:
-		while (page < pages) {
-			ret = ex_vec_one(ex, iface, EXMAP_OP_FREE, page,
-					 pages - page < 60000 ? pages - page : 60000, 0);
-			if (ret < 0)
-				return ret;
-			total += ret;
-			page += 60000;
-		}
-		break;
-	case SCATTERED:
-		/* Free from the last page to the first, with one vector per page */
-		for (page = pages; page > 0; page -= 64) {
-			for (i = 0; i < 64; i++)
-				vecs[i] = ex_vec(EXMAP_OP_FREE, page > i ? page - i - 1 : 0,
-						 1, 0);
-			ret = ex_vectors(ex, iface, vecs, results, 64);
-			if (ret)
-				return ret;
-			for (i = 0; i < 64; i++)
-				total += results[i].pages;
-		}
-		break;
+	for (page = pages; page > 0; page -= 64) {
+		for (i = 0; i < 64; i++)
+			vecs[i] = ex_vec(EXMAP_OP_FREE, page > i ? page - i - 1 : 0, 1, 0);
+		ret = ex_vectors(ex, iface, vecs, results, 64);
+		if (ret)
+			return ret;
+		for (i = 0; i < 64; i++)
+			total += results[i].pages;
 	}
 	return total;
 }
 
+static long free_all(struct exmap *ex, int iface, bool scattered, long pages)
+{
+	return scattered ? free_scattered(ex, iface, pages) : ex_drain(ex, iface, 0, pages);
+}
+
 static void free_at_limit(struct __test_metadata *_metadata, struct member *me, int iface,
-			  enum way way)
+			  bool scattered)
 {
 	struct exmap *ex = &me->ex;
 	long mapped, freed, mapped_again, freed_again;
@@ -465,12 +450,12 @@ static void free_at_limit(struct __test_metadata *_metadata, struct member *me, 
 		EXPECT_EQ(0, set_limit(me, "64M"));
 		mapped = fill_to_limit(me, EXMAP_OP_ALLOC, 0, 512, 128 * MIB, &error);
 		note(me, "free", mapped);
-		freed = free_all(ex, iface, way, mapped);
+		freed = free_all(ex, iface, scattered, mapped);
 		/* Twice: the first FREE may have left memory for the second */
 		mapped_again = fill_to_limit(me, EXMAP_OP_ALLOC, 0, 512, 128 * MIB,
 					     &error_again);
 		note(me, "free again", mapped_again);
-		freed_again = free_all(ex, iface, way, mapped_again);
+		freed_again = free_all(ex, iface, scattered, mapped_again);
 		EXPECT_EQ(0, set_limit(me, "max"));
 
 		EXPECT_EQ(-ENOMEM, error);
@@ -489,27 +474,17 @@ static void free_at_limit(struct __test_metadata *_metadata, struct member *me, 
 
 TEST_F_TIMEOUT(cgroup, free_at_limit, SLOW)
 {
-	free_at_limit(_metadata, &self->me, 0, ACTION);
+	free_at_limit(_metadata, &self->me, 0, false);
 }
 
 TEST_F_TIMEOUT(cgroup, free_at_limit_by_another_interface, SLOW)
 {
-	free_at_limit(_metadata, &self->me, 1, ACTION);
-}
-
-TEST_F_TIMEOUT(cgroup, free_at_limit_by_vectors, SLOW)
-{
-	free_at_limit(_metadata, &self->me, 0, VECTORS);
-}
-
-TEST_F_TIMEOUT(cgroup, free_at_limit_by_vectors_of_another_interface, SLOW)
-{
-	free_at_limit(_metadata, &self->me, 2, VECTORS);
+	free_at_limit(_metadata, &self->me, 2, false);
 }
 
 TEST_F_TIMEOUT(cgroup, free_at_limit_scattered, SLOW)
 {
-	free_at_limit(_metadata, &self->me, 2, SCATTERED);
+	free_at_limit(_metadata, &self->me, 2, true);
 }
 
 /*
@@ -669,8 +644,8 @@ static void read_at_limit(struct __test_metadata *_metadata, struct member *me, 
 	if (!pid) {
 		EXPECT_EQ(0, set_limit(me, "24M"));
 		mapped = fill_to_limit(me, EXMAP_OP_READ, 0, 64, pages - 64, &error);
-		note(me, "pread", mapped);
-		ret = ex_pread(ex->fd, 1, EXMAP_OP_READ, page_at(ex, pages - 32), 32 * PG);
+		note(me, "read more", mapped);
+		ret = ex_one(ex, 1, EXMAP_OP_READ, pages - 32, 32);
 		/* Free the pages that were read, if any: they must not be counted below */
 		ex_free(ex, 1, pages - 32, 32);
 		note(me, "free", 0);
@@ -678,9 +653,9 @@ static void read_at_limit(struct __test_metadata *_metadata, struct member *me, 
 		freed = ex_free(ex, 0, 0, 80);
 		note(me, "read again", 0);
 		again = ex_one(ex, 1, EXMAP_OP_READ, 0, 20);
-		reread = ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(ex, 20), 20 * PG);
+		reread = ex_vec_one(ex, 0, EXMAP_OP_READ, 20, 20, EXMAP_VEC_REPLACE);
 		EXPECT_EQ(20, again);
-		EXPECT_EQ(20 * (int)PG, reread);
+		EXPECT_EQ(20, reread);
 		for (i = 0, right = 0; i < mapped; i++)
 			right += present(page_at(ex, i)) && page_is(page_at(ex, i), i);
 		EXPECT_EQ(0, set_limit(me, "max"));
@@ -688,8 +663,8 @@ static void read_at_limit(struct __test_metadata *_metadata, struct member *me, 
 		EXPECT_EQ(-ENOMEM, error);
 		EXPECT_LT(14 * MIB, mapped);
 		EXPECT_GT(24 * MIB, mapped);
-		EXPECT_TRUE(ret == -ENOMEM || (ret > 0 && ret % PG == 0 && ret <= 32 * (int)PG))
-			TH_LOG("pread: %d", ret);
+		EXPECT_TRUE(ret == -ENOMEM || ret == 32)
+			TH_LOG("READ: %d", ret);
 		EXPECT_EQ(80, freed);
 		EXPECT_EQ(mapped - 40, right);
 		EXPECT_EQ(mapped - 40, ex_drain(ex, 0, 0, pages));

@@ -15,7 +15,6 @@
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdalign.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +23,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -32,16 +30,12 @@
 #include <unistd.h>
 
 #include <linux/exmap.h>
-#include <linux/fs.h>
-#include <linux/loop.h>
-#include <linux/magic.h>
 
 #include "kselftest_harness.h"
 
 #define DEVICE		"/dev/exmap"
 #define PG		4096UL
 #define WORDS		(PG / sizeof(__u64))
-#define MAX_IFACES	128
 
 /* Timeout of heavy tests, in seconds: enough for an emulated CPU with a debug kernel */
 #define SLOW		600
@@ -81,39 +75,17 @@ static inline int ex_ioctl(int fd, unsigned long cmd, const void *arg)
 	return ret < 0 ? -errno : ret;
 }
 
-static inline int ex_setup(int fd, int backing, int ifaces, __u64 buffer_size)
+/* Set up an exmap without options. Returns 0, the number of its region, or -errno. */
+static inline int ex_setup2(int fd, int backing, int ifaces, __u64 buffer_size)
 {
-	struct exmap_ioctl_setup setup = {
-		.fd = backing,
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup),
 		.max_interfaces = ifaces,
 		.buffer_size = buffer_size,
-		.flags = 0x5aa5f00f12345678,	/* must be ignored */
+		.fd = backing,
 	};
 
-	return ex_ioctl(fd, EXMAP_IOCTL_SETUP, &setup);
-}
-
-static inline int ex_action(int fd, int iface, int opcode, int iov_len)
-{
-	struct exmap_action_params params = {
-		.interface = iface,
-		.iov_len = iov_len,
-		.opcode = opcode,
-	};
-
-	return ex_ioctl(fd, EXMAP_IOCTL_ACTION, &params);
-}
-
-static inline int ex_clone(int fd, int source)
-{
-	/* The descriptor itself is the argument */
-	return ex_ioctl(fd, EXMAP_IOCTL_CLONE, (void *)(long)source);
-}
-
-static inline int ex_stats(int fd, struct exmap_ioctl_stats *stats)
-{
-	memset(stats, 0xff, sizeof(*stats));
-	return ex_ioctl(fd, EXMAP_IOCTL_STATS, stats);
+	return ex_ioctl(fd, EXMAP_IOCTL_SETUP2, &setup);
 }
 
 static inline int ex_resize(int fd, __u64 pages)
@@ -122,27 +94,42 @@ static inline int ex_resize(int fd, __u64 pages)
 	return ex_ioctl(fd, EXMAP_IOCTL_RESIZE, (void *)pages);
 }
 
-static inline int ex_query(int fd, const struct exmap_vec *vecs, unsigned int nr,
-			   __u8 *slots, unsigned int flags)
+static inline int ex_flush(int fd)
 {
-	struct exmap_query query = {
-		.size = sizeof(query),
-		.vec_size = sizeof(struct exmap_vec),
-		.flags = flags,
-		.nr = nr,
-		.vecs = (unsigned long)vecs,
-		.slots = (unsigned long)slots,
-	};
+	return ex_ioctl(fd, EXMAP_IOCTL_FLUSH, NULL);
+}
 
-	return ex_ioctl(fd, EXMAP_IOCTL_QUERY, &query);
+/* Return the number behind "@key@delimiter" in a file in /proc or the like, or -1 */
+static inline long read_key(const char *path, const char *key, char delimiter)
+{
+	const size_t len = strlen(key);
+	char line[128];
+	long value = -1;
+	FILE *file;
+
+	file = fopen(path, "re");
+	if (!file)
+		return -1;
+	while (value < 0 && fgets(line, sizeof(line), file))
+		if (!strncmp(line, key, len) && line[len] == delimiter)
+			value = atol(line + len + 1);
+	fclose(file);
+	return value;
+}
+
+/* Return a number from /proc/PID/fdinfo, or -1 */
+static inline long read_fdinfo(int pid, int fd, const char *key)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
+	return read_key(path, key, ':');
 }
 
 /* Return the number of pages that the pool has from the system, or -1 */
 static inline long ex_owned(int fd)
 {
-	struct exmap_ioctl_stats stats;
-
-	return ex_stats(fd, &stats) ? -1 : (long)stats.alloc_count;
+	return read_fdinfo(getpid(), fd, "exmap-pages");
 }
 
 /* Map the region. Returns MAP_FAILED with errno set on failure, like mmap(). */
@@ -150,12 +137,6 @@ static inline void *ex_map_region(int fd, size_t pages)
 {
 	return mmap(NULL, pages * PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 		    EXMAP_OFF_EXMAP);
-}
-
-static inline void *ex_map_iface(int fd, unsigned long n)
-{
-	return mmap(NULL, PG, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		    EXMAP_OFF_INTERFACE(n));
 }
 
 /*
@@ -172,49 +153,6 @@ static inline int ex_try_mmap(int fd, size_t length, int flags, off_t offset)
 	return 0;
 }
 
-static inline off_t ex_pos(unsigned int iface, unsigned int opcode)
-{
-	return (iface & 0xff) | opcode << 8 | (off_t)(iface >> 8) << 16;
-}
-
-static inline ssize_t ex_pread(int fd, int iface, int opcode, void *buf, size_t len)
-{
-	ssize_t ret = pread(fd, buf, len, ex_pos(iface, opcode));
-
-	return ret < 0 ? -errno : ret;
-}
-
-static inline ssize_t ex_preadv(int fd, int iface, int opcode,
-				const struct iovec *iov, int count)
-{
-	ssize_t ret = preadv(fd, iov, count, ex_pos(iface, opcode));
-
-	return ret < 0 ? -errno : ret;
-}
-
-static inline ssize_t ex_preadv2(int fd, int iface, int opcode, const struct iovec *iov,
-				 int count, int flags)
-{
-	ssize_t ret = preadv2(fd, iov, count, ex_pos(iface, opcode), flags);
-
-	return ret < 0 ? -errno : ret;
-}
-
-static inline ssize_t ex_pwrite(int fd, int iface, int opcode, const void *buf, size_t len)
-{
-	ssize_t ret = pwrite(fd, buf, len, ex_pos(iface, opcode));
-
-	return ret < 0 ? -errno : ret;
-}
-
-static inline ssize_t ex_pwritev2(int fd, int iface, int opcode, const struct iovec *iov,
-				  int count, int flags)
-{
-	ssize_t ret = pwritev2(fd, iov, count, ex_pos(iface, opcode), flags);
-
-	return ret < 0 ? -errno : ret;
-}
-
 /* An exmap that is ready for use */
 struct exmap {
 	int fd;
@@ -222,7 +160,6 @@ struct exmap {
 	int pages;		/* size of the region in pages */
 	int buffer;		/* size of the pool in pages */
 	char *region;
-	struct exmap_user_interface *iface[MAX_IFACES];
 };
 
 static inline int exmap_open(struct __test_metadata *_metadata)
@@ -234,33 +171,11 @@ static inline int exmap_open(struct __test_metadata *_metadata)
 	return fd;
 }
 
-static inline void exmap_create(struct __test_metadata *_metadata, struct exmap *ex,
-				int backing, int ifaces, int buffer, int pages)
-{
-	int i;
-
-	ASSERT_GE(MAX_IFACES, ifaces);
-	ex->fd = exmap_open(_metadata);
-	ex->ifaces = ifaces;
-	ex->buffer = buffer;
-	ex->pages = pages;
-	ASSERT_EQ(0, ex_setup(ex->fd, backing, ifaces, buffer));
-	ex->region = ex_map_region(ex->fd, pages);
-	ASSERT_NE(MAP_FAILED, ex->region);
-	for (i = 0; i < ifaces; i++) {
-		ex->iface[i] = ex_map_iface(ex->fd, i);
-		ASSERT_NE(MAP_FAILED, ex->iface[i]);
-	}
-}
-
-/* Create an exmap with SETUP2. Fills in the size, interfaces and buffer of @setup. */
+/* Create an exmap with options. Fills in the size, interfaces and buffer of @setup. */
 static inline void exmap_create2(struct __test_metadata *_metadata, struct exmap *ex,
 				 struct exmap_setup2 setup, int ifaces, int buffer,
 				 int pages)
 {
-	int i;
-
-	ASSERT_GE(MAX_IFACES, ifaces);
 	setup.size = sizeof(setup);
 	setup.max_interfaces = ifaces;
 	setup.buffer_size = buffer;
@@ -271,18 +186,17 @@ static inline void exmap_create2(struct __test_metadata *_metadata, struct exmap
 	ASSERT_EQ(0, ex_ioctl(ex->fd, EXMAP_IOCTL_SETUP2, &setup));
 	ex->region = ex_map_region(ex->fd, pages);
 	ASSERT_NE(MAP_FAILED, ex->region);
-	for (i = 0; i < ifaces; i++) {
-		ex->iface[i] = ex_map_iface(ex->fd, i);
-		ASSERT_NE(MAP_FAILED, ex->iface[i]);
-	}
+}
+
+static inline void exmap_create(struct __test_metadata *_metadata, struct exmap *ex,
+				int backing, int ifaces, int buffer, int pages)
+{
+	exmap_create2(_metadata, ex, (struct exmap_setup2){ .fd = backing }, ifaces, buffer,
+		      pages);
 }
 
 static inline void exmap_destroy(struct exmap *ex)
 {
-	int i;
-
-	for (i = 0; i < ex->ifaces; i++)
-		munmap(ex->iface[i], PG);
 	munmap(ex->region, ex->pages * PG);
 	close(ex->fd);
 }
@@ -290,40 +204,6 @@ static inline void exmap_destroy(struct exmap *ex)
 static inline char *page_at(struct exmap *ex, long page)
 {
 	return ex->region + page * PG;
-}
-
-static inline void set_vec(struct exmap *ex, int iface, int slot, __u64 page, int len)
-{
-	struct exmap_iov iov = { .page = page, .len = len };
-
-	ex->iface[iface]->iov[slot].value = iov.value;
-}
-
-/*
- * Carry out one vector with EXMAP_IOCTL_ACTION. Returns the number of pages that
- * changed, or the -errno of the call or the vector.
- */
-static inline int ex_one(struct exmap *ex, int iface, int opcode, __u64 page, int len)
-{
-	int ret;
-
-	set_vec(ex, iface, 0, page, len);
-	ret = ex_action(ex->fd, iface, opcode, 1);
-	if (ret < 0)
-		return ret;
-	if (ret)
-		return ex->iface[iface]->iov[0].res;
-	return ex->iface[iface]->iov[0].pages;
-}
-
-static inline int ex_alloc(struct exmap *ex, int iface, __u64 page, int len)
-{
-	return ex_one(ex, iface, EXMAP_OP_ALLOC, page, len);
-}
-
-static inline int ex_free(struct exmap *ex, int iface, __u64 page, int len)
-{
-	return ex_one(ex, iface, EXMAP_OP_FREE, page, len);
 }
 
 static inline int ex_vectors(struct exmap *ex, int iface, const struct exmap_vec *vecs,
@@ -350,8 +230,8 @@ static inline struct exmap_vec ex_vec(int opcode, __u64 page, int len, int flags
 }
 
 /*
- * Carry out one vector with EXMAP_IOCTL_VECTORS. Returns the number of pages that
- * changed, or the -errno of the call or the vector.
+ * Carry out one vector. Returns the number of pages that changed, or the -errno of the
+ * call or the vector.
  */
 static inline int ex_vec_one(struct exmap *ex, int iface, int opcode, __u64 page,
 			     int len, int flags)
@@ -363,29 +243,19 @@ static inline int ex_vec_one(struct exmap *ex, int iface, int opcode, __u64 page
 	return ret < 0 ? ret : ret ? result.res : (int)result.pages;
 }
 
-/*
- * ALLOC from @first on until the pool is empty. Returns the number of pages that
- * were mapped, or -1 if anything else ended it. The slots from @first to the end of
- * the region must be empty, and more than the pool can fill.
- */
-static inline int ex_fill(struct exmap *ex, int iface, int first)
+static inline int ex_one(struct exmap *ex, int iface, int opcode, __u64 page, int len)
 {
-	struct exmap_iov *iov = &ex->iface[iface]->iov[0];
-	int page = first, ret, len;
+	return ex_vec_one(ex, iface, opcode, page, len, 0);
+}
 
-	do {
-		len = ex->pages - page;
-		if (len < 1)
-			return -1;
-		set_vec(ex, iface, 0, page, len < 4095 ? len : 4095);
-		ret = ex_action(ex->fd, iface, EXMAP_OP_ALLOC, 1);
-		if (ret >= 0)
-			page += iov->pages;
-	} while (!ret);
-	/* The last call may have found some pages, but now there must be none */
-	if (ret == 1 && iov->res == -ENOMEM)
-		ret = ex_alloc(ex, iface, page, 1);
-	return ret == -ENOMEM ? page - first : -1;
+static inline int ex_alloc(struct exmap *ex, int iface, __u64 page, int len)
+{
+	return ex_one(ex, iface, EXMAP_OP_ALLOC, page, len);
+}
+
+static inline int ex_free(struct exmap *ex, int iface, __u64 page, int len)
+{
+	return ex_one(ex, iface, EXMAP_OP_FREE, page, len);
 }
 
 /*
@@ -394,13 +264,13 @@ static inline int ex_fill(struct exmap *ex, int iface, int first)
  */
 static inline int fill_now(struct exmap *ex, int iface, int first, int want)
 {
-	int ret;
+	struct exmap_vec vec = ex_vec(EXMAP_OP_ALLOC, first, want, 0);
+	struct exmap_result result = {};
+	int ret = ex_vectors(ex, iface, &vec, &result, 1);
 
-	set_vec(ex, iface, 0, first, want);
-	ret = ex_action(ex->fd, iface, EXMAP_OP_ALLOC, 1);
-	if (ret < 0)
-		return ret == -ENOMEM ? 0 : ret;
-	return ex->iface[iface]->iov[0].pages;
+	if (ret > 0)
+		ret = result.res;
+	return ret && ret != -ENOMEM ? ret : (int)result.pages;
 }
 
 /*
@@ -423,13 +293,42 @@ static inline int fill_in_time(struct exmap *ex, int iface, int first, int want)
 	return total;
 }
 
+/* Slots that one vector can have at most, as its length is a __u16 */
+#define LONGEST_VEC	65535
+
+static inline int vec_len(int slots)
+{
+	return slots < LONGEST_VEC ? slots : LONGEST_VEC;
+}
+
+/*
+ * ALLOC from @first on until the pool is empty. Returns the number of pages that
+ * were mapped, or -1 if anything else ended it. The slots from @first to the end of
+ * the region must be empty, and more than the pool can fill.
+ */
+static inline int ex_fill(struct exmap *ex, int iface, int first)
+{
+	int page = first, len, ret;
+
+	do {
+		len = vec_len(ex->pages - page);
+		if (len < 1)
+			return -1;
+		ret = fill_now(ex, iface, page, len);
+		if (ret > 0)
+			page += ret;
+	} while (ret == len);
+	/* The last call may have found some pages, but now there must be none */
+	return ret >= 0 && ex_alloc(ex, iface, page, 1) == -ENOMEM ? page - first : -1;
+}
+
 /* FREE a range of any length. Returns the number of unmapped pages, or -errno. */
 static inline int ex_drain(struct exmap *ex, int iface, int first, int pages)
 {
 	int total = 0, len, ret;
 
 	while (pages > 0) {
-		len = pages < 4095 ? pages : 4095;
+		len = vec_len(pages);
 		ret = ex_free(ex, iface, first, len);
 		if (ret < 0)
 			return ret;
@@ -458,226 +357,11 @@ static inline bool stamp_intact(const void *page, __u64 stamp)
 	return word[0] == stamp && word[WORDS / 2] == ~stamp && word[WORDS - 1] == stamp;
 }
 
-/* Backing files for an exmap, in which every word identifies its page */
-
-enum backing {
-	MEMFD, FILE_BUFFERED, FILE_DIRECT, XFS_BUFFERED, XFS_DIRECT,
-	BLOCK_BUFFERED, BLOCK_DIRECT, LOOP_DIRECT,
-};
-
-static inline __u64 word_of(long page, int word)
-{
-	return ((__u64)page << 16) | word | 1ULL << 60;
-}
-
-static inline void make_page(__u64 *words, long page)
-{
-	int i;
-
-	for (i = 0; i < (int)WORDS; i++)
-		words[i] = word_of(page, i);
-}
-
-static inline bool page_is(const void *addr, long page)
-{
-	const __u64 *words = addr;
-	int i;
-
-	for (i = 0; i < (int)WORDS; i++)
-		if (words[i] != word_of(page, i))
-			return false;
-	return true;
-}
-
-static inline int fill_file(int fd, int pages)
-{
-	int i, j;
-	__u64 *buf;
-
-	if (posix_memalign((void **)&buf, PG, 64 * PG))
-		return -ENOMEM;
-	for (i = 0; i < pages; i += 64) {
-		for (j = 0; j < 64; j++)
-			make_page(buf + j * WORDS, i + j);
-		if (pwrite(fd, buf, 64 * PG, i * PG) != (ssize_t)(64 * PG))
-			break;
-	}
-	free(buf);
-	if (i < pages)
-		return -EIO;
-	return fsync(fd) ? -errno : 0;
-}
-
-static inline int open_file_in(const char *dir)
-{
-	char path[256];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/exmap-test-XXXXXX", dir);
-	fd = mkstemp(path);
-	if (fd >= 0)
-		unlink(path);
-	return fd;
-}
-
-/* Open an unlinked file in EXMAP_TEST_DIR or, by default, in /tmp */
-static inline int open_file(void)
-{
-	return open_file_in(getenv("EXMAP_TEST_DIR") ?: "/tmp");
-}
-
-/*
- * Open an unlinked file in the directory that the environment variable @variable
- * names. Returns -1 if the file system there is not of type @magic.
- */
-static inline int open_file_on(const char *variable, unsigned long magic)
-{
-	const char *dir = getenv(variable);
-	struct statfs info;
-
-	if (!dir || statfs(dir, &info) || (unsigned long)info.f_type != magic)
-		return -1;
-	return open_file_in(dir);
-}
-
-static inline int open_xfs_file(void)
-{
-	return open_file_on("EXMAP_TEST_XFS", XFS_SUPER_MAGIC);
-}
-
-static inline int reopen(int fd, int flags)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return open(path, flags | O_CLOEXEC);
-}
-
-/* Content that tests write to @page: that of a page which is not in the file */
-#define NEW(page)	((page) + 5000L)
-
-static inline void renew(struct exmap *ex, long page)
-{
-	make_page((__u64 *)page_at(ex, page), NEW(page));
-}
-
-/* Whether page @at of the file has the content of page @page */
-static inline bool file_has(int fd, long at, long page)
-{
-	static alignas(4096) __u64 words[WORDS];
-
-	return pread(fd, words, PG, at * PG) == (ssize_t)PG && page_is(words, page);
-}
-
 static inline bool all_zero(const void *addr, size_t bytes)
 {
 	const char *byte = addr;
 
 	return !bytes || (!byte[0] && !memcmp(byte, byte + 1, bytes - 1));
-}
-
-static inline bool backing_is_block(enum backing backing)
-{
-	return backing >= BLOCK_BUFFERED;
-}
-
-static inline bool backing_is_direct(enum backing backing)
-{
-	return backing == FILE_DIRECT || backing == XFS_DIRECT || backing == BLOCK_DIRECT ||
-	       backing == LOOP_DIRECT;
-}
-
-/*
- * Open a loop device, which lasts until it is closed. If @block_size is 0, its
- * blocks are as large as those of the disk below.
- */
-static inline int open_loop_of(long pages, unsigned int block_size)
-{
-	struct loop_config config = {
-		.block_size = block_size,
-		.info.lo_flags = LO_FLAGS_AUTOCLEAR,
-	};
-	int file = open_file(), control, nr, fd = -1;
-	char path[32];
-
-	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-	if (control < 0 || file < 0 || ftruncate(file, pages * PG))
-		goto out;
-	nr = ioctl(control, LOOP_CTL_GET_FREE);
-	if (nr < 0)
-		goto out;
-	snprintf(path, sizeof(path), "/dev/loop%d", nr);
-	fd = open(path, O_RDWR | O_CLOEXEC | O_DIRECT);
-	if (fd < 0)
-		goto out;
-	config.fd = file;
-	if (ioctl(fd, LOOP_CONFIGURE, &config)) {
-		close(fd);
-		fd = -1;
-	}
-out:
-	close(control);
-	close(file);
-	return fd;
-}
-
-static inline int open_loop(long pages)
-{
-	return open_loop_of(pages, 0);
-}
-
-/*
- * Open a file of a kind for reading and writing, or return -1 if the kind is not
- * available here. The file has *pages pages; *pages is set to the size of a
- * /dev/nullb0.
- */
-static inline int open_backing(enum backing backing, long *pages)
-{
-	__u64 bytes;
-	int fd;
-
-	if (backing == LOOP_DIRECT)
-		return open_loop(*pages);
-	if (!backing_is_block(backing)) {
-		fd = backing == MEMFD ? memfd_create("backing", MFD_CLOEXEC) :
-		     backing >= XFS_BUFFERED ? open_xfs_file() : open_file();
-		if (fd >= 0 && !ftruncate(fd, *pages * PG))
-			return fd;
-	} else {
-		fd = open("/dev/nullb0", O_RDWR | O_CLOEXEC | O_DIRECT);
-		if (fd < 0)
-			return -1;
-		if (!ioctl(fd, BLKGETSIZE64, &bytes) && bytes >= *pages * PG) {
-			*pages = bytes / PG;
-			return fd;
-		}
-	}
-	if (fd >= 0)
-		close(fd);
-	return -1;
-}
-
-/*
- * Open a backing file with @pages pages of content. *fd is a descriptor for the
- * test, *end the length of the file in pages. Returns another descriptor, for the
- * exmap, or -1 if the kind is not available here.
- */
-static inline int make_backing(struct __test_metadata *_metadata, enum backing kind,
-			       int pages, int *fd, long *end)
-{
-	int backing;
-
-	*end = pages;
-	*fd = open_backing(kind, end);
-	if (*fd < 0)
-		return -1;
-	backing = reopen(*fd, O_RDWR | (backing_is_direct(kind) ? O_DIRECT : 0));
-	if (backing < 0 && errno == EINVAL)
-		return -1;
-	ASSERT_LE(0, backing);
-	/* Bypass the page cache if the exmap will do so, too: that is much faster */
-	ASSERT_EQ(0, fill_file(backing, pages));
-	return backing;
 }
 
 /* Accesses that may fault */
@@ -837,33 +521,6 @@ static inline void run_workers(struct __test_metadata *_metadata, struct worker 
 	join_workers(_metadata, w, count);
 }
 
-/* Return the number behind "@key@delimiter" in a file in /proc or the like, or -1 */
-static inline long read_key(const char *path, const char *key, char delimiter)
-{
-	const size_t len = strlen(key);
-	char line[128];
-	long value = -1;
-	FILE *file;
-
-	file = fopen(path, "re");
-	if (!file)
-		return -1;
-	while (value < 0 && fgets(line, sizeof(line), file))
-		if (!strncmp(line, key, len) && line[len] == delimiter)
-			value = atol(line + len + 1);
-	fclose(file);
-	return value;
-}
-
-/* Return a number from /proc/PID/fdinfo, or -1 */
-static inline long read_fdinfo(int pid, int fd, const char *key)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
-	return read_key(path, key, ':');
-}
-
 /* Write to a file in /proc, /sys or the like. Returns 0 or -errno. */
 static inline int write_text(const char *path, const char *text)
 {
@@ -911,11 +568,13 @@ static inline void pin_to_cpu(int cpu)
 
 #define NOBODY	65534
 
-/* Give up all privileges, and set RLIMIT_MEMLOCK to @pages pages */
+/* Give up all privileges but the device, and set RLIMIT_MEMLOCK to @pages pages */
 static inline void become_nobody(struct __test_metadata *_metadata, long pages)
 {
 	struct rlimit limit = { pages * PG, pages * PG };
 
+	/* Whether ordinary users may open it is a decision of the administrator */
+	ASSERT_EQ(0, chmod(DEVICE, 0666));
 	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
 	ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));
 	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));

@@ -3,16 +3,11 @@
  * Deferred flushes: when freed pages become available again, what an access sees until
  * then, and that no slot gets another page while its old one is still in a TLB.
  */
-#include <stdatomic.h>
-
 #include "common.h"
 
-#define NO_LIMIT	0x10000000000ULL	/* a quarantine that never fills up */
+#include <stdatomic.h>
 
-static int ex_flush(int fd)
-{
-	return ex_ioctl(fd, EXMAP_IOCTL_FLUSH, NULL);
-}
+#define NO_LIMIT	0x10000000000ULL	/* a quarantine that never fills up */
 
 static void create(struct __test_metadata *_metadata, struct exmap *ex, int ifaces,
 		   int buffer, int pages, __u64 quarantine)
@@ -68,7 +63,7 @@ TEST(setup2_arguments)
 	longer.more = 0;
 	EXPECT_EQ(0, ex_ioctl(fd, EXMAP_IOCTL_SETUP2, &longer));
 	EXPECT_EQ(-EBUSY, ex_ioctl(fd, EXMAP_IOCTL_SETUP2, &setup));
-	EXPECT_EQ(-EBUSY, ex_setup(fd, -1, 1, 1));
+	EXPECT_EQ(-EBUSY, ex_setup2(fd, -1, 1, 1));
 	EXPECT_EQ(-ENXIO, ex_flush(fd));
 	ASSERT_NE(MAP_FAILED, ex_map_region(fd, 4));
 	EXPECT_EQ(0, ex_flush(fd));
@@ -275,11 +270,10 @@ TEST_F(deferred, munmap_and_exit_with_pages_waiting)
 TEST(reads_into_quarantined_slots)
 {
 	struct exmap_setup2 setup = {
-		.size = sizeof(setup), .max_interfaces = 1, .buffer_size = 16,
 		.flags = EXMAP_SETUP_DEFERRED, .quarantine = NO_LIMIT,
 	};
-	struct exmap ex = { .ifaces = 1, .buffer = 16, .pages = 64 };
 	__u64 page[WORDS];
+	struct exmap ex;
 	int i, round;
 
 	catch_faults();
@@ -289,18 +283,12 @@ TEST(reads_into_quarantined_slots)
 		stamp_page(page, i);
 		ASSERT_EQ((ssize_t)PG, pwrite(setup.fd, page, PG, i * PG));
 	}
-	ex.fd = exmap_open(_metadata);
-	ASSERT_EQ(0, ex_ioctl(ex.fd, EXMAP_IOCTL_SETUP2, &setup));
-	ex.region = ex_map_region(ex.fd, 64);
-	ASSERT_NE(MAP_FAILED, ex.region);
-	ex.iface[0] = ex_map_iface(ex.fd, 0);
-	ASSERT_NE(MAP_FAILED, ex.iface[0]);
+	exmap_create2(_metadata, &ex, setup, 1, 16, 64);
 	for (round = 0; round < 20; round++) {
 		/* Read as many pages as the pool has, some into slots freed before */
 		int first = (round * 8) % 48;
 
-		ASSERT_EQ((ssize_t)(16 * PG), ex_pread(ex.fd, 0, EXMAP_OP_READ,
-						       page_at(&ex, first), 16 * PG));
+		ASSERT_EQ(16, ex_one(&ex, 0, EXMAP_OP_READ, first, 16));
 		for (i = first; i < first + 16; i++)
 			EXPECT_TRUE(stamp_intact(page_at(&ex, i), i));
 		ASSERT_EQ(16, ex_free(&ex, 0, first, 16));
@@ -329,7 +317,9 @@ struct hunt {
 static void *own_slots(struct worker *w, struct hunt *hunt)
 {
 	struct exmap *ex = w->ex;
-	int first = w->index * SLOTS, round, i, n, count = 0;
+	int first = w->index * SLOTS, round, i, n, ret, count = 0;
+	struct exmap_result results[SLOTS];
+	struct exmap_vec vecs[SLOTS];
 	bool mapped[SLOTS] = {};
 	__u64 version = 0;
 
@@ -347,22 +337,24 @@ static void *own_slots(struct worker *w, struct hunt *hunt)
 			if (n && random_below(&w->random, 2))
 				continue;
 			atomic_store(&hunt->word[first + i], 0);
-			set_vec(ex, iface, n++, first + i, 1);
+			vecs[n++] = ex_vec(EXMAP_OP_FREE, first + i, 1, 0);
 			mapped[i] = false;
 			count--;
 		}
-		if (n && BROKE(w, ex_action(ex->fd, iface, EXMAP_OP_FREE, n), n))
+		ret = ex_vectors(ex, iface, vecs, results, n);
+		if (BROKE(w, ret, ret))
 			break;
 		/* Fill some slots, often the same ones */
 		for (i = n = 0; i < SLOTS && count < RESIDENT; i++) {
 			if (mapped[i] || random_below(&w->random, 3))
 				continue;
 			list[n] = i;
-			set_vec(ex, w->index, n++, first + i, 1);
+			vecs[n++] = ex_vec(EXMAP_OP_ALLOC, first + i, 1, 0);
 			mapped[i] = true;
 			count++;
 		}
-		if (n && BROKE(w, ex_action(ex->fd, w->index, EXMAP_OP_ALLOC, n), n))
+		ret = ex_vectors(ex, w->index, vecs, results, n);
+		if (BROKE(w, ret, ret))
 			break;
 		for (i = 0; i < n; i++) {
 			__u64 stamp = (__u64)(first + list[i] + 1) << 40 | ++version;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Tests of EXMAP_SETUP_PAGEFAULT_ALLOC: a slot gets a page when it is touched. */
 #include "common.h"
+#include "backing.h"
 
 #define BUFFER	600
 #define PAGES	2000
@@ -219,7 +220,6 @@ TEST_F_TIMEOUT(fault_alloc, touched_by_many, SLOW)
 	struct worker w[IFACES];
 	int i, resident = 0;
 
-	/* One thread per interface, because threads must not share vectors */
 	run_workers(_metadata, w, IFACES, touch_and_free, ex, NULL);
 	ASSERT_EQ(0, mincore(ex->region, PAGES * PG, core));
 	for (i = 0; i < PAGES; i++)

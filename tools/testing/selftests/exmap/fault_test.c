@@ -82,7 +82,7 @@ TEST_F(fault, system_calls_get_efault)
 	ASSERT_EQ(0, pipe(pair));
 	EXPECT_EQ(-1, write(pair[1], page, 8));
 	EXPECT_EQ(EFAULT, errno);
-	EXPECT_EQ(-1, ioctl(self->ex.fd, EXMAP_IOCTL_ACTION, page));
+	EXPECT_EQ(-1, ioctl(self->ex.fd, EXMAP_IOCTL_VECTORS, page));
 	EXPECT_EQ(EFAULT, errno);
 	EXPECT_FALSE(present(page));
 
@@ -298,9 +298,12 @@ TEST_F_TIMEOUT(stale, freed_under_readers, SLOW)
 		.asleep = variant->asleep,
 		.rounds = scaled(variant->rounds),
 	};
+	struct exmap_result results[64];
+	struct exmap_vec vecs[64];
 	cpu_set_t set;
 	int pages = 0;
 
+	ASSERT_GE((int)ARRAY_SIZE(vecs), variant->vectors);
 	ASSERT_EQ(0, sched_getaffinity(0, sizeof(set), &set));
 	readers = CPU_COUNT(&set) - 1;
 	if (readers < 1)
@@ -322,8 +325,8 @@ TEST_F_TIMEOUT(stale, freed_under_readers, SLOW)
 
 	for (round = 1; round <= s.rounds && !load(&s.failed); round++) {
 		for (i = 0; i < variant->vectors; i++)
-			set_vec(ex, 0, i, i * stride, variant->len);
-		EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_ALLOC, variant->vectors));
+			vecs[i] = ex_vec(EXMAP_OP_ALLOC, i * stride, variant->len, 0);
+		EXPECT_EQ(0, ex_vectors(ex, 0, vecs, results, variant->vectors));
 		for (i = 0; i < s.count; i++)
 			stamp_page(page_at(ex, s.pages[i]), stamp_of(s.pages[i]));
 		store(&s.loaded, 0);
@@ -336,11 +339,11 @@ TEST_F_TIMEOUT(stale, freed_under_readers, SLOW)
 			usleep(2000);
 
 		for (i = 0; i < variant->vectors; i++)
-			set_vec(ex, 0, i, i * stride, variant->len);
-		EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_FREE, variant->vectors));
+			vecs[i].opcode = EXMAP_OP_FREE;
+		EXPECT_EQ(0, ex_vectors(ex, 0, vecs, results, variant->vectors));
 		store(&s.freed, round);
 		for (i = 0, pages = 0; i < variant->vectors; i++)
-			pages += ex->iface[0]->iov[i].pages;
+			pages += results[i].pages;
 		EXPECT_EQ(total, pages);
 		for (i = 0; variant->asleep && i < readers; i++)
 			EXPECT_EQ(1, write(s.wakeup[1], "", 1));

@@ -6,6 +6,7 @@
  * last free page wherever it is.
  */
 #include "common.h"
+#include "cost.h"
 
 #define NO_LIMIT	0x10000000000ULL	/* quarantine that never fills up */
 
@@ -22,64 +23,22 @@ static void create(struct __test_metadata *_metadata, struct exmap *ex, __u64 fl
 
 /* The cost of a call that fails */
 
-static __s64 now(clockid_t clock)
+static int fail_alloc(struct exmap *ex, long slot)
 {
-	struct timespec time;
-
-	clock_gettime(clock, &time);
-	return time.tv_sec * 1000000000LL + time.tv_nsec;
+	return ex_alloc(ex, 0, slot, 1);
 }
 
-enum kind { BY_ACTION, BY_VECTORS, BY_PREAD, READ_BY_ACTION, KINDS };
-
-static const char * const kind_names[] = { "ACTION", "VECTORS", "pread", "READ" };
-
-static int fail(struct exmap *ex, int kind, long slot)
+static int fail_read(struct exmap *ex, long slot)
 {
-	switch (kind) {
-	case BY_ACTION:
-		return ex_alloc(ex, 0, slot, 1);
-	case BY_VECTORS:
-		return ex_vec_one(ex, 0, EXMAP_OP_ALLOC, slot, 1, 0);
-	case BY_PREAD:
-		return ex_pread(ex->fd, 0, EXMAP_OP_ALLOC, page_at(ex, slot), PG);
-	case READ_BY_ACTION:
-		return ex_one(ex, 0, EXMAP_OP_READ, slot, 1);
-	default:
-		return 0;
-	}
+	return ex_one(ex, 0, EXMAP_OP_READ, slot, 1);
 }
 
-struct cost {
-	__s64 least, median;	/* CPU time in nanoseconds */
+static const struct costly kinds[] = {
+	{ .name = "ALLOC", .fail = fail_alloc },
+	{ .name = "READ", .fail = fail_read },
 };
 
-static int compare(const void *a, const void *b)
-{
-	const __s64 x = *(const __s64 *)a, y = *(const __s64 *)b;
-
-	return (x > y) - (x < y);
-}
-
-/* Measure many calls: their minimum and median hardly depend on other load */
-static struct cost measure(struct __test_metadata *_metadata, struct exmap *ex, enum kind kind)
-{
-	const long slot = ex->pages - 1;
-	static __s64 times[501];
-	__s64 start;
-	int i;
-
-	for (i = 0; i < (int)ARRAY_SIZE(times); i++) {
-		start = now(CLOCK_THREAD_CPUTIME_ID);
-		ASSERT_EQ(-ENOMEM, fail(ex, kind, slot));
-		times[i] = now(CLOCK_THREAD_CPUTIME_ID) - start;
-	}
-	qsort(times, ARRAY_SIZE(times), sizeof(times[0]), compare);
-	return (struct cost){ times[0], times[ARRAY_SIZE(times) / 2] };
-}
-
 FIXTURE(cost) {
-	int backing;
 };
 
 FIXTURE_VARIANT(cost) {
@@ -95,95 +54,22 @@ FIXTURE_VARIANT_ADD(cost, deferred) {
 
 FIXTURE_SETUP(cost)
 {
-	self->backing = memfd_create("backing", MFD_CLOEXEC);
-	ASSERT_LE(0, self->backing);
-	ASSERT_EQ(0, ftruncate(self->backing, 1L << 32));
 }
 
 FIXTURE_TEARDOWN(cost)
 {
-	close(self->backing);
-}
-
-/*
- * Measure all kinds of failing calls on a full pool of which all interfaces have been
- * used. Only the first interface is mapped, since EXMAP_IOCTL_VECTORS needs no mapping.
- */
-static void measure_all(struct __test_metadata *_metadata, int backing, __u64 flags,
-			int buffer, int ifaces, struct cost *cost)
-{
-	struct exmap_setup2 setup = {
-		.size = sizeof(setup), .max_interfaces = ifaces, .flags = flags,
-		.buffer_size = buffer, .fd = backing,
-	};
-	struct exmap ex = {
-		.fd = exmap_open(_metadata), .ifaces = 1, .buffer = buffer,
-		.pages = buffer + 1024,
-	};
-	int kind, i;
-
-	ASSERT_EQ(0, ex_ioctl(ex.fd, EXMAP_IOCTL_SETUP2, &setup));
-	ex.region = ex_map_region(ex.fd, ex.pages);
-	ASSERT_NE(MAP_FAILED, ex.region);
-	ex.iface[0] = ex_map_iface(ex.fd, 0);
-	ASSERT_NE(MAP_FAILED, ex.iface[0]);
-	for (i = 0; i < ifaces; i++) {
-		ASSERT_EQ(1, ex_vec_one(&ex, i, EXMAP_OP_ALLOC, 0, 1, 0));
-		ASSERT_EQ(1, ex_vec_one(&ex, i, EXMAP_OP_FREE, 0, 1, 0));
-	}
-	ASSERT_EQ(buffer, ex_fill(&ex, 0, 0));
-	for (kind = 0; kind < KINDS; kind++)
-		cost[kind] = measure(_metadata, &ex, kind);
-	exmap_destroy(&ex);
-}
-
-#define FACTOR	3
-#define TRIES	5
-
-/* Return the first kind of call that costs much more in the large exmap, or KINDS */
-static int costlier_kind(const struct cost *small, const struct cost *large)
-{
-	int kind;
-
-	for (kind = 0; kind < KINDS; kind++)
-		if (FACTOR * small[kind].least < large[kind].least ||
-		    FACTOR * small[kind].median < large[kind].median)
-			break;
-	return kind;
-}
-
-/*
- * Other load on the host may slow down one of the two measurements, but hardly the same
- * one in every try
- */
-static void compare_costs(struct __test_metadata *_metadata, int backing, __u64 flags,
-			  const int buffer[2], const int ifaces[2])
-{
-	struct cost small[KINDS], large[KINDS];
-	int try, kind = 0;
-
-	for (try = 0; try < TRIES && kind < KINDS; try++) {
-		measure_all(_metadata, backing, flags, buffer[0], ifaces[0], small);
-		measure_all(_metadata, backing, flags, buffer[1], ifaces[1], large);
-		kind = costlier_kind(small, large);
-	}
-	ASSERT_EQ(KINDS, kind)
-		TH_LOG("%s: median %lld ns, then %lld ns", kind_names[kind],
-		       small[kind].median, large[kind].median);
 }
 
 TEST_F_TIMEOUT(cost, size_of_the_pool, SLOW)
 {
-	static const int buffer[] = { 1024, 65536 }, ifaces[] = { 1, 1 };
-
-	compare_costs(_metadata, self->backing, variant->flags, buffer, ifaces);
+	compare_costs(_metadata, kinds, ARRAY_SIZE(kinds), variant->flags,
+		      (struct pool_size){ 1024, 1 }, (struct pool_size){ 65536, 1 });
 }
 
 TEST_F_TIMEOUT(cost, number_of_interfaces, SLOW)
 {
-	static const int buffer[] = { 4096, 4096 }, ifaces[] = { 1, 1000 };
-
-	compare_costs(_metadata, self->backing, variant->flags, buffer, ifaces);
+	compare_costs(_metadata, kinds, ARRAY_SIZE(kinds), variant->flags,
+		      (struct pool_size){ 4096, 1 }, (struct pool_size){ 4096, 1000 });
 }
 
 /* The cost of a failing call while another thread exchanges pages */
@@ -243,9 +129,9 @@ static __s64 longest_alloc(struct __test_metadata *_metadata, struct exmap *ex, 
 	int i, ret;
 
 	for (i = 0; i < 1000 && longest < LONGEST; i++) {
-		start = now(CLOCK_MONOTONIC);
+		start = time_of(CLOCK_MONOTONIC);
 		ret = ex_alloc(ex, 0, slot, 1);
-		took = now(CLOCK_MONOTONIC) - start;
+		took = time_of(CLOCK_MONOTONIC) - start;
 		if (took > longest)
 			longest = took;
 		EXPECT_TRUE(ret == 1 || ret == -ENOMEM)
@@ -254,7 +140,7 @@ static __s64 longest_alloc(struct __test_metadata *_metadata, struct exmap *ex, 
 			continue;
 		++*successes;
 		/* Return the page to the interface that it was taken from */
-		EXPECT_EQ(1, ex_vec_one(ex, 1, EXMAP_OP_FREE, slot, 1, 0));
+		EXPECT_EQ(1, ex_free(ex, 1, slot, 1));
 	}
 	return longest;
 }
@@ -551,11 +437,10 @@ static void *free_and_alloc(void *arg)
 						   first + turn * EACH + k), k))
 				return NULL;
 		/* FREE through the thread's own interface, ALLOC through a shared one */
-		ret = ex_vec_one(ex, w->index, EXMAP_OP_FREE, first + turn * EACH, nr, 0);
+		ret = ex_free(ex, w->index, first + turn * EACH, nr);
 		if (BROKE(w, ret != nr, ret))
 			break;
-		ret = ex_vec_one(ex, THREADS + i % THREADS, EXMAP_OP_ALLOC,
-				 first + !turn * EACH, nr, 0);
+		ret = ex_alloc(ex, THREADS + i % THREADS, first + !turn * EACH, nr);
 		if (BROKE(w, ret != nr, ret))
 			break;
 		for (k = 0; k < nr; k++)

@@ -33,9 +33,11 @@
 /* The test runner of kselftest_harness.h is not used here */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
+#include "backing.h"
 #include "cgroup.h"
 #include "inject.h"
 #include "nodes.h"
+#include "paged.h"
 #pragma GCC diagnostic pop
 
 #include <getopt.h>

@@ -5,11 +5,12 @@
  * page may be lost, and no content may appear where it does not belong.
  */
 #include "common.h"
-
+#include "backing.h"
 #include "nullb.h"
 
 #define FILE_PAGES	64
 #define BUFFER		48
+
 FIXTURE(bad) {
 	struct nullb disk;
 	struct exmap ex;
@@ -25,27 +26,6 @@ FIXTURE_VARIANT(bad) {
 FIXTURE_VARIANT_ADD(bad, direct) {};
 FIXTURE_VARIANT_ADD(bad, direct_deferred) { .flags = EXMAP_SETUP_DEFERRED };
 FIXTURE_VARIANT_ADD(bad, buffered) { .buffered = true };
-
-/* Mark the last sector of a page bad, or good again; the sectors before it stay good */
-static int set_bad(struct nullb *disk, int page, bool bad)
-{
-	char range[64];
-
-	snprintf(range, sizeof(range), "%c%d-%d", bad ? '+' : '-', page * 8 + 7, page * 8 + 7);
-	return nullb_set(disk, "badblocks", range);
-}
-
-/* Leave stale content in free memory, so that a page that is not cleared shows */
-static void soil_memory(void)
-{
-	size_t size = 16 << 20;
-	char *addr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (addr == MAP_FAILED)
-		return;
-	memset(addr, 0xdd, size);
-	munmap(addr, size);
-}
 
 FIXTURE_SETUP(bad)
 {
@@ -68,8 +48,8 @@ FIXTURE_SETUP(bad)
 		posix_fadvise(self->backing, 0, 0, POSIX_FADV_RANDOM);
 	setup.fd = self->backing;
 	exmap_create2(_metadata, &self->ex, setup, 2, BUFFER, FILE_PAGES);
-	if (set_bad(&self->disk, 10, true) || set_bad(&self->disk, 20, true) ||
-	    set_bad(&self->disk, 21, true))
+	if (nullb_set_bad(&self->disk, 10, true) || nullb_set_bad(&self->disk, 20, true) ||
+	    nullb_set_bad(&self->disk, 21, true))
 		SKIP(return, "no bad sectors here");
 }
 
@@ -122,30 +102,9 @@ TEST_F(bad, read_vectors)
 		EXPECT_TRUE(!there || page_is(page_at(ex, i), i));
 	}
 	/* A slot can be read once its sector has been repaired */
-	EXPECT_EQ(0, set_bad(&self->disk, 10, false));
+	EXPECT_EQ(0, nullb_set_bad(&self->disk, 10, false));
 	EXPECT_EQ(1, ex_one(ex, 1, EXMAP_OP_READ, 10, 1));
 	EXPECT_TRUE(page_is(page_at(ex, 10), 10));
-}
-
-TEST_F(bad, pread_prefix)
-{
-	struct exmap *ex = &self->ex;
-	struct iovec iov[3] = {
-		{ page_at(ex, 30), PG }, { page_at(ex, 10), PG }, { page_at(ex, 31), PG },
-	};
-	int i;
-
-	EXPECT_EQ((ssize_t)(3 * PG), ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(ex, 7), 8 * PG));
-	for (i = 7; i < 10; i++)
-		EXPECT_TRUE(present(page_at(ex, i)) && page_is(page_at(ex, i), i));
-	EXPECT_FALSE(present(page_at(ex, 10)));
-	EXPECT_EQ((ssize_t)PG, ex_preadv(ex->fd, 0, EXMAP_OP_READ, iov, 3));
-	EXPECT_TRUE(page_is(page_at(ex, 30), 30));
-	EXPECT_EQ(-EIO, ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(ex, 10), PG));
-	EXPECT_EQ(-EIO, ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(ex, 20), 3 * PG));
-	EXPECT_EQ(-EIO, ex_preadv(ex->fd, 0, EXMAP_OP_READ, iov + 1, 2));
-	EXPECT_FALSE(present(page_at(ex, 10)));
-	EXPECT_FALSE(present(page_at(ex, 20)));
 }
 
 /* EXMAP_VEC_ZERO must not mistake a read error for the end of the file */
@@ -200,10 +159,7 @@ TEST_F(bad, write)
 		}
 		EXPECT_EQ(8, count_present(ex, 7, 8));
 	}
-	EXPECT_EQ((ssize_t)(3 * PG), ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 7), 8 * PG));
-	EXPECT_EQ(-EIO, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 10), PG));
-	EXPECT_EQ(-EIO, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 10), 2 * PG));
-	EXPECT_EQ(0, set_bad(&self->disk, 10, false));
+	EXPECT_EQ(0, nullb_set_bad(&self->disk, 10, false));
 	EXPECT_EQ(1, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 7, 8, EXMAP_VEC_DIRTY));
 	EXPECT_TRUE(file_has(self->fd, 10, NEW(10)));
 	EXPECT_EQ(0, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 7, 8, EXMAP_VEC_DIRTY));
@@ -235,11 +191,11 @@ TEST_F(bad, nothing_leaks_from_failed_reads)
 
 	soil_memory();
 	for (i = 0; i < FILE_PAGES; i++)
-		ASSERT_EQ(0, set_bad(&self->disk, i, true));
+		ASSERT_EQ(0, nullb_set_bad(&self->disk, i, true));
 	for (i = 0; i < FILE_PAGES; i++)
 		EXPECT_EQ(-EIO, ex_one(ex, i % 2, EXMAP_OP_READ, i, 1));
 	EXPECT_EQ(-EIO, ex_one(ex, 0, EXMAP_OP_READ, 0, BUFFER));
-	EXPECT_EQ(-EIO, ex_pread(ex->fd, 1, EXMAP_OP_READ, ex->region, BUFFER * PG));
+	EXPECT_EQ(-EIO, ex_vec_one(ex, 1, EXMAP_OP_READ, 0, BUFFER, EXMAP_VEC_REPLACE));
 	EXPECT_EQ(0, count_present(ex, 0, FILE_PAGES));
 	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
 	for (i = 0; i < BUFFER; i++)
@@ -275,7 +231,7 @@ TEST_F_TIMEOUT(bad, requests_time_out, SLOW)
 	if (nullb_time_out(&self->disk, "100", "200"))
 		SKIP(return, "no CONFIG_BLK_DEV_NULL_BLK_FAULT_INJECTION");
 	EXPECT_EQ(err, ex_one(ex, 0, EXMAP_OP_READ, 1, 1));
-	EXPECT_EQ(err, ex_pread(ex->fd, 1, EXMAP_OP_READ, page_at(ex, 2), 2 * PG));
+	EXPECT_EQ(err, ex_one(ex, 1, EXMAP_OP_READ, 2, 2));
 	EXPECT_EQ(0, count_present(ex, 0, 10));
 	EXPECT_GT(0, ex_vec_one(ex, 0, EXMAP_OP_WRITE, 31, 1, EXMAP_VEC_DSYNC));
 	/* The page is still dirty, and is written when the disk answers again */
@@ -290,12 +246,11 @@ TEST_F_TIMEOUT(bad, requests_time_out, SLOW)
 	EXPECT_TRUE(page_is(page_at(ex, 3), 3));
 }
 
-/* READs at the end of a file or with RWF_NOWAIT must not expose stale memory */
+/* READs at the end of a file must not expose stale memory */
 
 TEST(nothing_leaks_from_short_reads)
 {
 	static const int lengths[] = { 0, 1, 100, 512, 2048, 4095 };
-	struct iovec iov;
 	struct exmap ex;
 	int i, j, direct, fd, backing;
 
@@ -312,12 +267,8 @@ TEST(nothing_leaks_from_short_reads)
 		for (i = 0; i < (int)ARRAY_SIZE(lengths); i++) {
 			ASSERT_EQ(0, ftruncate(fd, 20 * PG + lengths[i]));
 			EXPECT_EQ(-ENODATA, ex_one(&ex, i % 2, EXMAP_OP_READ, 20, 30));
-			EXPECT_EQ(-ENODATA,
-				  ex_pread(ex.fd, 0, EXMAP_OP_READ, page_at(&ex, 20), PG));
-			fsync(fd);
-			posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-			iov = (struct iovec){ page_at(&ex, 20), 5 * PG };
-			EXPECT_GT(0, ex_preadv2(ex.fd, 1, EXMAP_OP_READ, &iov, 1, RWF_NOWAIT));
+			EXPECT_EQ(-ENODATA, ex_vec_one(&ex, 0, EXMAP_OP_READ, 20, 1,
+						       EXMAP_VEC_REPLACE));
 		}
 		EXPECT_EQ(0, count_present(&ex, 0, 64));
 		ASSERT_EQ(40, ex_fill(&ex, 0, 0));
@@ -384,10 +335,8 @@ static void *load(void *arg)
 		for (i = 0; i < 3; i++)
 			BROKE(w, !r[i].res && r[i].pages != vecs[i].len, r[i].pages);
 		if (random_below(&w->random, 2)) {
-			ret = ex_pread(ex->fd, w->index, EXMAP_OP_READ,
-				       page_at(ex, first + 2), 2 * PG);
-			if (BROKE(w, ret != (int)(2 * PG) &&
-				  !(load->may_fail && (ret < 0 || ret == (int)PG)), ret))
+			ret = ex_one(ex, w->index, EXMAP_OP_READ, first + 2, 2);
+			if (BROKE(w, ret != 2 && !(load->may_fail && ret < 0), ret))
 				break;
 		}
 		for (i = first; i < first + SLOTS; i++)
@@ -480,7 +429,7 @@ TEST_F_TIMEOUT(trouble, disk_disappears_under_load, SLOW)
 		wait_for_calls(&l, 5);
 		__atomic_store_n(&l.stop, 1, __ATOMIC_SEQ_CST);
 		join_workers(_metadata, w, LOADERS);
-		EXPECT_GT(0, ex_pread(ex.fd, 0, EXMAP_OP_READ, ex.region, PG));
+		EXPECT_GT(0, ex_vec_one(&ex, 0, EXMAP_OP_READ, 0, 1, EXMAP_VEC_REPLACE));
 		check_pool(_metadata, &ex);
 		exmap_destroy(&ex);
 		close(fd);

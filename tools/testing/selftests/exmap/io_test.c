@@ -1,88 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * READ and WRITE through the vectors of an interface, through EXMAP_IOCTL_VECTORS,
- * and as preadv() and pwritev() on the exmap, with all flags and errors and on every
+ * READ and WRITE through EXMAP_IOCTL_VECTORS, with all flags and errors and on every
  * kind of backing file.
  */
 #include "common.h"
-
+#include "io.h"
 #include "nullb.h"
 
-#define FILE_PAGES	1024
-#define BUFFER		600
 #define CLEAN_AREA	100	/* pages before those of manage_buffer() */
 
-FIXTURE(io) {
-	struct exmap ex;
-	int fd;			/* of the file, to prepare and check it */
-	int backing;
-	long end;		/* first page that is not in the file */
-};
-
-FIXTURE_VARIANT(io) {
-	enum backing backing;
-	__u64 flags;		/* of struct exmap_setup2 */
-};
-
-FIXTURE_VARIANT_ADD(io, memfd) { .backing = MEMFD };
-FIXTURE_VARIANT_ADD(io, buffered) { .backing = FILE_BUFFERED };
-FIXTURE_VARIANT_ADD(io, direct) { .backing = FILE_DIRECT };
-FIXTURE_VARIANT_ADD(io, xfs_buffered) { .backing = XFS_BUFFERED };
-FIXTURE_VARIANT_ADD(io, xfs_direct) { .backing = XFS_DIRECT };
-FIXTURE_VARIANT_ADD(io, block_buffered) { .backing = BLOCK_BUFFERED };
-FIXTURE_VARIANT_ADD(io, block_direct) { .backing = BLOCK_DIRECT };
-FIXTURE_VARIANT_ADD(io, loop_direct) { .backing = LOOP_DIRECT };
-
-FIXTURE_VARIANT_ADD(io, deferred_memfd) {
-	.backing = MEMFD,
-	.flags = EXMAP_SETUP_DEFERRED,
-};
-
-FIXTURE_VARIANT_ADD(io, deferred_direct) {
-	.backing = FILE_DIRECT,
-	.flags = EXMAP_SETUP_DEFERRED,
-};
-
-FIXTURE_SETUP(io)
-{
-	struct exmap_setup2 setup = { .flags = variant->flags };
-
-	catch_faults();
-	self->backing = make_backing(_metadata, variant->backing, FILE_PAGES, &self->fd,
-				     &self->end);
-	if (self->backing < 0)
-		SKIP(return, "no backing file of this kind");
-	setup.fd = self->backing;
-	exmap_create2(_metadata, &self->ex, setup, 4, BUFFER, self->end + 64);
-}
-
-FIXTURE_TEARDOWN(io)
+TEST_F(io, read)
 {
 	struct exmap *ex = &self->ex;
-
-	/* No test may lose a page: the whole pool must be available again */
-	EXPECT_LE(0, ex_drain(ex, 0, 0, FILE_PAGES));
-	EXPECT_LE(0, ex_drain(ex, 0, self->end - 64, 128));
-	EXPECT_EQ(BUFFER, ex_fill(ex, 1, 0));
-	exmap_destroy(ex);
-	close(self->fd);
-	close(self->backing);
-}
-
-/* Leave stale content in every page of the pool */
-static void soil(struct __test_metadata *_metadata, struct exmap *ex)
-{
-	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
-	memset(ex->region, 0xee, BUFFER * PG);
-	ASSERT_EQ(BUFFER, ex_drain(ex, 0, 0, BUFFER));
-}
-
-/* Vectors of an interface (EXMAP_IOCTL_ACTION) */
-
-TEST_F(io, action_read)
-{
-	struct exmap *ex = &self->ex;
-	struct exmap_iov *iov = ex->iface[1]->iov;
+	struct exmap_vec vecs[100];
+	struct exmap_result r[100];
 	int i, j;
 
 	soil(_metadata, ex);
@@ -92,11 +23,11 @@ TEST_F(io, action_read)
 		stamp_page(page_at(ex, i * 30 + 1), i);
 	}
 	for (i = 0; i < 100; i++)
-		set_vec(ex, 1, i, i * 6, 1 + i % 4);
-	ASSERT_EQ(0, ex_action(ex->fd, 1, EXMAP_OP_READ, 100));
+		vecs[i] = ex_vec(EXMAP_OP_READ, i * 6, 1 + i % 4, 0);
+	ASSERT_EQ(0, ex_vectors(ex, 1, vecs, r, 100));
 	for (i = 0; i < 100; i++) {
-		EXPECT_EQ(0, iov[i].res);
-		EXPECT_EQ(1 + i % 4 - (i % 5 == 0 && i % 4), iov[i].pages);
+		EXPECT_EQ(0, r[i].res);
+		EXPECT_EQ(1 + i % 4 - (i % 5 == 0 && i % 4), (int)r[i].pages);
 		for (j = i * 6; j < i * 6 + 1 + i % 4; j++) {
 			void *page = page_at(ex, j);
 
@@ -105,25 +36,26 @@ TEST_F(io, action_read)
 		EXPECT_FALSE(j % 30 != 1 && present(page_at(ex, j)));
 	}
 	/* A second READ finds all slots resident */
-	EXPECT_EQ(0, ex_one(ex, 1, EXMAP_OP_READ, 0, 3 - 1 - 1));
+	EXPECT_EQ(0, ex_one(ex, 1, EXMAP_OP_READ, 0, 2));
 	EXPECT_EQ(0, ex_one(ex, 2, EXMAP_OP_READ, 42, 4));
 }
 
-TEST_F(io, action_write)
+TEST_F(io, write)
 {
 	struct exmap *ex = &self->ex;
-	struct exmap_iov *iov = ex->iface[2]->iov;
+	struct exmap_vec vecs[50];
+	struct exmap_result r[50];
 	int i;
 
 	ASSERT_EQ(200, ex_one(ex, 0, EXMAP_OP_READ, 200, 200));
 	for (i = 200; i < 400; i++)
 		renew(ex, i);
 	for (i = 0; i < 50; i++)
-		set_vec(ex, 2, i, 200 + i * 4, i % 4);
-	ASSERT_EQ(0, ex_action(ex->fd, 2, EXMAP_OP_WRITE, 50));
+		vecs[i] = ex_vec(EXMAP_OP_WRITE, 200 + i * 4, i % 4, 0);
+	ASSERT_EQ(0, ex_vectors(ex, 2, vecs, r, 50));
 	for (i = 0; i < 200; i++) {
-		EXPECT_EQ(i / 4 % 4, iov[i / 4].pages);
-		EXPECT_EQ(0, iov[i / 4].res);
+		EXPECT_EQ(i / 4 % 4, (int)r[i / 4].pages);
+		EXPECT_EQ(0, r[i / 4].res);
 		/* WRITE leaves the page mapped and unchanged */
 		EXPECT_TRUE(page_is(page_at(ex, 200 + i), NEW(200 + i)));
 		EXPECT_TRUE(file_has(self->fd, 200 + i,
@@ -137,83 +69,67 @@ TEST_F(io, action_write)
 				    i % 4 < i / 4 % 4 ? NEW(200 + i) : 200 + i));
 }
 
-TEST_F(io, action_errors)
+TEST_F(io, errors)
 {
 	struct exmap *ex = &self->ex;
-	struct exmap_iov *iov = ex->iface[0]->iov;
-	static const __u64 pages[] = { 1ULL << 51, ~0ULL >> 12, 3, 0 };
+	const struct exmap_vec vecs[] = {
+		ex_vec(EXMAP_OP_WRITE, 9, 2, 0),	/* the first slot is empty */
+		ex_vec(EXMAP_OP_WRITE, 10, 5, 0),	/* the fourth slot is empty */
+		ex_vec(EXMAP_OP_WRITE, ex->pages, 1, 0),
+		ex_vec(EXMAP_OP_WRITE, ex->pages - 1, 2, 0),
+		ex_vec(EXMAP_OP_WRITE, ex->pages, 0, 0),
+		ex_vec(EXMAP_OP_WRITE, ex->pages + 5, 0, 0),
+		ex_vec(EXMAP_OP_WRITE, 12, 1, 0),
+		ex_vec(EXMAP_OP_READ, 1ULL << 51, 4095, 0),
+		ex_vec(EXMAP_OP_READ, ~0ULL, 1, 0),
+		ex_vec(EXMAP_OP_READ, 3, 1, 0),
+		ex_vec(EXMAP_OP_READ, self->end - 1, 4, 0),
+	};
+	static const struct exmap_result expected[] = {
+		{ -EFAULT, 0 }, { -EFAULT, 3 }, { -ERANGE, 0 }, { -ERANGE, 0 }, { 0, 0 },
+		{ 0, 0 }, { 0, 1 }, { -ERANGE, 0 }, { -ERANGE, 0 }, { 0, 1 }, { -ENODATA, 1 },
+	};
+	struct exmap_result r[ARRAY_SIZE(vecs)];
 	int i;
 
 	ASSERT_EQ(3, ex_alloc(ex, 1, 10, 3));
 	for (i = 10; i < 13; i++)
 		renew(ex, i);
-	set_vec(ex, 0, 0, 9, 2);		/* the first slot is empty */
-	set_vec(ex, 0, 1, 10, 5);		/* the fourth slot is empty */
-	set_vec(ex, 0, 2, ex->pages, 1);
-	set_vec(ex, 0, 3, ex->pages - 1, 2);
-	set_vec(ex, 0, 4, ex->pages, 0);
-	set_vec(ex, 0, 5, ex->pages + 5, 0);
-	set_vec(ex, 0, 6, 12, 1);
-	ASSERT_EQ(4, ex_action(ex->fd, 0, EXMAP_OP_WRITE, 7));
-	EXPECT_EQ(-EFAULT, iov[0].res);
-	EXPECT_EQ(0, iov[0].pages);
-	EXPECT_EQ(-EFAULT, iov[1].res);
-	EXPECT_EQ(3, iov[1].pages);
-	EXPECT_EQ(-ERANGE, iov[2].res);
-	EXPECT_EQ(-ERANGE, iov[3].res);
-	EXPECT_EQ(0, iov[4].res);
-	EXPECT_EQ(0, iov[5].res);
-	EXPECT_EQ(0, iov[6].res);
-	EXPECT_EQ(1, iov[6].pages);
-	EXPECT_EQ(3, count_present(ex, 0, 30));
+	ASSERT_EQ(7, ex_vectors(ex, 0, vecs, r, ARRAY_SIZE(vecs)));
+	for (i = 0; i < (int)ARRAY_SIZE(vecs); i++) {
+		EXPECT_EQ(expected[i].res, r[i].res)
+			TH_LOG("vector %d", i);
+		EXPECT_EQ(expected[i].pages, r[i].pages)
+			TH_LOG("vector %d", i);
+	}
+	EXPECT_EQ(4, count_present(ex, 0, 30));
 	for (i = 9; i < 14; i++)
 		EXPECT_TRUE(file_has(self->fd, i, i > 9 && i < 13 ? NEW(i) : i));
-
-	for (i = 0; i < 3; i++)
-		set_vec(ex, 0, i, pages[i], 1 + (i == 0) * 4094);
-	set_vec(ex, 0, 3, self->end - 1, 4);
-	ASSERT_EQ(3, ex_action(ex->fd, 0, EXMAP_OP_READ, 4));
-	EXPECT_EQ(-ERANGE, iov[0].res);
-	EXPECT_EQ(-ERANGE, iov[1].res);
-	EXPECT_EQ(1, iov[2].pages);
-	EXPECT_EQ(-ENODATA, iov[3].res);
-	EXPECT_EQ(1, iov[3].pages);
 	EXPECT_FALSE(present(page_at(ex, self->end)));
-	EXPECT_EQ(-EINVAL, ex_action(ex->fd, 0, EXMAP_OP_READ, 513));
-	EXPECT_EQ(-EINVAL, ex_action(ex->fd, 4, EXMAP_OP_WRITE, 1));
-	EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_WRITE, 0));
-	EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_READ, 0));
 }
 
-TEST_F(io, action_read_from_an_empty_pool)
+TEST_F(io, read_from_an_empty_pool)
 {
 	struct exmap *ex = &self->ex;
-	struct exmap_iov *iov = ex->iface[1]->iov;
+	const struct exmap_vec vecs[] = {
+		ex_vec(EXMAP_OP_READ, 5, 1, 0), ex_vec(EXMAP_OP_READ, 700, 5, 0),
+		ex_vec(EXMAP_OP_READ, 6, 1, 0), ex_vec(EXMAP_OP_READ, 800, 1, 0),
+	};
+	struct exmap_result r[4];
 
 	ASSERT_EQ(BUFFER - 2, ex_alloc(ex, 0, 0, BUFFER - 2));
 	stamp_page(page_at(ex, 5), 5);
-	set_vec(ex, 1, 0, 5, 1);
-	set_vec(ex, 1, 1, 700, 5);
-	set_vec(ex, 1, 2, 6, 1);
-	set_vec(ex, 1, 3, 800, 1);
-	ASSERT_EQ(2, ex_action(ex->fd, 1, EXMAP_OP_READ, 4));
-	EXPECT_EQ(0, iov[0].res);
-	EXPECT_EQ(-ENOMEM, iov[1].res);
-	EXPECT_EQ(2, iov[1].pages);
-	EXPECT_EQ(0, iov[2].res);
-	EXPECT_EQ(-ENOMEM, iov[3].res);
+	ASSERT_EQ(2, ex_vectors(ex, 1, vecs, r, 4));
+	EXPECT_EQ(0, r[0].res);
+	EXPECT_EQ(-ENOMEM, r[1].res);
+	EXPECT_EQ(2, r[1].pages);
+	EXPECT_EQ(0, r[2].res);
+	EXPECT_EQ(-ENOMEM, r[3].res);
 	EXPECT_TRUE(stamp_intact(page_at(ex, 5), 5));
 	EXPECT_TRUE(page_is(page_at(ex, 701), 701));
 	EXPECT_EQ(2, count_present(ex, 600, 300));
-
-	/* A call that fails without having changed anything leaves its vectors alone */
-	set_vec(ex, 1, 0, 5, 1);
-	set_vec(ex, 1, 1, 700, 5);
-	EXPECT_EQ(-ENOMEM, ex_action(ex->fd, 1, EXMAP_OP_READ, 2));
-	EXPECT_EQ(5, (long)iov[0].page);
-	EXPECT_EQ(1, (int)iov[0].len);
-	EXPECT_EQ(700, (long)iov[1].page);
-	EXPECT_EQ(5, (int)iov[1].len);
+	EXPECT_EQ(2, ex_vectors(ex, 1, vecs, r, 4));
+	EXPECT_EQ(0, r[1].pages);
 }
 
 /* More pages than one round of transfers takes, with gaps and resident pages */
@@ -374,6 +290,7 @@ TEST_F(io, read_past_the_end)
 TEST_F(io, length_that_is_no_multiple)
 {
 	static const int lengths[] = { 1, 511, 512, 100, 4095 };
+	static __u64 words[WORDS];
 	struct exmap *ex = &self->ex;
 	char *page = page_at(ex, 100);
 	int i;
@@ -383,17 +300,18 @@ TEST_F(io, length_that_is_no_multiple)
 	soil(_metadata, ex);
 	for (i = 0; i < (int)ARRAY_SIZE(lengths); i++) {
 		ASSERT_EQ(0, ftruncate(self->fd, 100 * PG));
-		make_page((__u64 *)ex->iface[3], 100);
-		ASSERT_EQ(lengths[i], pwrite(self->fd, ex->iface[3], lengths[i], 100 * PG));
+		make_page(words, 100);
+		ASSERT_EQ(lengths[i], pwrite(self->fd, words, lengths[i], 100 * PG));
 		ASSERT_EQ(0, fsync(self->fd));
 		EXPECT_EQ(-ENODATA, ex_vec_one(ex, 0, EXMAP_OP_READ, 100, 1, 0));
+		EXPECT_EQ(0, ex_flush(ex->fd));
 		EXPECT_FALSE(present(page));
 		EXPECT_EQ(2, ex_vec_one(ex, 0, EXMAP_OP_READ, 100, 2, EXMAP_VEC_ZERO));
-		EXPECT_EQ(0, memcmp(page, ex->iface[3], lengths[i]));
+		EXPECT_EQ(0, memcmp(page, words, lengths[i]));
 		EXPECT_TRUE(all_zero(page + lengths[i], 2 * PG - lengths[i]));
 		EXPECT_EQ(2, ex_free(ex, 0, 100, 2));
 		EXPECT_EQ(1, ex_one(ex, 0, EXMAP_OP_READ, 99, 1));
-		EXPECT_EQ((ssize_t)PG, ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(ex, 99), 2 * PG));
+		EXPECT_EQ(-ENODATA, ex_vec_one(ex, 0, EXMAP_OP_READ, 99, 2, EXMAP_VEC_REPLACE));
 		EXPECT_EQ(1, ex_free(ex, 0, 99, 2));
 	}
 }
@@ -678,121 +596,6 @@ TEST_F(io, a_page_is_there_once)
 	}
 }
 
-/* preadv() and pwritev() */
-
-TEST_F(io, pwritev)
-{
-	struct exmap *ex = &self->ex;
-	struct iovec iov[5] = {
-		{ page_at(ex, 20), 3 * PG }, { page_at(ex, 5), PG }, { page_at(ex, 40), 0 },
-		{ page_at(ex, 50), 2 * PG }, { page_at(ex, 90), PG },
-	};
-	int i;
-
-	ASSERT_EQ(100, ex_alloc(ex, 0, 0, 100));
-	for (i = 0; i < 100; i++)
-		renew(ex, i);
-	ASSERT_EQ((ssize_t)PG, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0), PG));
-	ASSERT_EQ((ssize_t)PG, ex_pwrite(ex->fd, 3, 0, page_at(ex, 1), PG));
-	ASSERT_EQ((ssize_t)(7 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, 0));
-	for (i = 0; i < 100; i++)
-		EXPECT_TRUE(file_has(self->fd, i, i < 2 || (i >= 20 && i < 23) || i == 5 ||
-				     i == 50 || i == 51 || i == 90 ? NEW(i) : i));
-	make_page((__u64 *)page_at(ex, 20), 9);
-	ASSERT_EQ((ssize_t)(7 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, RWF_DSYNC));
-	ASSERT_EQ((ssize_t)(7 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, RWF_SYNC));
-	EXPECT_TRUE(file_has(self->fd, 20, 9));
-	/* write() acts like pwrite() at position 0 and does not advance the position */
-	make_page((__u64 *)page_at(ex, 30), 19);
-	make_page((__u64 *)page_at(ex, 31), 20);
-	ASSERT_EQ((ssize_t)PG, write(ex->fd, page_at(ex, 30), PG));
-	ASSERT_EQ((ssize_t)PG, write(ex->fd, page_at(ex, 31), PG));
-	EXPECT_TRUE(file_has(self->fd, 30, 19));
-	EXPECT_TRUE(file_has(self->fd, 31, 20));
-
-	/* The call ends at an empty slot, and fails only if that is the first one */
-	ASSERT_EQ(1, ex_free(ex, 0, 21, 1));
-	ASSERT_EQ(1, ex_free(ex, 0, 51, 1));
-	EXPECT_EQ((ssize_t)PG, ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, 0));
-	EXPECT_EQ((ssize_t)(2 * PG), ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov + 1, 4, 0));
-	iov[0].iov_base = page_at(ex, 21);
-	EXPECT_EQ(-EFAULT, ex_pwritev2(ex->fd, 1, EXMAP_OP_WRITE, iov, 5, 0));
-	EXPECT_EQ(-EFAULT, ex_pwrite(ex->fd, 1, EXMAP_OP_WRITE, page_at(ex, 21), PG));
-	EXPECT_EQ(-EFAULT, ex_pwrite(ex->fd, 1, EXMAP_OP_WRITE, page_at(ex, 200), PG));
-
-	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 1, EXMAP_OP_ALLOC, page_at(ex, 0), PG));
-	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 1, EXMAP_OP_FREE, page_at(ex, 0), PG));
-	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 1, 4, page_at(ex, 0), PG));
-	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 4, EXMAP_OP_WRITE, page_at(ex, 0), PG));
-	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0) + 8, PG));
-	EXPECT_EQ(-EINVAL, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0), 512));
-	EXPECT_EQ(-ERANGE, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, iov, 0) ?: -ERANGE);
-	EXPECT_EQ(-ERANGE, ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, ex->pages - 1),
-				     2 * PG));
-	/* A descriptor that is open for reading only must not allow a WRITE */
-	EXPECT_EQ(-EINVAL, ex_pread(ex->fd, 0, EXMAP_OP_WRITE, page_at(ex, 0), PG));
-}
-
-TEST_F(io, long_pwrite_and_pread)
-{
-	struct exmap *ex = &self->ex;
-	int i;
-
-	ASSERT_EQ(BUFFER, ex_alloc(ex, 0, 0, BUFFER));
-	for (i = 0; i < BUFFER; i++)
-		renew(ex, i);
-	ASSERT_EQ((ssize_t)(BUFFER * PG),
-		  ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, ex->region, BUFFER * PG));
-	for (i = 0; i < BUFFER; i++)
-		EXPECT_TRUE(file_has(self->fd, i, NEW(i)));
-	/* The last slot of a long write is empty */
-	EXPECT_EQ((ssize_t)(BUFFER * PG),
-		  ex_pwrite(ex->fd, 0, EXMAP_OP_WRITE, ex->region, (BUFFER + 1) * PG));
-	/* The pool has no page for the last slot of a long read */
-	EXPECT_EQ(1, ex_free(ex, 0, 580, 1));
-	memset(ex->region, 0xee, 580 * PG);
-	EXPECT_EQ((ssize_t)(BUFFER * PG),
-		  ex_pread(ex->fd, 0, EXMAP_OP_READ, ex->region, (BUFFER + 1) * PG));
-	for (i = 0; i < BUFFER; i++)
-		EXPECT_TRUE(page_is(page_at(ex, i), NEW(i)));
-}
-
-TEST_F(io, without_waiting)
-{
-	struct exmap *ex = &self->ex;
-	struct iovec iov[2] = { { page_at(ex, 300), 2 * PG }, { page_at(ex, 700), 2 * PG } };
-	ssize_t ret;
-	int i;
-
-	fdatasync(self->fd);
-	posix_fadvise(self->backing, 0, 0, POSIX_FADV_DONTNEED);
-	for (i = 0; i < 20; i++) {
-		ret = ex_preadv2(ex->fd, 0, EXMAP_OP_READ, iov, 2, RWF_NOWAIT);
-		if (ret == -EAGAIN) {
-			/* A READ that would have to wait maps nothing */
-			EXPECT_EQ(0, count_present(ex, 0, 1000));
-			usleep(1000);
-			continue;
-		}
-		ASSERT_TRUE(ret > 0 && ret <= (ssize_t)(4 * PG) && ret % PG == 0);
-		break;
-	}
-	ASSERT_EQ((ssize_t)(4 * PG), ex_preadv2(ex->fd, 0, EXMAP_OP_READ, iov, 2, 0));
-	for (i = 0; i < 2; i++) {
-		EXPECT_TRUE(page_is(page_at(ex, 300 + i), 300 + i));
-		EXPECT_TRUE(page_is(page_at(ex, 700 + i), 700 + i));
-		renew(ex, 300 + i);
-		renew(ex, 700 + i);
-	}
-	/* A file that cannot write without waiting makes the call fail with EAGAIN */
-	ret = ex_pwritev2(ex->fd, 0, EXMAP_OP_WRITE, iov, 2, RWF_NOWAIT);
-	EXPECT_TRUE(ret == -EAGAIN || (ret > 0 && ret <= (ssize_t)(4 * PG) && ret % PG == 0))
-		TH_LOG("pwritev2: %zd", ret);
-	for (i = 0; ret > 0 && i < ret / (ssize_t)PG; i++)
-		EXPECT_TRUE(file_has(self->fd, i < 2 ? 300 + i : 698 + i,
-				     NEW(i < 2 ? 300 + i : 698 + i)));
-}
-
 /* Threads that use the same pool, or the same slots */
 
 static void *read_the_same(void *arg)
@@ -912,6 +715,7 @@ TEST_F_TIMEOUT(io, buffer_manager, SLOW)
 
 TEST(no_backing_file)
 {
+	struct exmap_result r[4];
 	struct exmap ex;
 	int opcode;
 
@@ -919,19 +723,17 @@ TEST(no_backing_file)
 	exmap_create(_metadata, &ex, -1, 1, 8, 16);
 	ASSERT_EQ(1, ex_alloc(&ex, 0, 3, 1));
 	for (opcode = EXMAP_OP_READ; opcode <= EXMAP_OP_WRITE; opcode += EXMAP_OP_WRITE) {
-		set_vec(&ex, 0, 0, 3, 1);
-		set_vec(&ex, 0, 1, 2, 2);
-		set_vec(&ex, 0, 2, 16, 1);
-		set_vec(&ex, 0, 3, 1, 0);
-		EXPECT_EQ(3, ex_action(ex.fd, 0, opcode, 4));
-		EXPECT_EQ(-ENODEV, ex.iface[0]->iov[0].res);
-		EXPECT_EQ(-ENODEV, ex.iface[0]->iov[1].res);
-		EXPECT_EQ(-ERANGE, ex.iface[0]->iov[2].res);
-		EXPECT_EQ(0, ex.iface[0]->iov[3].res);
-		EXPECT_EQ(-ENODEV, ex_vec_one(&ex, 0, opcode, 3, 1, 0));
+		const struct exmap_vec vecs[] = {
+			ex_vec(opcode, 3, 1, 0), ex_vec(opcode, 2, 2, 0),
+			ex_vec(opcode, 16, 1, 0), ex_vec(opcode, 1, 0, 0),
+		};
+
+		EXPECT_EQ(3, ex_vectors(&ex, 0, vecs, r, 4));
+		EXPECT_EQ(-ENODEV, r[0].res);
+		EXPECT_EQ(-ENODEV, r[1].res);
+		EXPECT_EQ(-ERANGE, r[2].res);
+		EXPECT_EQ(0, r[3].res);
 	}
-	EXPECT_EQ(-ENODEV, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, page_at(&ex, 3), PG));
-	EXPECT_EQ(-ENODEV, ex_pread(ex.fd, 0, EXMAP_OP_READ, page_at(&ex, 3), PG));
 	EXPECT_EQ(1, count_present(&ex, 0, 16));
 	exmap_destroy(&ex);
 }
@@ -952,8 +754,6 @@ TEST(backing_file_for_reading_only)
 		renew(&ex, i);
 	EXPECT_EQ(-EBADF, ex_one(&ex, 0, EXMAP_OP_WRITE, 3, 1));
 	EXPECT_EQ(-EBADF, ex_one(&ex, 0, EXMAP_OP_WRITE, 0, 8));
-	EXPECT_EQ(-EBADF, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, ex.region, PG));
-	EXPECT_EQ(-EBADF, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, ex.region, 8 * PG));
 	/* A WRITE that fails leaves the pages dirty */
 	EXPECT_EQ(-EBADF, ex_vec_one(&ex, 0, EXMAP_OP_WRITE, 0, 8, EXMAP_VEC_DIRTY));
 	EXPECT_EQ(-EBADF, ex_vec_one(&ex, 0, EXMAP_OP_WRITE, 0, 8, EXMAP_VEC_DIRTY));
@@ -993,7 +793,7 @@ TEST(setup2_offset)
 	for (i = 3; i < 13; i++)
 		EXPECT_TRUE(page_is(page_at(&ex, i), i + 20));
 	EXPECT_EQ(-ENODATA, ex_one(&ex, 0, EXMAP_OP_READ, 44, 1));
-	EXPECT_EQ((ssize_t)PG, ex_pread(ex.fd, 0, EXMAP_OP_READ, page_at(&ex, 43), 2 * PG));
+	EXPECT_EQ(-ENODATA, ex_one(&ex, 0, EXMAP_OP_READ, 43, 2));
 	EXPECT_TRUE(page_is(page_at(&ex, 43), 63));
 	renew(&ex, 5);
 	EXPECT_EQ(1, ex_one(&ex, 0, EXMAP_OP_WRITE, 5, 1));
@@ -1057,7 +857,6 @@ TEST(append_only_file)
 	ASSERT_EQ(8, ex_one(&ex, 0, EXMAP_OP_READ, 0, 8));
 	renew(&ex, 3);
 	EXPECT_EQ(-EPERM, ex_one(&ex, 0, EXMAP_OP_WRITE, 3, 1));
-	EXPECT_EQ(-EPERM, ex_pwrite(ex.fd, 0, EXMAP_OP_WRITE, page_at(&ex, 3), PG));
 	EXPECT_TRUE(file_has(fd, 3, 3));
 	exmap_destroy(&ex);
 	flags &= ~FS_APPEND_FL;
@@ -1167,7 +966,12 @@ TEST_F_TIMEOUT(slow, free_under_read, SLOW)
 		ex_vec(EXMAP_OP_READ, 10, 4, 0),
 		ex_vec(EXMAP_OP_READ, 20, 2, EXMAP_VEC_REPLACE),
 	};
-	struct exmap_result r[2];
+	const struct exmap_vec frees[] = {
+		ex_vec(EXMAP_OP_FREE, 8, 7, 0), ex_vec(EXMAP_OP_FREE, 12, 1, 0),
+		ex_vec(EXMAP_OP_FREE, 20, 1, 0), ex_vec(EXMAP_OP_FREE, 21, 1, 0),
+		ex_vec(EXMAP_OP_FREE, 30, 1, 0),
+	};
+	struct exmap_result r[2], f[5];
 	struct slow_call call = { .vecs = vecs, .results = r, .nr = 2 };
 	struct worker w;
 	int round, i, freed, busy = 0, res, present_now;
@@ -1179,23 +983,18 @@ TEST_F_TIMEOUT(slow, free_under_read, SLOW)
 		ASSERT_EQ(1, ex_alloc(ex, 1, 20, 1));
 		call.over = false;
 		begin_slowly(_metadata, &w, &call, ex, &self->disk);
-		set_vec(ex, 1, 0, 8, 7);
-		set_vec(ex, 1, 1, 12, 1);
-		set_vec(ex, 1, 2, 20, 1);
-		set_vec(ex, 1, 3, 21, 1);
-		set_vec(ex, 1, 4, 30, 1);
-		freed = ex_action(ex->fd, 1, EXMAP_OP_FREE, 5);
+		freed = ex_vectors(ex, 1, frees, f, 5);
 		present_now = count_present(ex, 10, 4);
 		if (still_at_it(&call)) {
 			busy++;
 			EXPECT_EQ(4, freed);
-			EXPECT_EQ(-EBUSY, ex->iface[1]->iov[0].res);
-			EXPECT_EQ(3, ex->iface[1]->iov[0].pages);
+			EXPECT_EQ(-EBUSY, f[0].res);
+			EXPECT_EQ(3, f[0].pages);
 			for (i = 1; i < 4; i++) {
-				EXPECT_EQ(-EBUSY, ex->iface[1]->iov[i].res);
-				EXPECT_EQ(0, ex->iface[1]->iov[i].pages);
+				EXPECT_EQ(-EBUSY, f[i].res);
+				EXPECT_EQ(0, f[i].pages);
 			}
-			EXPECT_EQ(0, ex->iface[1]->iov[4].res);
+			EXPECT_EQ(0, f[4].res);
 			/* A slot stays empty until its READ is complete */
 			EXPECT_EQ(0, present_now);
 		}
@@ -1349,7 +1148,6 @@ TEST_F_TIMEOUT(slow, munmap_meanwhile, SLOW)
 	}
 	if (w.value >= 0 && !r[1].res)
 		EXPECT_TRUE(file_has(self->fd, 21, NEW(21)));
-	munmap(other.iface[0], PG);
 	close(other.fd);
 }
 

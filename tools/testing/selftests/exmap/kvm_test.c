@@ -4,6 +4,7 @@
  * them, and relies on mmu notifiers to learn that a page is freed or cleaned.
  */
 #include "common.h"
+#include "backing.h"
 
 #include <linux/kvm.h>
 
@@ -138,6 +139,8 @@ static int guest(struct vm *vm, enum guest_call call, int page, int value)
  */
 TEST_F(kvm, page_goes_away)
 {
+	struct exmap_result results[4];
+	struct exmap_vec vecs[4];
 	struct exmap *ex = &self->ex;
 	int way, i;
 
@@ -145,13 +148,13 @@ TEST_F(kvm, page_goes_away)
 		ASSERT_EQ(4, ex_one(ex, 0, EXMAP_OP_READ, 0, 4));
 		for (i = 0; i < 4; i++) {
 			EXPECT_EQ(i, guest(&self->vm, GUEST_READ, i, 0));
-			set_vec(ex, 0, i, i, 1);
+			vecs[i] = ex_vec(EXMAP_OP_FREE, i, 1, 0);
 		}
 		if (way == 0) {
 			for (i = 0; i < 4; i++)
 				EXPECT_EQ(1, ex_free(ex, 0, i, 1));
 		} else if (way == 1) {
-			EXPECT_EQ(0, ex_action(ex->fd, 0, EXMAP_OP_FREE, 4));
+			EXPECT_EQ(0, ex_vectors(ex, 0, vecs, results, 4));
 		} else {
 			EXPECT_EQ(4, ex_free(ex, 0, 0, 4));
 		}

@@ -3,6 +3,7 @@
  * libexmap, with exmap and on a stock kernel. Needs neither root nor exmap, without which
  * the tests of that backend are skipped.
  */
+#include "backing.h"
 #include "nodes.h"
 #include "libexmap.h"
 

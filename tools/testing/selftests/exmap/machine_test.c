@@ -3,6 +3,8 @@
  * Memory goes offline or fails, CPUs are unplugged and the system is suspended while
  * threads use an exmap. Calls may wait, but no page may be lost or altered.
  */
+#include "common.h"
+#include "backing.h"
 #include "nodes.h"
 
 #include <dirent.h>

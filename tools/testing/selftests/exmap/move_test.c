@@ -2,8 +2,11 @@
 /*
  * MOVE: pages that go to another node, while their slots keep address and content
  */
+#include "common.h"
+#include "backing.h"
 #include "cgroup.h"
 #include "nodes.h"
+#include "query.h"
 #include "uring.h"
 
 #define SLOTS		128
@@ -118,11 +121,7 @@ static int count_on(const struct area *area, long slot, int len, int node)
 
 static int query(const struct area *area, long slot)
 {
-	struct exmap_vec vec = { .page = slot, .len = 1 };
-	__u8 state = 0xff;
-	int ret = ex_query(area->fd, &vec, 1, &state, 0);
-
-	return ret < 0 ? ret : state;
+	return ex_query_slot(area->fd, 0, slot, 0);
 }
 
 FIXTURE_SETUP(move)
@@ -369,15 +368,6 @@ TEST_F(move, errors)
 	vec.node = 1;
 	EXPECT_EQ(1, vectors(area, 0, &vec, &result, 1));
 	EXPECT_EQ(-EINVAL, result.res);
-	/* The calls of older programs do not know it */
-	if (area->pages == 1) {
-		struct exmap_user_interface *iface = ex_map_iface(area->fd, 0);
-
-		ASSERT_NE(MAP_FAILED, iface);
-		EXPECT_EQ(-EINVAL, ex_action(area->fd, 0, EXMAP_OP_MOVE, 1));
-		EXPECT_EQ(-EINVAL, ex_pread(area->fd, 0, EXMAP_OP_MOVE, area->region, PG));
-		munmap(iface, PG);
-	}
 	EXPECT_EQ(1, count_on(area, 0, 1, area->node[0]));
 	EXPECT_TRUE(is_whole(area, 0));
 }
@@ -480,12 +470,14 @@ static bool count_up(__u64 *word)
 	return done;
 }
 
+/* What a thread has counted in each slot */
+static __thread __u64 slot_counts[MAX_BUFFER];
+
 static void *count_in_slots(void *arg)
 {
 	struct worker *w = arg;
 	struct beside *beside = w->arg;
 	struct area *area = beside->area;
-	static __thread __u64 counts[MAX_BUFFER];
 	const size_t at = (area->pages - 1) * PG + 64 * (w->index + 1);
 
 	pthread_barrier_wait(&start_line);
@@ -500,7 +492,7 @@ static void *count_in_slots(void *arg)
 			if (BROKE(w, ret && ret != -EBUSY && ret != -ENOMEM, ret))
 				break;
 		} else if (count_up(word)) {
-			counts[slot]++;
+			slot_counts[slot]++;
 		}
 	}
 	for (int i = 0; i < beside->slots; i++) {
@@ -508,7 +500,7 @@ static void *count_in_slots(void *arg)
 
 		while (try_read(slot_at(area, i) + at, &value))
 			sched_yield();
-		if (BROKE(w, value != counts[i], i))
+		if (BROKE(w, value != slot_counts[i], i))
 			break;
 	}
 	return NULL;

@@ -72,6 +72,15 @@ out:
 	return -1;
 }
 
+/* Mark the last sector of a page bad, or good again; the sectors before it stay good */
+static inline int nullb_set_bad(const struct nullb *disk, int page, bool bad)
+{
+	char range[64];
+
+	snprintf(range, sizeof(range), "%c%d-%d", bad ? '+' : '-', page * 8 + 7, page * 8 + 7);
+	return nullb_set(disk, "badblocks", range);
+}
+
 /*
  * Leave @percent percent of the requests unanswered from now on, and let the kernel
  * wait @ms milliseconds for an answer. Returns 0, or -errno if null_blk cannot do

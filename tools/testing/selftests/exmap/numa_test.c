@@ -3,6 +3,8 @@
  * Machines with several memory nodes: the node that pages come from, calls that move pages
  * or set a policy, and full nodes.
  */
+#include "common.h"
+#include "backing.h"
 #include "nodes.h"
 
 #define BUFFER		256
@@ -319,6 +321,8 @@ static int fill_node(struct __test_metadata *_metadata, int node, int cpu, bool 
 {
 	long buffer = free_on(node) + extra, got = 0, elsewhere = 0, i;
 	const int stride = bind ? 512 : 1;
+	static struct exmap_result results[512];
+	static struct exmap_vec vecs[512];
 	struct exmap ex;
 	int ret;
 
@@ -331,14 +335,14 @@ static int fill_node(struct __test_metadata *_metadata, int node, int cpu, bool 
 		return 10;
 	do {
 		for (i = 0; i < 512; i++)
-			set_vec(&ex, 0, i, (got + i) * stride, 1);
-		ret = ex_action(ex.fd, 0, EXMAP_OP_ALLOC, 512);
-		for (i = 0; ret >= 0 && i < 512 && ex.iface[0]->iov[i].pages; i++)
+			vecs[i] = ex_vec(EXMAP_OP_ALLOC, (got + i) * stride, 1, 0);
+		ret = ex_vectors(&ex, 0, vecs, results, 512);
+		for (i = 0; ret >= 0 && i < 512 && results[i].pages; i++)
 			got++;
 	} while (!ret);
 	if (bind && set_policy(MPOL_DEFAULT, 0))
 		return 11;
-	if (ret != -ENOMEM && (ret < 0 || ex.iface[0]->iov[i].res != -ENOMEM))
+	if (ret != -ENOMEM && (ret < 0 || results[i].res != -ENOMEM))
 		return 12;
 	for (i = 0; i < got; i += 64)
 		elsewhere += node_of(page_at(&ex, i * stride)) != node;

@@ -5,6 +5,7 @@
  * killed while its threads are inside calls.
  */
 #include "common.h"
+#include "query.h"
 
 #include <sys/socket.h>
 
@@ -18,8 +19,6 @@ FIXTURE_SETUP(process)
 	exmap_create(_metadata, &self->ex, -1, 2, 64, 256);
 	ASSERT_EQ(8, ex_alloc(&self->ex, 0, 0, 8));
 	stamp_page(page_at(&self->ex, 3), 3);
-	set_vec(&self->ex, 0, 0, 3, 1);
-	set_vec(&self->ex, 1, 0, 3, 1);
 }
 
 FIXTURE_TEARDOWN(process)
@@ -27,37 +26,47 @@ FIXTURE_TEARDOWN(process)
 	struct exmap *ex = &self->ex;
 
 	/* The calls from other processes must not have had any effect */
-	EXPECT_EQ(1ULL << 52 | 3, ex->iface[0]->iov[0].value);
 	EXPECT_TRUE(stamp_intact(page_at(ex, 3), 3));
 	EXPECT_EQ(8, count_present(ex, 0, 256));
 	EXPECT_EQ(56, ex_fill(ex, 1, 8));
 	exmap_destroy(ex);
 }
 
-/*
- * Try every call on the exmap of another mm, in which its region is at @region. Returns
- * the number of calls that were not refused with EPERM.
- */
-static int count_not_refused(int fd, char *region)
+/* Attach to the pool of another file. Returns the number of the region, or -errno. */
+static int attach(int fd, int pool)
 {
-	struct exmap_ioctl_stats stats;
-	int fresh, wrong = 0;
+	struct exmap_setup2 setup = {
+		.size = sizeof(setup), .flags = EXMAP_SETUP_ATTACH, .pool = pool, .fd = -1,
+	};
 
-	wrong += ex_action(fd, 0, EXMAP_OP_ALLOC, 0) != -EPERM;
-	wrong += ex_action(fd, 0, EXMAP_OP_ALLOC, 1) != -EPERM;
-	wrong += ex_action(fd, 0, EXMAP_OP_FREE, 1) != -EPERM;
-	wrong += ex_action(fd, 1, EXMAP_OP_FREE, 512) != -EPERM;
-	wrong += ex_pread(fd, 0, EXMAP_OP_ALLOC, region, PG) != -EPERM;
-	wrong += ex_pread(fd, 0, EXMAP_OP_READ, region, PG) != -EPERM;
-	wrong += ex_setup(fd, -1, 1, 1) != -EPERM;
-	wrong += ex_stats(fd, &stats) != -EPERM;
+	return ex_ioctl(fd, EXMAP_IOCTL_SETUP2, &setup);
+}
+
+/*
+ * Try every call on the exmap of another mm. Returns the number of calls that were not
+ * refused with EPERM.
+ */
+static int count_not_refused(int fd)
+{
+	struct exmap ex = { .fd = fd };
+	int fresh, opcode, wrong = 0;
+
+	wrong += ex_vectors(&ex, 0, NULL, NULL, 0) != -EPERM;
+	for (opcode = EXMAP_OP_READ; opcode <= EXMAP_OP_MOVE; opcode++) {
+		wrong += ex_one(&ex, 0, opcode, 3, 1) != -EPERM;
+		wrong += ex_one(&ex, 1, opcode, 3, 1) != -EPERM;
+	}
+	wrong += ex_query_slot(fd, 0, 3, 0) != -EPERM;
+	wrong += ex_flush(fd) != -EPERM;
+	wrong += ex_resize(fd, 100) != -EPERM;
+	wrong += ex_setup2(fd, -1, 1, 1) != -EPERM;
+	wrong += attach(fd, fd) != -EPERM;
 	wrong += ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP) != -EPERM;
-	wrong += ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_INTERFACE(0)) != -EPERM;
 	fresh = open(DEVICE, O_RDWR | O_CLOEXEC);
 	wrong += fresh < 0;
-	wrong += ex_clone(fresh, fd) != -EPERM;
-	/* The file whose clone was refused can still get an exmap of its own */
-	wrong += ex_setup(fresh, -1, 1, 1) != 0;
+	wrong += attach(fresh, fd) != -EPERM;
+	/* The file that could not be attached can still get an exmap of its own */
+	wrong += ex_setup2(fresh, -1, 1, 1) != 0;
 	close(fresh);
 	return wrong;
 }
@@ -71,14 +80,11 @@ TEST_F(process, forked_child)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		EXPECT_EQ(0, count_not_refused(ex->fd, ex->region));
-		/* Neither the region nor an interface is mapped in the child */
+		EXPECT_EQ(0, count_not_refused(ex->fd));
+		/* The region is not mapped in the child */
 		EXPECT_EQ(-1, mincore(ex->region, PG, &vec));
 		EXPECT_EQ(ENOMEM, errno);
-		EXPECT_EQ(-1, mincore(ex->iface[0], PG, &vec));
-		EXPECT_EQ(ENOMEM, errno);
 		EXPECT_EQ(SIGSEGV, try_read_byte(page_at(ex, 3)));
-		EXPECT_EQ(SIGSEGV, try_read_byte(ex->iface[0]));
 		EXPECT_EQ(0, close(ex->fd));
 		_exit(_metadata->exit_code);
 	}
@@ -107,7 +113,7 @@ TEST_F(process, child_outlives_parent)
 				_exit(1);
 			/* Its mm may be destroyed a moment later */
 			usleep(100000);
-			wrong = count_not_refused(ex.fd, ex.region);
+			wrong = count_not_refused(ex.fd);
 			_exit(write(back[1], &wrong, sizeof(wrong)) != sizeof(wrong));
 		}
 		_exit(_metadata->exit_code);
@@ -122,7 +128,7 @@ TEST_F(process, child_outlives_parent)
 TEST_F(process, set_up_in_the_child)
 {
 	int fd = exmap_open(_metadata), ready[2], done[2];
-	struct exmap_user_interface *iface;
+	struct exmap ex = { .fd = fd };
 	char *region, byte = 0;
 	pid_t pid;
 
@@ -132,25 +138,21 @@ TEST_F(process, set_up_in_the_child)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		EXPECT_EQ(0, ex_setup(fd, -1, 1, 4));
+		EXPECT_EQ(0, ex_setup2(fd, -1, 1, 4));
 		region = ex_map_region(fd, 8);
 		EXPECT_NE(MAP_FAILED, region);
-		iface = ex_map_iface(fd, 0);
-		EXPECT_NE(MAP_FAILED, iface);
-		iface->iov[0] = (struct exmap_iov){ .page = 1, .len = 2 };
-		EXPECT_EQ(0, ex_action(fd, 0, EXMAP_OP_ALLOC, 1));
-		EXPECT_EQ(2, iface->iov[0].pages);
+		EXPECT_EQ(2, ex_alloc(&ex, 0, 1, 2));
 		EXPECT_EQ(1, write(ready[1], &byte, 1));
 		EXPECT_EQ(1, read(done[0], &byte, 1));
 		EXPECT_EQ(0, try_write_byte(region + PG, 1));
 		_exit(_metadata->exit_code);
 	}
 	ASSERT_EQ(1, read(ready[0], &byte, 1));
-	EXPECT_EQ(0, count_not_refused(fd, self->ex.region));
+	EXPECT_EQ(0, count_not_refused(fd));
 	ASSERT_EQ(1, write(done[1], &byte, 1));
 	EXPECT_EQ(0, wait_child(pid));
 	/* Other processes are still refused after the owner has exited */
-	EXPECT_EQ(-EPERM, ex_action(fd, 0, EXMAP_OP_ALLOC, 0));
+	EXPECT_EQ(-EPERM, ex_alloc(&ex, 0, 1, 1));
 	EXPECT_EQ(-EPERM, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
 	close(fd);
 }
@@ -166,12 +168,12 @@ TEST_F(process, mapped_then_set_up_elsewhere)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		EXPECT_EQ(-EPERM, ex_setup(fd, -1, 1, 4));
+		EXPECT_EQ(-EPERM, ex_setup2(fd, -1, 1, 4));
 		EXPECT_EQ(-EPERM, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
 		_exit(_metadata->exit_code);
 	}
 	EXPECT_EQ(0, wait_child(pid));
-	EXPECT_EQ(0, ex_setup(fd, -1, 1, 4));
+	EXPECT_EQ(0, ex_setup2(fd, -1, 1, 4));
 	close(fd);
 }
 
@@ -226,7 +228,7 @@ static int receive_fd(int socket)
 
 TEST_F(process, passed_over_a_socket)
 {
-	struct exmap later;
+	struct exmap later, same;
 	int pair[2], fd;
 	pid_t pid;
 
@@ -237,7 +239,7 @@ TEST_F(process, passed_over_a_socket)
 		/* The parent creates this exmap after fork() and sends the file */
 		fd = receive_fd(pair[1]);
 		EXPECT_LE(0, fd);
-		EXPECT_EQ(0, count_not_refused(fd, self->ex.region));
+		EXPECT_EQ(0, count_not_refused(fd));
 		_exit(_metadata->exit_code);
 	}
 	exmap_create(_metadata, &later, -1, 2, 8, 16);
@@ -250,13 +252,9 @@ TEST_F(process, passed_over_a_socket)
 	ASSERT_EQ(0, send_fd(pair[0], self->ex.fd));
 	fd = receive_fd(pair[1]);
 	ASSERT_LE(0, fd);
-	EXPECT_EQ(0, ex_action(fd, 0, EXMAP_OP_ALLOC, 0));
+	same = (struct exmap){ .fd = fd };
+	EXPECT_EQ(0, ex_alloc(&same, 0, 3, 1));
 	close(fd);
-}
-
-static int after_exec(int fd)
-{
-	return count_not_refused(fd, (char *)PG);
 }
 
 TEST_F(process, exec)
@@ -281,10 +279,7 @@ TEST_F(process, exec)
 
 static int same_mm(void *arg)
 {
-	struct exmap *ex = arg;
-
-	return ex_action(ex->fd, 1, EXMAP_OP_FREE, 1) == 0 &&
-		ex->iface[1]->iov[0].pages == 1 ? 0 : 1;
+	return ex_free(arg, 1, 7, 1) == 1 ? 0 : 1;
 }
 
 TEST_F(process, process_of_the_same_mm)
@@ -296,7 +291,6 @@ TEST_F(process, process_of_the_same_mm)
 	/* The child is not a thread, but it may use the exmap as it shares the mm */
 	stack = mmap(NULL, 16 * PG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, stack);
-	set_vec(ex, 1, 0, 7, 1);
 	pid = clone(same_mm, stack + 16 * PG, CLONE_VM | SIGCHLD, ex);
 	ASSERT_LE(0, pid);
 	EXPECT_EQ(0, wait_child(pid));
@@ -329,15 +323,13 @@ static void *hammer(void *arg)
 		switch (random_below(&w->random, 4)) {
 		case 0:
 		case 1:
-			set_vec(ex, w->index, 0, page, 32);
-			ex_action(ex->fd, w->index, EXMAP_OP_ALLOC, 1);
+			ex_alloc(ex, w->index, page, 32);
 			break;
 		case 2:
-			set_vec(ex, w->index, 0, page, 32);
-			ex_action(ex->fd, w->index, EXMAP_OP_FREE, 1);
+			ex_free(ex, w->index, page, 32);
 			break;
 		case 3:
-			ex_pread(ex->fd, w->index, EXMAP_OP_READ, page_at(ex, page), 8 * PG);
+			ex_one(ex, w->index, EXMAP_OP_READ, page, 8);
 			break;
 		}
 	}
@@ -407,7 +399,7 @@ TEST_F_TIMEOUT(process, ends_in_the_middle_of_calls, SLOW)
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "--after-exec"))
-		return after_exec(atoi(argv[2]));
+		return count_not_refused(atoi(argv[2]));
 	if (argc == 2 && !strcmp(argv[1], "--true"))
 		return 0;
 	return test_harness_run(argc, argv);

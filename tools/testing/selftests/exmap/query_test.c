@@ -4,20 +4,17 @@
  * PAGEMAP_SCAN, which know nothing of exmap.
  */
 #include "common.h"
+#include "backing.h"
 #include "nullb.h"
+#include "query.h"
 
 #define BUFFER	2000
 #define PAGES	200000
 #define FILE_PAGES 640
 
-/* Query a single slot. Returns its EXMAP_SLOT_* bits, or -errno. */
 static int query_one(struct exmap *ex, long page, unsigned int flags)
 {
-	struct exmap_vec vec = { .page = page, .len = 1 };
-	__u8 slot = 0xff;
-	int ret = ex_query(ex->fd, &vec, 1, &slot, flags);
-
-	return ret ?: slot;
+	return ex_query_slot(ex->fd, 0, page, flags);
 }
 
 FIXTURE(query) {
@@ -212,7 +209,7 @@ TEST_F(query, no_region)
 	struct exmap ex = { .fd = exmap_open(_metadata) };
 
 	EXPECT_EQ(-ENXIO, query_one(&ex, 0, 0));
-	ASSERT_EQ(0, ex_setup(ex.fd, -1, 1, 1));
+	ASSERT_EQ(0, ex_setup2(ex.fd, -1, 1, 1));
 	EXPECT_EQ(-ENXIO, query_one(&ex, 0, 0));
 	close(ex.fd);
 }

@@ -4,7 +4,11 @@
  * into the slots that the buffer addresses select.
  */
 #include "common.h"
+#include "backing.h"
+#include "cost.h"
 #include "nullb.h"
+#include "paged.h"
+#include "status.h"
 
 #define FILE_PAGES	1024
 
@@ -332,17 +336,15 @@ static void *read_and_free(void *arg)
 {
 	struct worker *w = arg;
 	struct churn *churn = w->arg;
-	struct exmap_iov *iov = &w->ex->iface[w->index]->iov[0];
 	int i, page;
 	ssize_t ret;
 
 	for (i = 0; i < scaled(200); i++) {
 		page = random_below(&w->random, SHARED_SLOTS);
 		if (i % 2) {
-			*iov = (struct exmap_iov){ .page = page, .len = 2 };
-			ret = ex_action(w->ex->fd, w->index, EXMAP_OP_FREE, 1);
+			ret = ex_free(w->ex, w->index, page, 2);
 			/* Another thread may be reading into one of the slots */
-			if (BROKE(w, ret && (ret != 1 || iov->res != -EBUSY), ret))
+			if (BROKE(w, ret < 0 && ret != -EBUSY, ret))
 				break;
 		} else {
 			ret = read_pages(w->ex, w->index, page, 2);
@@ -576,6 +578,164 @@ TEST_F(proxy, odd_files)
 		close(fd);
 	}
 	EXPECT_EQ((ssize_t)PG, read_pages(ex, 0, 1, 1));
+}
+
+TEST_F(proxy, slots_of_another_exmap)
+{
+	struct exmap *ex = &self->ex, other;
+
+	exmap_create(_metadata, &other, self->backing, 1, 4, 16);
+	EXPECT_EQ(-ERANGE, ex_pread(ex->fd, 0, EXMAP_OP_ALLOC, page_at(&other, 0), PG));
+	EXPECT_EQ(-ERANGE, ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(&other, 0), PG));
+	EXPECT_EQ(-ERANGE, ex_pread(other.fd, 0, EXMAP_OP_READ, page_at(ex, 0), PG));
+	EXPECT_EQ(0, count_present(&other, 0, 16));
+	EXPECT_EQ(0, count_present(ex, 0, 128));
+	exmap_destroy(&other);
+}
+
+/*
+ * Threads of which each has slots of its own ALLOC through one interface. No two of them
+ * may get the same page.
+ */
+#define ALLOCATORS	32
+#define OWN_PAGES	16	/* slots of each thread */
+
+static void *alloc_through_one(void *arg)
+{
+	struct worker *w = arg;
+	struct exmap *ex = w->ex;
+	int i, n, first = w->index * OWN_PAGES;
+	ssize_t ret;
+
+	pthread_barrier_wait(&start_line);
+	for (i = 0; i < scaled(10); i++) {
+		for (n = 0; n < OWN_PAGES; n += 4) {
+			ret = ex_pread(ex->fd, 0, EXMAP_OP_ALLOC, page_at(ex, first + n),
+				       4 * PG);
+			if (BROKE(w, ret != (ssize_t)(4 * PG), ret))
+				return NULL;
+		}
+		for (n = 0; n < OWN_PAGES; n++)
+			stamp_page(page_at(ex, first + n), first + n);
+		sched_yield();
+		for (n = 0; n < OWN_PAGES; n++)
+			if (BROKE(w, !stamp_intact(page_at(ex, first + n), first + n), n))
+				return NULL;
+		ret = ex_free(ex, 1 + w->index, first, OWN_PAGES);
+		if (BROKE(w, ret != OWN_PAGES, ret))
+			return NULL;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(proxy, threads_with_one_interface, SLOW)
+{
+	const int pages = ALLOCATORS * OWN_PAGES;
+	struct worker w[ALLOCATORS];
+	struct exmap ex;
+
+	/* The pool has just as many pages as the threads need: losing one would show */
+	exmap_create(_metadata, &ex, -1, 1 + ALLOCATORS, pages, 2 * pages);
+	run_workers(_metadata, w, ALLOCATORS, alloc_through_one, &ex, NULL);
+	EXPECT_EQ(pages, ex_fill(&ex, 0, 0));
+	exmap_destroy(&ex);
+}
+
+/* READ into slots whose old page waits for a deferred flush */
+TEST_F(proxy, quarantined_slots)
+{
+	struct exmap_setup2 setup = {
+		.flags = EXMAP_SETUP_DEFERRED, .quarantine = 1ULL << 40, .fd = self->backing,
+	};
+	struct exmap ex;
+	int i, round;
+
+	exmap_create2(_metadata, &ex, setup, 1, 16, 64);
+	for (round = 0; round < 20; round++) {
+		/* Read as many pages as the pool has, some into slots freed before */
+		int first = (round * 8) % 48;
+
+		ASSERT_EQ((ssize_t)(16 * PG), read_pages(&ex, 0, first, 16));
+		for (i = first; i < first + 16; i++)
+			EXPECT_TRUE(page_is(page_at(&ex, i), i));
+		ASSERT_EQ(16, ex_free(&ex, 0, first, 16));
+	}
+	exmap_destroy(&ex);
+}
+
+/* One page visits a slot in every page table. The tables that it leaves are given back. */
+TEST_F_TIMEOUT(proxy, walk, SLOW)
+{
+	const long table = 512, steps = scaled(100) < 40 ? 16 << 10 : 64 << 10;
+	const int backing = memfd_create("backing", MFD_CLOEXEC);
+	long step, before, most = 0, now;
+	struct exmap ex;
+
+	if (!page_tables_go_back())
+		SKIP(return, "this kernel keeps the page tables of a live region");
+	ASSERT_EQ(0, ftruncate(backing, steps * table * PG));
+	exmap_create(_metadata, &ex, backing, 1, 1, steps * table);
+	before = status_kib("VmPTE:");
+	for (step = 0; step < steps; step++) {
+		if (ex_pread(ex.fd, 0, step & 1 ? EXMAP_OP_READ : EXMAP_OP_ALLOC,
+			     page_at(&ex, step * table), PG) != (ssize_t)PG)
+			break;
+		if (ex_free(&ex, 0, step * table, 1) != 1)
+			break;
+		now = step % 1024 ? most : status_kib("VmPTE:");
+		most = now > most ? now : most;
+	}
+	EXPECT_EQ(steps, step);
+	EXPECT_GE(before + (16 << 10), most);
+	exmap_destroy(&ex);
+	close(backing);
+}
+
+/* What a call costs that finds no page does not depend on the size of the pool */
+
+static int fail_alloc(struct exmap *ex, long slot)
+{
+	return ex_pread(ex->fd, 0, EXMAP_OP_ALLOC, page_at(ex, slot), PG);
+}
+
+static int fail_read(struct exmap *ex, long slot)
+{
+	return ex_pread(ex->fd, 0, EXMAP_OP_READ, page_at(ex, slot), PG);
+}
+
+static const struct costly kinds[] = {
+	{ .name = "ALLOC", .fail = fail_alloc },
+	{ .name = "READ", .fail = fail_read },
+};
+
+FIXTURE(cost) {
+};
+
+FIXTURE_VARIANT(cost) {
+	__u64 flags;
+};
+
+FIXTURE_VARIANT_ADD(cost, strict) {};
+FIXTURE_VARIANT_ADD(cost, deferred) { .flags = EXMAP_SETUP_DEFERRED };
+
+FIXTURE_SETUP(cost)
+{
+}
+
+FIXTURE_TEARDOWN(cost)
+{
+}
+
+TEST_F_TIMEOUT(cost, size_of_the_pool, SLOW)
+{
+	compare_costs(_metadata, kinds, ARRAY_SIZE(kinds), variant->flags,
+		      (struct pool_size){ 1024, 1 }, (struct pool_size){ 65536, 1 });
+}
+
+TEST_F_TIMEOUT(cost, number_of_interfaces, SLOW)
+{
+	compare_costs(_metadata, kinds, ARRAY_SIZE(kinds), variant->flags,
+		      (struct pool_size){ 4096, 1 }, (struct pool_size){ 4096, 1000 });
 }
 
 /* A page is read from the disk once, whatever the slot has been used for before */

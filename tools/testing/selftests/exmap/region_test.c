@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * System calls that manage memory, on the region and on interfaces. Calls that are
- * refused must not change anything. After calls that succeed, the pool must still
- * account for all of its pages.
+ * System calls that manage memory, on the region. Calls that are refused must not
+ * change anything. After calls that succeed, the pool must still account for all of its
+ * pages.
  */
 #include "common.h"
 
@@ -149,22 +149,6 @@ TEST_F(region, mremap)
 	EXPECT_EQ(SIGSEGV, try_write_byte(page_at(ex, 200), 1));
 }
 
-TEST_F(region, interface_mremap)
-{
-	struct exmap *ex = &self->ex;
-	char *other;
-
-	other = mmap(NULL, 4 * PG, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, other);
-	EXPECT_EQ(MAP_FAILED, mremap(ex->iface[0], PG, PG, MREMAP_MAYMOVE | MREMAP_FIXED, other));
-	EXPECT_EQ(EINVAL, errno);
-	EXPECT_EQ(MAP_FAILED, mremap(ex->iface[0], PG, 2 * PG, MREMAP_MAYMOVE));
-	EXPECT_EQ(EFAULT, errno);
-	EXPECT_EQ(1, ex_alloc(ex, 0, 200, 1));
-	EXPECT_EQ(1, ex_free(ex, 0, 200, 1));
-	EXPECT_TRUE(intact(ex));
-}
-
 TEST_F(region, mprotect_whole)
 {
 	struct exmap *ex = &self->ex;
@@ -275,7 +259,6 @@ TEST_F(region, other_advice_changes_nothing)
 
 TEST_F(region, map_fixed_over_whole)
 {
-	struct exmap_ioctl_stats stats;
 	struct exmap *ex = &self->ex;
 
 	self->gone = true;
@@ -285,10 +268,9 @@ TEST_F(region, map_fixed_over_whole)
 	ex->region[0] = 1;
 	EXPECT_EQ(-ENXIO, ex_alloc(ex, 0, 0, 1));
 	EXPECT_EQ(-ENXIO, ex_free(ex, 0, 0, 1));
-	EXPECT_EQ(-ENXIO, ex_pread(ex->fd, 0, EXMAP_OP_ALLOC, ex->region, PG));
+	EXPECT_EQ(-ENXIO, ex_one(ex, 0, EXMAP_OP_FREE, 0, 1));
 	EXPECT_EQ(1, ex->region[0]);
-	ASSERT_EQ(0, ex_stats(ex->fd, &stats));
-	EXPECT_EQ(0, (long)stats.alloc_count);
+	EXPECT_EQ(0, ex_owned(ex->fd));
 	EXPECT_EQ(-EBUSY, ex_try_mmap(ex->fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
 }
 
@@ -303,12 +285,10 @@ TEST_F(region, map_fixed_over_more)
 	ASSERT_NE(MAP_FAILED, hole);
 	exmap_destroy(ex);
 	ex->fd = exmap_open(_metadata);
-	ASSERT_EQ(0, ex_setup(ex->fd, -1, 2, BUFFER));
+	ASSERT_EQ(0, ex_setup2(ex->fd, -1, 2, BUFFER));
 	ex->region = mmap(hole + 10 * PG, PAGES * PG, PROT_READ | PROT_WRITE,
 			  MAP_SHARED | MAP_FIXED, ex->fd, EXMAP_OFF_EXMAP);
 	ASSERT_EQ(hole + 10 * PG, ex->region);
-	ex->iface[0] = ex_map_iface(ex->fd, 0);
-	ex->iface[1] = ex_map_iface(ex->fd, 1);
 	ASSERT_EQ(BUFFER, ex_fill(ex, 0, 0));
 	self->gone = true;
 	ASSERT_EQ(hole, mmap(hole, size, PROT_READ | PROT_WRITE,
@@ -321,19 +301,19 @@ TEST_F(region, map_fixed_over_more)
 TEST_F(region, one_exmap_over_another)
 {
 	struct exmap *ex = &self->ex;
-	int fd = exmap_open(_metadata);
+	struct exmap other = { .fd = exmap_open(_metadata) };
 
 	self->gone = true;
-	ASSERT_EQ(0, ex_setup(fd, -1, 1, 4));
+	ASSERT_EQ(0, ex_setup2(other.fd, -1, 1, 4));
 	ASSERT_EQ(ex->region, mmap(ex->region, PAGES * PG, PROT_READ | PROT_WRITE,
-				   MAP_SHARED | MAP_FIXED, fd, EXMAP_OFF_EXMAP));
+				   MAP_SHARED | MAP_FIXED, other.fd, EXMAP_OFF_EXMAP));
 	EXPECT_EQ(-ENXIO, ex_alloc(ex, 0, 0, 1));
 	EXPECT_EQ(0, count_present(ex, 0, PAGES));
-	EXPECT_EQ((ssize_t)(4 * PG), ex_pread(fd, 0, EXMAP_OP_ALLOC, ex->region, 4 * PG));
+	EXPECT_EQ(4, ex_alloc(&other, 0, 0, 4));
 	memset(ex->region, 1, 4 * PG);
 	EXPECT_EQ(-ENXIO, ex_free(ex, 0, 0, 4));
 	EXPECT_EQ(4, count_present(ex, 0, 10));
-	close(fd);
+	close(other.fd);
 }
 
 TEST_F(region, close_before_munmap)
@@ -349,28 +329,12 @@ TEST_F(region, close_before_munmap)
 	EXPECT_EQ(1, ex_free(ex, 0, 200, 1));
 	EXPECT_TRUE(intact(ex));
 
-	/* Mappings keep their memory after the last descriptor was closed */
+	/* The region keeps its memory after the last descriptor was closed */
 	close(fd);
 	EXPECT_TRUE(intact(ex));
-	ex->iface[0]->iov[3].value = 4;
 	EXPECT_EQ(SIGSEGV, try_write_byte(page_at(ex, 200), 1));
 	ASSERT_EQ(0, munmap(ex->region, PAGES * PG));
-	EXPECT_EQ(4, (int)ex->iface[0]->iov[3].value);
 	self->gone = true;
-}
-
-TEST_F(region, interface_outlives_region)
-{
-	struct exmap *ex = &self->ex;
-
-	self->gone = true;
-	ASSERT_EQ(0, munmap(ex->region, PAGES * PG));
-	ex->iface[1]->iov[511].value = 42;
-	EXPECT_EQ(-ENXIO, ex_action(ex->fd, 1, EXMAP_OP_FREE, 512));
-	EXPECT_EQ(42, (int)ex->iface[1]->iov[511].value);
-	/* An interface can be mapped again; the region cannot */
-	EXPECT_EQ(0, ex_try_mmap(ex->fd, PG, MAP_SHARED, EXMAP_OFF_INTERFACE(1)));
-	EXPECT_EQ(-EBUSY, ex_try_mmap(ex->fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
 }
 
 static long status_kb(const char *file, const char *field)

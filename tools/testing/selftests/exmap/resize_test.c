@@ -12,9 +12,7 @@
 
 static long limit_of(struct exmap *ex)
 {
-	struct exmap_ioctl_stats stats;
-
-	return ex_stats(ex->fd, &stats) ? -1 : (long)stats.buffer_size;
+	return read_fdinfo(getpid(), ex->fd, "exmap-limit");
 }
 
 /* Leave free pages with every interface, and in bundles that belong to none */
@@ -192,7 +190,7 @@ TEST_F(resize, errors)
 	EXPECT_EQ(0, wait_child(pid));
 	EXPECT_EQ(BUFFER, limit_of(ex));
 	/* RESIZE works before there is a region, but not after it was unmapped */
-	ASSERT_EQ(0, ex_setup(fd, -1, 1, 10));
+	ASSERT_EQ(0, ex_setup2(fd, -1, 1, 10));
 	EXPECT_EQ(0, ex_resize(fd, 20));
 	EXPECT_EQ(0, ex_resize(fd, 5));
 	EXPECT_EQ(0, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
@@ -336,14 +334,14 @@ TEST_F(memlock, growth_is_charged)
 	int other = exmap_open(_metadata);
 
 	become_nobody(_metadata, LIMIT);
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 100));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 1, 100));
 	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, LIMIT + 1));
 	EXPECT_EQ(0, ex_resize(self->fd, LIMIT));
-	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, 1));
+	EXPECT_EQ(-ENOMEM, ex_setup2(other, -1, 1, 1));
 	/* Another exmap can use exactly what the smaller pool has given back */
 	EXPECT_EQ(0, ex_resize(self->fd, 56));
-	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, LIMIT - 55));
-	EXPECT_EQ(0, ex_setup(other, -1, 1, LIMIT - 56));
+	EXPECT_EQ(-ENOMEM, ex_setup2(other, -1, 1, LIMIT - 55));
+	EXPECT_EQ(0, ex_setup2(other, -1, 1, LIMIT - 56));
 	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, 57));
 	EXPECT_EQ(-ENOMEM, ex_resize(other, LIMIT - 55));
 	close(other);
@@ -357,7 +355,7 @@ TEST_F(memlock, given_back_in_full)
 	become_nobody(_metadata, LIMIT);
 	for (i = 0; i < 100; i++) {
 		fd = exmap_open(_metadata);
-		ASSERT_EQ(0, ex_setup(fd, -1, 1, 1 + i));
+		ASSERT_EQ(0, ex_setup2(fd, -1, 1, 1 + i));
 		ASSERT_EQ(0, ex_resize(fd, LIMIT));
 		ASSERT_EQ(0, ex_resize(fd, LIMIT - i));
 		close(fd);
@@ -369,14 +367,14 @@ TEST_F(memlock, privileges_given_up)
 {
 	int other = exmap_open(_metadata);
 
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 1000));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 1, 1000));
 	become_nobody(_metadata, LIMIT);
 	EXPECT_EQ(-ENOMEM, ex_resize(self->fd, 1000 + LIMIT + 1));
 	EXPECT_EQ(0, ex_resize(self->fd, 1000 + LIMIT));
-	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, 1));
+	EXPECT_EQ(-ENOMEM, ex_setup2(other, -1, 1, 1));
 	EXPECT_EQ(0, ex_resize(self->fd, 10));
-	EXPECT_EQ(-ENOMEM, ex_setup(other, -1, 1, LIMIT - 9));
-	EXPECT_EQ(0, ex_setup(other, -1, 1, LIMIT - 10));
+	EXPECT_EQ(-ENOMEM, ex_setup2(other, -1, 1, LIMIT - 9));
+	EXPECT_EQ(0, ex_setup2(other, -1, 1, LIMIT - 10));
 	close(other);
 }
 

@@ -1,6 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Tests of SETUP, mmap() and CLONE, in every order and size that must work. */
+/* Tests of open(), SETUP2 and mmap(), in every order and size that must work, and errors. */
 #include "common.h"
+#include "backing.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/sysmacros.h>
+
+TEST(device_node)
+{
+	struct stat st;
+
+	ASSERT_EQ(0, stat(DEVICE, &st));
+	EXPECT_TRUE(S_ISCHR(st.st_mode));
+	EXPECT_EQ(10, (int)major(st.st_rdev));
+	if (!access("/run/udev/control", F_OK))
+		SKIP(return, "udev may have narrowed the mode");
+	EXPECT_EQ(0666, (int)(st.st_mode & 07777));
+}
 
 FIXTURE(setup) {
 	int fd;
@@ -19,34 +36,33 @@ FIXTURE_TEARDOWN(setup)
 /* ALLOC, use and FREE the last slot of a region; slots beyond it must be refused */
 static void check_last_page(struct __test_metadata *_metadata, int fd, char *region, long pages)
 {
-	struct exmap_user_interface *iface = ex_map_iface(fd, 0);
+	const struct exmap_vec vecs[] = {
+		ex_vec(EXMAP_OP_ALLOC, pages - 1, 1, 0),
+		ex_vec(EXMAP_OP_ALLOC, pages, 1, 0),
+		ex_vec(EXMAP_OP_ALLOC, pages - 1, 2, 0),
+	};
+	struct exmap ex = { .fd = fd };
+	struct exmap_result r[3];
 
-	ASSERT_NE(MAP_FAILED, iface);
-	iface->iov[0] = (struct exmap_iov){ .page = pages - 1, .len = 1 };
-	iface->iov[1] = (struct exmap_iov){ .page = pages, .len = 1 };
-	iface->iov[2] = (struct exmap_iov){ .page = pages - 1, .len = 2 };
-	EXPECT_EQ(2, ex_action(fd, 0, EXMAP_OP_ALLOC, 3));
-	EXPECT_EQ(0, iface->iov[0].res);
-	EXPECT_EQ(1, iface->iov[0].pages);
-	EXPECT_EQ(-ERANGE, iface->iov[1].res);
-	EXPECT_EQ(0, iface->iov[1].pages);
-	EXPECT_EQ(-ERANGE, iface->iov[2].res);
-	EXPECT_EQ(0, iface->iov[2].pages);
+	EXPECT_EQ(2, ex_vectors(&ex, 0, vecs, r, 3));
+	EXPECT_EQ(0, r[0].res);
+	EXPECT_EQ(1, r[0].pages);
+	EXPECT_EQ(-ERANGE, r[1].res);
+	EXPECT_EQ(0, r[1].pages);
+	EXPECT_EQ(-ERANGE, r[2].res);
+	EXPECT_EQ(0, r[2].pages);
 	ASSERT_TRUE(present(region + (pages - 1) * PG));
 	stamp_page(region + (pages - 1) * PG, pages);
 	EXPECT_TRUE(stamp_intact(region + (pages - 1) * PG, pages));
-	iface->iov[0] = (struct exmap_iov){ .page = pages - 1, .len = 1 };
-	EXPECT_EQ(0, ex_action(fd, 0, EXMAP_OP_FREE, 1));
-	EXPECT_EQ(1, iface->iov[0].pages);
+	EXPECT_EQ(1, ex_free(&ex, 0, pages - 1, 1));
 	EXPECT_FALSE(present(region + (pages - 1) * PG));
-	munmap(iface, PG);
 }
 
 TEST_F(setup, setup_then_mmap)
 {
 	char *region;
 
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 1));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 1, 1));
 	region = ex_map_region(self->fd, 100);
 	ASSERT_NE(MAP_FAILED, region);
 	check_last_page(_metadata, self->fd, region, 100);
@@ -58,7 +74,7 @@ TEST_F(setup, mmap_then_setup)
 
 	ASSERT_NE(MAP_FAILED, region);
 	EXPECT_FALSE(present(region));
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 1));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 1, 1));
 	check_last_page(_metadata, self->fd, region, 100);
 }
 
@@ -68,29 +84,8 @@ TEST_F(setup, too_late)
 
 	ASSERT_NE(MAP_FAILED, region);
 	ASSERT_EQ(0, munmap(region, 100 * PG));
-	EXPECT_EQ(-ENXIO, ex_setup(self->fd, -1, 1, 1));
+	EXPECT_EQ(-ENXIO, ex_setup2(self->fd, -1, 1, 1));
 	EXPECT_EQ(-EBUSY, ex_try_mmap(self->fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
-}
-
-TEST_F(setup, interface_between_setup_and_mmap)
-{
-	struct exmap_user_interface *iface;
-	char *region;
-
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 2, 1));
-	iface = ex_map_iface(self->fd, 1);
-	ASSERT_NE(MAP_FAILED, iface);
-	iface->iov[0] = (struct exmap_iov){ .page = 0, .len = 1 };
-	/* No region yet */
-	EXPECT_EQ(-ENXIO, ex_action(self->fd, 1, EXMAP_OP_ALLOC, 1));
-	EXPECT_EQ(-ENXIO, ex_action(self->fd, 1, EXMAP_OP_ALLOC, 0));
-	EXPECT_EQ(-ENXIO, ex_pread(self->fd, 1, EXMAP_OP_ALLOC, iface, PG));
-	EXPECT_EQ(1ULL << 52, iface->iov[0].value);
-	region = ex_map_region(self->fd, 3);
-	ASSERT_NE(MAP_FAILED, region);
-	EXPECT_EQ(0, ex_action(self->fd, 1, EXMAP_OP_ALLOC, 1));
-	EXPECT_EQ(1, iface->iov[0].pages);
-	region[0] = 1;
 }
 
 TEST_F(setup, region_lengths)
@@ -105,7 +100,7 @@ TEST_F(setup, region_lengths)
 
 	for (i = 0; i < ARRAY_SIZE(lengths); i++) {
 		fd = exmap_open(_metadata);
-		ASSERT_EQ(0, ex_setup(fd, -1, 1, 4));
+		ASSERT_EQ(0, ex_setup2(fd, -1, 1, 4));
 		region = ex_map_region(fd, lengths[i]);
 		ASSERT_NE(MAP_FAILED, region);
 		check_last_page(_metadata, fd, region, lengths[i]);
@@ -118,7 +113,7 @@ TEST_F(setup, region_length_in_bytes)
 {
 	char *region;
 
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 4));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 1, 4));
 	region = mmap(NULL, 2 * PG + 1, PROT_READ | PROT_WRITE, MAP_SHARED, self->fd,
 		      EXMAP_OFF_EXMAP);
 	ASSERT_NE(MAP_FAILED, region);
@@ -131,7 +126,7 @@ TEST_F(setup, region_where_asked)
 
 	hole = mmap(NULL, 16 * PG, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, hole);
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 4));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 1, 4));
 	region = mmap(hole + 4 * PG, 8 * PG, PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_FIXED | MAP_POPULATE, self->fd, EXMAP_OFF_EXMAP);
 	ASSERT_EQ(hole + 4 * PG, region);
@@ -140,106 +135,184 @@ TEST_F(setup, region_where_asked)
 	check_last_page(_metadata, self->fd, region, 8);
 }
 
+TEST_F(setup, private_region)
+{
+	EXPECT_EQ(-EINVAL, ex_try_mmap(self->fd, 16 * PG, MAP_PRIVATE, EXMAP_OFF_EXMAP));
+	/* The failed mmap() must not have claimed the region */
+	EXPECT_NE(MAP_FAILED, ex_map_region(self->fd, 16));
+}
+
+TEST_F(setup, bad_offset)
+{
+	static const unsigned long offsets[] = {
+		0x1000, 0x2000, 0x40000000, 0x7ffffffffffff000, 0x8000000000000000,
+		0xd000000000000000, 0xfffffffffff00000,
+	};
+	unsigned int i, set_up;
+
+	for (set_up = 0; set_up < 2; set_up++) {
+		for (i = 0; i < ARRAY_SIZE(offsets); i++)
+			EXPECT_EQ(-EINVAL, ex_try_mmap(self->fd, PG, MAP_SHARED, offsets[i]))
+				TH_LOG("offset %#lx", offsets[i]);
+		EXPECT_EQ(set_up ? -EBUSY : 0, ex_setup2(self->fd, -1, 1, 1));
+	}
+	EXPECT_NE(MAP_FAILED, ex_map_region(self->fd, 16));
+}
+
+TEST_F(setup, file_for_reading_only)
+{
+	int fd = open(DEVICE, O_RDONLY | O_CLOEXEC);
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, PG, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_EXMAP));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(0, ex_setup2(fd, -1, 1, 1));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, PG, PROT_READ, MAP_SHARED, fd, EXMAP_OFF_EXMAP));
+	EXPECT_EQ(EINVAL, errno);
+	close(fd);
+}
+
+#ifdef __x86_64__
+/* Make a system call through the 32-bit entry, like a 32-bit program */
+static long syscall32(long nr, long a, long b, long c)
+{
+	long ret;
+
+	asm volatile("int $0x80" : "=a"(ret) : "a"(nr), "b"(a), "c"(b), "d"(c)
+		     : "memory", "r8", "r9", "r10", "r11");
+	return (int)ret;
+}
+
+TEST_F(setup, program_of_32_bits)
+{
+	struct exmap_setup2 *setup;
+
+	/* Without the 32-bit entry, int $0x80 would kill the process */
+	if (access("/proc/sys/abi/vsyscall32", F_OK))
+		SKIP(return, "the kernel has no IA32_EMULATION");
+	ASSERT_EQ(getpid(), syscall32(20 /* getpid */, 0, 0, 0));
+
+	setup = mmap(NULL, PG, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	ASSERT_NE(MAP_FAILED, setup);
+	*setup = (struct exmap_setup2){
+		.size = sizeof(*setup), .fd = -1, .max_interfaces = 1, .buffer_size = 1,
+	};
+	EXPECT_EQ(-ENOTTY, syscall32(54 /* ioctl */, self->fd, EXMAP_IOCTL_SETUP2, (long)setup));
+	EXPECT_EQ(-ENOTTY, syscall32(54, self->fd, EXMAP_IOCTL_VECTORS, (long)setup));
+	EXPECT_EQ(-ENOTTY, syscall32(54, self->fd, EXMAP_IOCTL_QUERY, (long)setup));
+	EXPECT_EQ(-ENOTTY, syscall32(54, self->fd, EXMAP_IOCTL_FLUSH, 0));
+	EXPECT_EQ(-ENOTTY, syscall32(54, self->fd, EXMAP_IOCTL_RESIZE, 1));
+	EXPECT_EQ(0, ex_ioctl(self->fd, EXMAP_IOCTL_SETUP2, setup));
+}
+#endif
+
 TEST_F(setup, many_interfaces)
 {
-	struct exmap_user_interface *iface;
+	struct exmap ex = { .fd = self->fd };
 	char *region;
 
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 65536, 2));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 65536, 2));
 	region = ex_map_region(self->fd, 4);
 	ASSERT_NE(MAP_FAILED, region);
-	iface = ex_map_iface(self->fd, 65535);
-	ASSERT_NE(MAP_FAILED, iface);
-	iface->iov[0] = (struct exmap_iov){ .page = 1, .len = 1 };
-	EXPECT_EQ(0, ex_action(self->fd, 65535, EXMAP_OP_ALLOC, 1));
-	EXPECT_EQ(1, iface->iov[0].pages);
+	EXPECT_EQ(1, ex_alloc(&ex, 65535, 1, 1));
 	region[PG] = 1;
 	/* A page that was freed through one interface is available to all interfaces */
-	iface->iov[0] = (struct exmap_iov){ .page = 1, .len = 1 };
-	EXPECT_EQ(0, ex_action(self->fd, 65535, EXMAP_OP_FREE, 1));
-	EXPECT_EQ((ssize_t)PG, ex_pread(self->fd, 40000, EXMAP_OP_ALLOC, region, PG));
-	EXPECT_EQ((ssize_t)PG, ex_pread(self->fd, 256, EXMAP_OP_ALLOC, region + PG, PG));
-	EXPECT_EQ(-ENOMEM, ex_pread(self->fd, 0, EXMAP_OP_ALLOC, region + 2 * PG, PG));
-	EXPECT_EQ(-ENXIO, ex_try_mmap(self->fd, PG, MAP_SHARED, EXMAP_OFF_INTERFACE(65536)));
+	EXPECT_EQ(1, ex_free(&ex, 65535, 1, 1));
+	EXPECT_EQ(1, ex_alloc(&ex, 40000, 0, 1));
+	EXPECT_EQ(1, ex_alloc(&ex, 256, 1, 1));
+	EXPECT_EQ(-ENOMEM, ex_alloc(&ex, 0, 2, 1));
+	EXPECT_EQ(-EINVAL, ex_alloc(&ex, 65536, 2, 1));
 }
 
 TEST_F(setup, interface_bound)
 {
-	int fd, n;
+	struct exmap ex;
+	int n;
 
 	for (n = 1; n < 600; n = n * 3 + 1) {
-		fd = exmap_open(_metadata);
-		ASSERT_EQ(0, ex_setup(fd, -1, n, 1));
-		ASSERT_NE(MAP_FAILED, ex_map_region(fd, 1));
-		EXPECT_EQ(0, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_INTERFACE(n - 1)));
-		EXPECT_EQ(-ENXIO, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_INTERFACE(n)));
-		EXPECT_EQ(0, ex_action(fd, n - 1, EXMAP_OP_ALLOC, 0));
-		EXPECT_EQ(-EINVAL, ex_action(fd, n, EXMAP_OP_ALLOC, 0));
-		close(fd);
+		exmap_create(_metadata, &ex, -1, n, 1, 1);
+		EXPECT_EQ(n, read_fdinfo(getpid(), ex.fd, "exmap-interfaces"));
+		EXPECT_EQ(0, ex_vectors(&ex, n - 1, NULL, NULL, 0));
+		EXPECT_EQ(-EINVAL, ex_vectors(&ex, n, NULL, NULL, 0));
+		EXPECT_EQ(1, ex_alloc(&ex, n - 1, 0, 1));
+		exmap_destroy(&ex);
 	}
 }
 
-TEST_F(setup, interface_mapped_twice)
-{
-	struct exmap_user_interface *one, *two, *other;
+/* Backing files that are refused leave the file as it was */
 
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 2, 4));
-	ASSERT_NE(MAP_FAILED, ex_map_region(self->fd, 4));
-	one = ex_map_iface(self->fd, 0);
-	two = ex_map_iface(self->fd, 0);
-	other = ex_map_iface(self->fd, 1);
-	ASSERT_NE(MAP_FAILED, one);
-	ASSERT_NE(MAP_FAILED, two);
-	ASSERT_NE(MAP_FAILED, other);
-	one->iov[0] = (struct exmap_iov){ .page = 2, .len = 1 };
-	EXPECT_EQ(1ULL << 52 | 2, two->iov[0].value);
-	EXPECT_EQ(0, (long)other->iov[0].value);
-	EXPECT_EQ(0, ex_action(self->fd, 0, EXMAP_OP_ALLOC, 1));
-	EXPECT_EQ(1, two->iov[0].pages);
-	ASSERT_EQ(0, munmap(one, PG));
-	two->iov[0] = (struct exmap_iov){ .page = 2, .len = 1 };
-	EXPECT_EQ(0, ex_action(self->fd, 0, EXMAP_OP_FREE, 1));
-	EXPECT_EQ(1, two->iov[0].pages);
-	/* The interface page outlives its mappings */
-	two->iov[511].value = 42;
-	ASSERT_EQ(0, munmap(two, PG));
-	one = ex_map_iface(self->fd, 0);
-	ASSERT_NE(MAP_FAILED, one);
-	EXPECT_EQ(42, (long)one->iov[511].value);
+TEST_F(setup, bad_backing_fd)
+{
+	int fd, memfd;
+
+	EXPECT_EQ(-EBADF, ex_setup2(self->fd, -2, 1, 1));
+	EXPECT_EQ(-EBADF, ex_setup2(self->fd, AT_FDCWD, 1, 1));
+	EXPECT_EQ(-EBADF, ex_setup2(self->fd, 1 << 30, 1, 1));
+
+	memfd = memfd_create("backing", MFD_CLOEXEC);
+	ASSERT_LE(0, memfd);
+	fd = reopen(memfd, O_WRONLY);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-EBADF, ex_setup2(self->fd, fd, 1, 1));
+	close(fd);
+	EXPECT_EQ(-EBADF, ex_setup2(self->fd, fd, 1, 1));
+	fd = reopen(memfd, O_PATH);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-EBADF, ex_setup2(self->fd, fd, 1, 1));
+	close(fd);
+	EXPECT_EQ(0, ex_setup2(self->fd, memfd, 1, 1));
+	close(memfd);
 }
 
-TEST_F(setup, interface_never_mapped)
+TEST_F(setup, backing_is_no_file)
 {
-	char *region;
+	int fd, pair[2], other;
 
-	/* The vectors of an interface that was never mapped are zero: calls do nothing */
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 3, 4));
-	region = ex_map_region(self->fd, 4);
-	ASSERT_NE(MAP_FAILED, region);
-	EXPECT_EQ(0, ex_action(self->fd, 2, EXMAP_OP_ALLOC, 512));
-	EXPECT_EQ(0, ex_action(self->fd, 2, EXMAP_OP_FREE, 512));
-	EXPECT_FALSE(present(region));
-}
+	fd = open("/dev/null", O_RDWR);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-EINVAL, ex_setup2(self->fd, fd, 1, 1));
+	close(fd);
 
-TEST_F(setup, interface_starts_as_zeroes)
-{
-	static const char zero[4096];
-	struct exmap_user_interface *iface;
+	fd = open("/", O_RDONLY | O_DIRECTORY);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-EINVAL, ex_setup2(self->fd, fd, 1, 1));
+	close(fd);
 
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 1));
-	iface = ex_map_iface(self->fd, 0);
-	ASSERT_NE(MAP_FAILED, iface);
-	EXPECT_EQ(0, memcmp(zero, iface, PG));
+	ASSERT_EQ(0, pipe(pair));
+	EXPECT_EQ(-EINVAL, ex_setup2(self->fd, pair[0], 1, 1));
+	close(pair[0]);
+	close(pair[1]);
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	EXPECT_EQ(-EINVAL, ex_setup2(self->fd, pair[0], 1, 1));
+	close(pair[0]);
+	close(pair[1]);
+
+	fd = epoll_create1(0);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-EINVAL, ex_setup2(self->fd, fd, 1, 1));
+	close(fd);
+
+	/* An exmap cannot be a backing file: the file itself, a fresh one, one in use */
+	EXPECT_EQ(-EINVAL, ex_setup2(self->fd, self->fd, 1, 1));
+	other = exmap_open(_metadata);
+	EXPECT_EQ(-EINVAL, ex_setup2(self->fd, other, 1, 1));
+	ASSERT_EQ(0, ex_setup2(other, -1, 1, 1));
+	EXPECT_EQ(-EINVAL, ex_setup2(self->fd, other, 1, 1));
+	close(other);
+	EXPECT_EQ(0, ex_setup2(self->fd, -1, 1, 1));
 }
 
 TEST_F(setup, second_region)
 {
+	struct exmap ex = { .fd = self->fd };
 	char *region;
 
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 4));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 1, 4));
 	region = ex_map_region(self->fd, 16);
 	ASSERT_NE(MAP_FAILED, region);
-	EXPECT_EQ((ssize_t)PG, ex_pread(self->fd, 0, EXMAP_OP_ALLOC, region, PG));
+	EXPECT_EQ(1, ex_alloc(&ex, 0, 0, 1));
 	stamp_page(region, 1);
 	EXPECT_EQ(-EBUSY, ex_try_mmap(self->fd, 16 * PG, MAP_SHARED, EXMAP_OFF_EXMAP));
 	EXPECT_TRUE(stamp_intact(region, 1));
@@ -248,17 +321,18 @@ TEST_F(setup, second_region)
 	/* An exmap cannot get a second region, even after munmap() of the first */
 	ASSERT_EQ(0, munmap(region, 16 * PG));
 	EXPECT_EQ(-EBUSY, ex_try_mmap(self->fd, 16 * PG, MAP_SHARED, EXMAP_OFF_EXMAP));
-	EXPECT_EQ(-ENXIO, ex_action(self->fd, 0, EXMAP_OP_ALLOC, 0));
+	EXPECT_EQ(-ENXIO, ex_alloc(&ex, 0, 0, 1));
 }
 
 TEST_F(setup, second_region_over_the_first)
 {
+	struct exmap ex = { .fd = self->fd };
 	char *region, *again;
 
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 4));
+	ASSERT_EQ(0, ex_setup2(self->fd, -1, 1, 4));
 	region = ex_map_region(self->fd, 16);
 	ASSERT_NE(MAP_FAILED, region);
-	EXPECT_EQ((ssize_t)PG, ex_pread(self->fd, 0, EXMAP_OP_ALLOC, region, PG));
+	EXPECT_EQ(1, ex_alloc(&ex, 0, 0, 1));
 	again = mmap(region, 16 * PG, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
 		     self->fd, EXMAP_OFF_EXMAP);
 	EXPECT_EQ(MAP_FAILED, again);
@@ -267,7 +341,7 @@ TEST_F(setup, second_region_over_the_first)
 	if (present(region))
 		check_last_page(_metadata, self->fd, region, 16);
 	else
-		EXPECT_EQ(-ENXIO, ex_action(self->fd, 0, EXMAP_OP_ALLOC, 0));
+		EXPECT_EQ(-ENXIO, ex_alloc(&ex, 0, 0, 1));
 }
 
 struct race {
@@ -301,13 +375,13 @@ TEST_F_TIMEOUT(setup, race_of_mmaps, SLOW)
 
 	for (round = 0; round < scaled(30); round++) {
 		struct race race = { .fd = exmap_open(_metadata) };
+		struct exmap ex = { .fd = race.fd };
 
-		ASSERT_EQ(0, ex_setup(race.fd, -1, 1, 4));
+		ASSERT_EQ(0, ex_setup2(race.fd, -1, 1, 4));
 		run_workers(_metadata, w, 8, race_for_region, NULL, &race);
 		ASSERT_EQ(1, race.won);
 		EXPECT_EQ(7, race.lost);
-		EXPECT_EQ((ssize_t)(4 * PG),
-			  ex_pread(race.fd, 0, EXMAP_OP_ALLOC, race.winner, 4 * PG));
+		EXPECT_EQ(4, ex_alloc(&ex, 0, 0, 4));
 		memset(race.winner, 1, 4 * PG);
 		close(race.fd);
 	}
@@ -320,7 +394,7 @@ static void *race_for_setup(void *arg)
 	int ret;
 
 	pthread_barrier_wait(&start_line);
-	ret = ex_setup(race->fd, -1, 1 + w->index, 4);
+	ret = ex_setup2(race->fd, -1, 1 + w->index, 4);
 	BROKE(w, ret && ret != -EBUSY, ret);
 	__atomic_add_fetch(ret ? &race->lost : &race->won, 1, __ATOMIC_SEQ_CST);
 	return NULL;
@@ -341,38 +415,6 @@ TEST_F_TIMEOUT(setup, race_of_setups, SLOW)
 	}
 }
 
-TEST_F(setup, stats_count_pages)
-{
-	struct exmap_ioctl_stats stats;
-	char *region;
-
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 3, 2000));
-	ASSERT_EQ(0, ex_stats(self->fd, &stats));
-	EXPECT_EQ(0, (long)stats.flags);
-	EXPECT_EQ(2000, (long)stats.buffer_size);
-	EXPECT_EQ(0, (long)stats.alloc_count);
-	EXPECT_EQ(3, (long)stats.max_interfaces);
-
-	region = ex_map_region(self->fd, 4000);
-	ASSERT_NE(MAP_FAILED, region);
-	EXPECT_EQ((ssize_t)(100 * PG),
-		  ex_pread(self->fd, 0, EXMAP_OP_ALLOC, region, 100 * PG));
-	ASSERT_EQ(0, ex_stats(self->fd, &stats));
-	EXPECT_LE(100, (long)stats.alloc_count);
-	EXPECT_GE(2000, (long)stats.alloc_count);
-
-	EXPECT_EQ((ssize_t)(2000 * PG),
-		  ex_pread(self->fd, 1, EXMAP_OP_ALLOC, region, 2000 * PG));
-	ASSERT_EQ(0, ex_stats(self->fd, &stats));
-	EXPECT_EQ(2000, (long)stats.alloc_count);
-
-	/* The pool owns no pages after munmap() of the region */
-	ASSERT_EQ(0, munmap(region, 4000 * PG));
-	ASSERT_EQ(0, ex_stats(self->fd, &stats));
-	EXPECT_EQ(0, (long)stats.alloc_count);
-	EXPECT_EQ(2000, (long)stats.buffer_size);
-}
-
 TEST_F(setup, files_are_independent)
 {
 	struct exmap one, two;
@@ -386,83 +428,9 @@ TEST_F(setup, files_are_independent)
 	EXPECT_EQ(1, ex_free(&two, 0, 0, 1));
 	EXPECT_EQ(-ENOMEM, ex_alloc(&one, 0, 8, 1));
 	EXPECT_TRUE(stamp_intact(page_at(&one, 0), 1));
-	/* An address in the region of one exmap is out of range for another exmap */
-	EXPECT_EQ(-ERANGE, ex_pread(one.fd, 0, EXMAP_OP_ALLOC, page_at(&two, 0), PG));
 	exmap_destroy(&two);
 	EXPECT_TRUE(stamp_intact(page_at(&one, 0), 1));
 	exmap_destroy(&one);
-}
-
-TEST_F(setup, clone_of_ready)
-{
-	struct exmap_ioctl_stats stats;
-	struct exmap_user_interface *iface;
-	struct exmap ex;
-
-	exmap_create(_metadata, &ex, -1, 2, 4, 16);
-	ASSERT_EQ(0, ex_clone(self->fd, ex.fd));
-	ASSERT_EQ(0, ex_stats(self->fd, &stats));
-	EXPECT_EQ(4, (long)stats.buffer_size);
-	EXPECT_EQ(2, (long)stats.max_interfaces);
-
-	/* Both files have the same pool, region and interfaces */
-	EXPECT_EQ(2, ex_alloc(&ex, 0, 0, 2));
-	EXPECT_EQ((ssize_t)(2 * PG),
-		  ex_pread(self->fd, 1, EXMAP_OP_ALLOC, page_at(&ex, 2), 2 * PG));
-	memset(page_at(&ex, 0), 1, 4 * PG);
-	EXPECT_EQ(-ENOMEM, ex_alloc(&ex, 0, 4, 1));
-	iface = ex_map_iface(self->fd, 1);
-	ASSERT_NE(MAP_FAILED, iface);
-	iface->iov[3].value = 77;
-	EXPECT_EQ(77, (long)ex.iface[1]->iov[3].value);
-
-	/* The clone keeps working after the first file was closed */
-	close(ex.fd);
-	ex.fd = self->fd;
-	EXPECT_EQ(4, ex_free(&ex, 0, 0, 16));
-	EXPECT_EQ(4, ex_fill(&ex, 1, 8));
-	ASSERT_EQ(0, munmap(ex.region, 16 * PG));
-	EXPECT_EQ(-ENXIO, ex_alloc(&ex, 0, 0, 1));
-	EXPECT_EQ(-EBUSY, ex_try_mmap(self->fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
-}
-
-TEST_F(setup, clone_of_mapped)
-{
-	char *region;
-	int fd = exmap_open(_metadata);
-
-	/* Map the region through the first file and set up through its clone */
-	region = ex_map_region(self->fd, 16);
-	ASSERT_NE(MAP_FAILED, region);
-	ASSERT_EQ(0, ex_clone(fd, self->fd));
-	EXPECT_EQ(-ENXIO, ex_action(fd, 0, EXMAP_OP_ALLOC, 0));
-	EXPECT_EQ(-EBUSY, ex_try_mmap(fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
-	ASSERT_EQ(0, ex_setup(fd, -1, 1, 4));
-	EXPECT_EQ(-EBUSY, ex_setup(self->fd, -1, 1, 4));
-	EXPECT_EQ((ssize_t)PG, ex_pread(self->fd, 0, EXMAP_OP_ALLOC, region, PG));
-	region[0] = 1;
-	close(fd);
-	check_last_page(_metadata, self->fd, region, 16);
-}
-
-TEST_F(setup, clone_of_set_up)
-{
-	char *region;
-	int fd = exmap_open(_metadata), third = exmap_open(_metadata);
-
-	/* Set up through the first file, map through a clone, use a clone of the clone */
-	ASSERT_EQ(0, ex_setup(self->fd, -1, 1, 4));
-	ASSERT_EQ(0, ex_clone(fd, self->fd));
-	region = ex_map_region(fd, 16);
-	ASSERT_NE(MAP_FAILED, region);
-	EXPECT_EQ(-EBUSY, ex_try_mmap(self->fd, PG, MAP_SHARED, EXMAP_OFF_EXMAP));
-	ASSERT_EQ(0, ex_clone(third, fd));
-	close(fd);
-	check_last_page(_metadata, self->fd, region, 16);
-	close(self->fd);
-	check_last_page(_metadata, third, region, 16);
-	close(third);
-	self->fd = -1;
 }
 
 TEST_HARNESS_MAIN

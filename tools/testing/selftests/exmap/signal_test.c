@@ -5,10 +5,10 @@
  * replaced, signals that end a long call, and core dumps.
  */
 #include "common.h"
+#include "backing.h"
+#include "nullb.h"
 
 #include <ucontext.h>
-
-#include "nullb.h"
 
 #define BUFFER		256
 #define PAGES		2048
@@ -598,11 +598,9 @@ static void dump_core(struct __test_metadata *_metadata, struct nullb *disk)
 	if (write_text("/proc/self/coredump_filter", "0x7f"))
 		_exit(100);
 	ex.fd = exmap_open(_metadata);
-	ASSERT_EQ(0, ex_setup(ex.fd, open(disk->path, O_RDONLY | O_DIRECT), 2, 64));
+	ASSERT_EQ(0, ex_setup2(ex.fd, open(disk->path, O_RDONLY | O_DIRECT), 2, 64));
 	ex.region = ex_map_region(ex.fd, 1UL << 31);
 	ASSERT_NE(MAP_FAILED, ex.region);
-	for (i = 0; i < 2; i++)
-		ex.iface[i] = ex_map_iface(ex.fd, i);
 	ASSERT_EQ(32, ex_alloc(&ex, 0, 1 << 30, 32));
 	memset(page_at(&ex, 1 << 30), 0x5a, 32 * PG);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, read_slowly, &ex));

@@ -3,6 +3,8 @@
  * Slots of more than one page, and pools with slots of several sizes
  */
 #include "common.h"
+#include "backing.h"
+#include "query.h"
 
 #define KIB		1024UL
 #define MIB		(1024 * KIB)
@@ -76,11 +78,7 @@ static int release(const struct area *area, __u64 slot, int len)
 
 static int query_one(const struct area *area, __u64 slot, int flags)
 {
-	struct exmap_vec vec = { .page = slot, .len = 1, .region = area->number };
-	__u8 state = 0xff;
-	int ret = ex_query(area->fd, &vec, 1, &state, flags);
-
-	return ret ?: state;
+	return ex_query_slot(area->fd, area->number, slot, flags);
 }
 
 static void stamp_slot(const struct area *area, long slot, __u64 stamp)
@@ -531,22 +529,6 @@ TEST_F(slots, at_random)
 	for (int i = 0; i < SLOTS; i++)
 		if (stamps[i])
 			EXPECT_TRUE(slot_intact(area, i, stamps[i]));
-}
-
-/* The ABI that counts in pages is not for these slots */
-TEST_F(slots, page_abi)
-{
-	struct area *area = &self->area;
-	char *page = slot_at(area, 1);
-
-	if (pages_of(area) == 1)
-		SKIP(return, "these slots are pages");
-	EXPECT_EQ(-ENXIO, ex_try_mmap(area->fd, PG, MAP_SHARED, EXMAP_OFF_INTERFACE(0)));
-	EXPECT_EQ(-EINVAL, ex_action(area->fd, 0, EXMAP_OP_ALLOC, 0));
-	EXPECT_EQ(-EINVAL, ex_pread(area->fd, 0, EXMAP_OP_READ, page, area->size));
-	EXPECT_EQ(-EINVAL, ex_pread(area->fd, 0, EXMAP_OP_ALLOC, page, PG));
-	EXPECT_EQ(-EINVAL, ex_pwrite(area->fd, 0, EXMAP_OP_WRITE, page, area->size));
-	EXPECT_TRUE(slot_empty(area, 1));
 }
 
 TEST(sizes)

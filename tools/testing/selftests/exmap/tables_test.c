@@ -5,6 +5,7 @@
  * keep their slots and their content.
  */
 #include "common.h"
+#include "query.h"
 #include "status.h"
 
 #define TABLE		512L		/* slots that a page table covers */
@@ -81,11 +82,6 @@ static long steps_of(long steps)
 	return scaled(100) < 40 ? steps / 4 : steps;
 }
 
-static int flush(struct exmap *ex)
-{
-	return ex_ioctl(ex->fd, EXMAP_IOCTL_FLUSH, NULL);
-}
-
 /* Wait until page tables are at most @most KiB: they may be freed asynchronously */
 static long settle(long most)
 {
@@ -101,7 +97,7 @@ static void finish(struct __test_metadata *_metadata, struct watch *watch, long 
 {
 	const long rest = watch->start + upper_kib(tables) + SLACK_KIB;
 
-	EXPECT_EQ(0, flush(&watch->ex));
+	EXPECT_EQ(0, ex_flush(watch->ex.fd));
 	EXPECT_GE(rest, settle(rest));
 	exmap_destroy(&watch->ex);
 	EXPECT_GE(watch->start + SLACK_KIB, status_kib("VmPTE:"));
@@ -156,7 +152,7 @@ static int walk_by_failed_reads(struct watch *watch, long steps)
 	return 0;
 }
 
-TEST_F_TIMEOUT(tables, walk_by_vectors, SLOW)
+TEST_F_TIMEOUT(tables, walk_in_large_calls, SLOW)
 {
 	struct watch *watch = &self->watch;
 	long step;
@@ -171,7 +167,7 @@ TEST_F_TIMEOUT(tables, walk_by_vectors, SLOW)
 	finish(_metadata, watch, STEPS);
 }
 
-TEST_F_TIMEOUT(tables, walk_by_action, SLOW)
+TEST_F_TIMEOUT(tables, walk_one_by_one, SLOW)
 {
 	struct watch *watch = &self->watch;
 	struct exmap *ex = &watch->ex;
@@ -191,23 +187,19 @@ TEST_F_TIMEOUT(tables, walk_by_action, SLOW)
 	finish(_metadata, watch, FEWER_STEPS);
 }
 
-TEST_F_TIMEOUT(tables, walk_by_pread, SLOW)
+TEST_F_TIMEOUT(tables, walk_by_reads, SLOW)
 {
 	struct watch *watch = &self->watch;
 	struct exmap *ex = &watch->ex;
 	const int backing = memfd_create("backing", MFD_CLOEXEC);
-	int opcode;
-	char *page;
 	long step;
 
 	ASSERT_EQ(0, ftruncate(backing, FEWER_STEPS * TABLE * PG));
 	create(_metadata, watch, variant->flags, backing, 1, 1, FEWER_STEPS);
 	for (step = 0; step < FEWER_STEPS; step++) {
-		page = page_at(ex, step * TABLE);
-		opcode = step & 1 ? EXMAP_OP_READ : EXMAP_OP_ALLOC;
-		if (ex_pread(ex->fd, 0, opcode, page, PG) != (ssize_t)PG)
+		if (ex_one(ex, 0, EXMAP_OP_READ, step * TABLE, 1) != 1)
 			break;
-		if (ex_vec_one(ex, 0, EXMAP_OP_FREE, step * TABLE, 1, 0) != 1)
+		if (ex_free(ex, 0, step * TABLE, 1) != 1)
 			break;
 		if (step % 1024 == 1023 && !sample(watch))
 			break;
@@ -229,7 +221,7 @@ TEST_F_TIMEOUT(tables, walk_backwards, SLOW)
 	for (step = FEWER_STEPS - 1; step >= 0; step--) {
 		if (ex_alloc(ex, 0, step * TABLE + TABLE - 1, 1) != 1)
 			break;
-		if (ex_vec_one(ex, 0, EXMAP_OP_FREE, step * TABLE, TABLE, 0) != 1)
+		if (ex_free(ex, 0, step * TABLE, TABLE) != 1)
 			break;
 		if (step % 1024 == 0 && !sample(watch))
 			break;
@@ -305,15 +297,12 @@ TEST_F_TIMEOUT(tables, looking_is_free, SLOW)
 	struct watch *watch = &self->watch;
 	const long steps = FEWER_STEPS / 4;
 	struct exmap *ex = &watch->ex;
-	struct exmap_vec vec;
 	int present_slots = 0;
-	__u8 slot;
 	long step;
 
 	create(_metadata, watch, variant->flags, -1, 1, 16, steps);
 	for (step = 0; step < steps; step++) {
-		vec = (struct exmap_vec){ .page = step * TABLE, .len = 1 };
-		if (ex_query(ex->fd, &vec, 1, &slot, 0) || slot)
+		if (ex_query_slot(ex->fd, 0, step * TABLE, 0))
 			break;
 		if (ex_free(ex, 0, step * TABLE, 4))
 			break;
@@ -418,7 +407,7 @@ TEST_F_TIMEOUT(tables, neighbours_survive, SLOW)
 		EXPECT_EQ(MANY - rest, gather(ex, MANY, 8));
 		EXPECT_EQ(rest, count_intact(ex, MANY, 8, 5));
 		EXPECT_GE(watch->start + bound, settle(watch->start + bound));
-		EXPECT_EQ(0, round & 1 ? ex_resize(ex->fd, MANY + rest - round) : flush(ex));
+		EXPECT_EQ(0, round & 1 ? ex_resize(ex->fd, MANY + rest - round) : ex_flush(ex->fd));
 		EXPECT_GE(watch->start + rest * 4 + upper_kib(MANY) + SLACK_KIB,
 			  settle(watch->start + rest * 4 + upper_kib(MANY) + SLACK_KIB));
 		EXPECT_EQ(rest, count_intact(ex, MANY, 8, 5));
@@ -443,7 +432,7 @@ static void some_are_left(struct __test_metadata *_metadata, struct watch *watch
 	for (round = 1; round <= 4; round++) {
 		ASSERT_EQ(FEW, scatter(ex, 0, FEW, TABLE - round));
 		ASSERT_EQ(FEW, gather(ex, FEW, 0));
-		EXPECT_EQ(0, resize ? ex_resize(ex->fd, FEW + round % 2) : flush(ex));
+		EXPECT_EQ(0, resize ? ex_resize(ex->fd, FEW + round % 2) : ex_flush(ex->fd));
 		EXPECT_GE(watch->start + rest, settle(watch->start + rest));
 	}
 	finish(_metadata, watch, FEW);
@@ -497,7 +486,7 @@ TEST_F_TIMEOUT(tables, dontneed_beside, SLOW)
 		EXPECT_EQ(MANY, found);
 		EXPECT_EQ(MANY, count_intact(ex, MANY, 1, 1));
 		EXPECT_EQ(MANY, gather(ex, MANY, 0));
-		EXPECT_EQ(0, flush(ex));
+		EXPECT_EQ(0, ex_flush(ex->fd));
 		EXPECT_GE(watch->start + upper_kib(MANY) + SLACK_KIB,
 			  settle(watch->start + upper_kib(MANY) + SLACK_KIB));
 	}
@@ -613,7 +602,7 @@ static void walk_together(struct __test_metadata *_metadata, struct watch *watch
 		}
 		switch (round % 4) {
 		case 0:
-			EXPECT_EQ(0, flush(ex));
+			EXPECT_EQ(0, ex_flush(ex->fd));
 			break;
 		case 1:
 			ret = ex_alloc(ex, WALKERS, walk.steps * TABLE, SPARE / 2);

@@ -31,13 +31,12 @@ FIXTURE_TEARDOWN(threads)
 	exmap_destroy(ex);
 }
 
-/*
- * All threads use one interface and overwrite each other's vectors. Which vectors the
- * kernel reads is unpredictable, but every return value must be a valid one.
- */
+/* All threads use the same interface and the same slots, with random vectors */
 static void *scramble(void *arg)
 {
 	struct worker *w = arg;
+	struct exmap_result results[8];
+	struct exmap_vec vecs[8];
 	struct exmap *ex = w->ex;
 	int i, n, ret, vectors;
 
@@ -45,12 +44,15 @@ static void *scramble(void *arg)
 	for (i = 0; i < scaled(40); i++) {
 		vectors = 1 + random_below(&w->random, 8);
 		for (n = 0; n < vectors; n++)
-			set_vec(ex, 0, n, random_below(&w->random, ex->pages + 4),
-				random_below(&w->random, 24));
-		ret = ex_action(ex->fd, 0, random_below(&w->random, 2) ? EXMAP_OP_ALLOC :
-				EXMAP_OP_FREE, vectors);
-		if (BROKE(w, ret > vectors || (ret < 0 && ret != -ENOMEM), ret))
+			vecs[n] = ex_vec(random_below(&w->random, 2) ? EXMAP_OP_ALLOC :
+					 EXMAP_OP_FREE, random_below(&w->random, ex->pages + 4),
+					 random_below(&w->random, 24), 0);
+		ret = ex_vectors(ex, 0, vecs, results, vectors);
+		if (BROKE(w, ret < 0 || ret > vectors, ret))
 			break;
+		for (n = 0; n < vectors; n++)
+			BROKE(w, results[n].res && results[n].res != -ERANGE &&
+			      results[n].res != -ENOMEM, results[n].res);
 	}
 	return NULL;
 }
@@ -63,23 +65,18 @@ TEST_F_TIMEOUT(threads, one_interface, SLOW)
 
 #define OWN_PAGES	16	/* slots of each thread */
 
-/*
- * All threads ALLOC through one interface, with read calls, which do not use its vectors.
- * No two threads may get the same page.
- */
+/* All threads ALLOC through one interface. No two threads may get the same page. */
 static void *alloc_through_one(void *arg)
 {
 	struct worker *w = arg;
 	struct exmap *ex = w->ex;
-	int i, n, first = w->index * OWN_PAGES;
-	ssize_t ret;
+	int i, n, ret, first = w->index * OWN_PAGES;
 
 	pthread_barrier_wait(&start_line);
 	for (i = 0; i < scaled(10); i++) {
 		for (n = 0; n < OWN_PAGES; n += 4) {
-			ret = ex_pread(ex->fd, 0, EXMAP_OP_ALLOC, page_at(ex, first + n),
-				       4 * PG);
-			if (BROKE(w, ret != (ssize_t)(4 * PG), ret))
+			ret = ex_alloc(ex, 0, first + n, 4);
+			if (BROKE(w, ret != 4, ret))
 				return NULL;
 		}
 		for (n = 0; n < OWN_PAGES; n++)
@@ -88,10 +85,8 @@ static void *alloc_through_one(void *arg)
 		for (n = 0; n < OWN_PAGES; n++)
 			if (BROKE(w, !stamp_intact(page_at(ex, first + n), first + n), n))
 				return NULL;
-		set_vec(ex, 1 + w->index, 0, first, OWN_PAGES);
-		ret = ex_action(ex->fd, 1 + w->index, EXMAP_OP_FREE, 1);
-		if (BROKE(w, ret, ret) ||
-		    BROKE(w, ex->iface[1 + w->index]->iov[0].pages != OWN_PAGES, i))
+		ret = ex_free(ex, 1 + w->index, first, OWN_PAGES);
+		if (BROKE(w, ret != OWN_PAGES, ret))
 			return NULL;
 	}
 	return NULL;
@@ -125,7 +120,8 @@ static __u64 stamp_for(struct worker *w, int page)
 /* Make one call with random vectors that keep the thread within its quota */
 static bool model_step(struct worker *w, struct model *m)
 {
-	struct exmap_iov *iov = w->ex->iface[w->index]->iov;
+	struct exmap_result results[8];
+	struct exmap_vec vecs[8];
 	int opcode = random_below(&w->random, 2) ? EXMAP_OP_ALLOC : EXMAP_OP_FREE;
 	int first = w->index * RANGE, vectors, ret, n, i, expect[8], page[8], len[8];
 	bool fresh[RANGE] = { false };
@@ -155,14 +151,14 @@ static bool model_step(struct worker *w, struct model *m)
 		}
 		/* Cut the vector where the quota is reached */
 		len[n] = i - page[n];
-		set_vec(w->ex, w->index, n, first + page[n], len[n]);
+		vecs[n] = ex_vec(opcode, first + page[n], len[n], 0);
 	}
-	ret = ex_action(w->ex->fd, w->index, opcode, vectors);
+	ret = ex_vectors(w->ex, w->index, vecs, results, vectors);
 	if (BROKE(w, ret, ret))
 		return false;
 	for (n = 0; n < vectors; n++)
-		if (BROKE(w, iov[n].res, iov[n].res) ||
-		    BROKE(w, iov[n].pages != expect[n], iov[n].pages))
+		if (BROKE(w, results[n].res, results[n].res) ||
+		    BROKE(w, (int)results[n].pages != expect[n], results[n].pages))
 			return false;
 	for (i = 0; i < RANGE; i++) {
 		if (fresh[i])
@@ -200,28 +196,23 @@ TEST_F_TIMEOUT(threads, own_interfaces, SLOW)
 static void *fight_for_pages(void *arg)
 {
 	struct worker *w = arg;
-	struct exmap_iov *iov = &w->ex->iface[w->index]->iov[0];
 	int i, n, ret, first = w->index * RANGE;
-	__u64 before;
+	struct exmap_result result;
+	struct exmap_vec vec;
 
 	pthread_barrier_wait(&start_line);
 	for (i = 0; i < scaled(60); i++) {
-		set_vec(w->ex, w->index, 0, first, 8);
-		before = iov->value;
-		ret = ex_action(w->ex->fd, w->index, EXMAP_OP_ALLOC, 1);
-		if (ret == -ENOMEM) {
-			if (BROKE(w, iov->value != before, iov->value))
-				break;
+		vec = ex_vec(EXMAP_OP_ALLOC, first, 8, 0);
+		ret = ex_vectors(w->ex, w->index, &vec, &result, 1);
+		if (BROKE(w, ret && (ret != 1 || result.res != -ENOMEM), ret))
+			break;
+		n = result.pages;
+		if (BROKE(w, ret ? n > 7 : n != 8, n))
+			break;
+		if (!n) {
 			sched_yield();
 			continue;
 		}
-		if (BROKE(w, ret && (ret != 1 || iov->res != -ENOMEM), ret))
-			break;
-		if (BROKE(w, !ret && iov->pages != 8, iov->pages))
-			break;
-		if (BROKE(w, ret && (iov->pages < 1 || iov->pages > 7), iov->pages))
-			break;
-		n = iov->pages;
 		for (ret = 0; ret < 8; ret++)
 			if (present(page_at(w->ex, first + ret)))
 				stamp_page(page_at(w->ex, first + ret), stamp_for(w, ret));
@@ -255,19 +246,15 @@ static void *keep_busy(void *arg)
 {
 	struct worker *w = arg;
 	struct under_fire *fire = w->arg;
-	int ret, first;
+	int ret;
 
 	pthread_barrier_wait(&start_line);
 	while (!__atomic_load_n(&fire->stop, __ATOMIC_SEQ_CST)) {
-		first = random_below(&w->random, w->ex->pages - 64);
-		set_vec(w->ex, w->index, 0, first, 64);
-		ret = ex_action(w->ex->fd, w->index, EXMAP_OP_ALLOC, 1);
+		ret = ex_alloc(w->ex, w->index, random_below(&w->random, w->ex->pages - 64), 64);
 		if (BROKE(w, ret < 0 && ret != -ENOMEM && (ret != -ENXIO || !fire->may_end), ret))
 			break;
-		first = random_below(&w->random, w->ex->pages - 64);
-		set_vec(w->ex, w->index, 0, first, 64);
-		ret = ex_action(w->ex->fd, w->index, EXMAP_OP_FREE, 1);
-		if (BROKE(w, ret && (ret != -ENXIO || !fire->may_end), ret))
+		ret = ex_free(w->ex, w->index, random_below(&w->random, w->ex->pages - 64), 64);
+		if (BROKE(w, ret < 0 && (ret != -ENXIO || !fire->may_end), ret))
 			break;
 	}
 	return NULL;
@@ -324,7 +311,7 @@ TEST_F_TIMEOUT(threads, against_fork, SLOW)
 		pid = fork();
 		ASSERT_LE(0, pid);
 		if (!pid)
-			_exit(ex_action(self->ex.fd, 0, EXMAP_OP_FREE, 1) == -EPERM ? 0 : 1);
+			_exit(ex_free(&self->ex, 0, 0, 1) == -EPERM ? 0 : 1);
 		EXPECT_EQ(0, wait_child(pid));
 	}
 	__atomic_store_n(&fire.stop, 1, __ATOMIC_SEQ_CST);
@@ -348,7 +335,7 @@ TEST_F_TIMEOUT(threads, against_munmap, SLOW)
 						  -1, 0));
 		if (round % 3 != 0)
 			EXPECT_EQ(0, munmap(ex.region, ex.pages * PG));
-		EXPECT_EQ(-ENXIO, ex_pread(ex.fd, 0, EXMAP_OP_ALLOC, ex.region, PG));
+		EXPECT_EQ(-ENXIO, ex_alloc(&ex, 0, 0, 1));
 		usleep(1000);
 		__atomic_store_n(&fire.stop, 1, __ATOMIC_SEQ_CST);
 		join_workers(_metadata, self->w, 4);

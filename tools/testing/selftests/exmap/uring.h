@@ -52,13 +52,13 @@ static inline void prep_command(struct io_uring_sqe *sqe, int fd, struct command
  * Prepare @sqe for @op, which is IORING_OP_READ, _WRITE or a variant of these. @addr
  * and @len have the meaning that they have for @op.
  */
-static inline void prep_rw(struct io_uring_sqe *sqe, int op, int fd, int iface, int opcode,
+static inline void prep_rw(struct io_uring_sqe *sqe, int op, int fd, off_t offset,
 			   const void *addr, unsigned int len)
 {
 	memset(sqe, 0, sizeof(*sqe));
 	sqe->opcode = op;
 	sqe->fd = fd;
-	sqe->off = ex_pos(iface, opcode);
+	sqe->off = offset;
 	sqe->addr = (unsigned long)addr;
 	sqe->len = len;
 }
@@ -171,6 +171,18 @@ static inline int ring_wait(struct ring *ring)
 	ret = ring->cqes[head & (2 * ring->entries - 1)].res;
 	__atomic_store_n(ring->cq_head, head + 1, __ATOMIC_RELEASE);
 	return ret;
+}
+
+/* Poll the ring for a while: true if no further completion comes */
+static inline bool ring_stays_empty(struct ring *ring)
+{
+	int i;
+
+	for (i = 0; i < 50 && !ring_has_cqe(ring); i++) {
+		syscall(SYS_io_uring_enter, ring->fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0);
+		usleep(2000);
+	}
+	return !ring_has_cqe(ring);
 }
 
 /*

@@ -463,15 +463,15 @@ TEST_F(vectors, bad_calls)
 	EXPECT_TRUE(present(page_at(ex, 5)));
 }
 
-/* Vectors and results may be in the region, or in an interface page */
+/* Vectors and results may be in the region */
 TEST_F(vectors, arrays_in_own_memory)
 {
 	struct exmap *ex = &self->ex;
-	struct exmap_vec *vecs = (struct exmap_vec *)ex->iface[0];
+	struct exmap_vec *vecs = (struct exmap_vec *)page_at(ex, 1);
 	struct exmap_result *results = (struct exmap_result *)page_at(ex, 0);
 	int i;
 
-	ASSERT_EQ(1, ex_alloc(ex, 1, 0, 1));
+	ASSERT_EQ(2, ex_alloc(ex, 1, 0, 2));
 	for (i = 0; i < 256; i++)
 		vecs[i] = (struct exmap_vec)ALLOC(2 + 2 * i, 1, 0);
 	ASSERT_EQ(0, ex_vectors(ex, 0, vecs, results, 256));
@@ -517,7 +517,7 @@ TEST_F(vectors, gone_or_not_ours)
 	pid_t pid;
 
 	EXPECT_EQ(-ENXIO, ex_vectors(&other, 0, &vec, &result, 1));
-	ASSERT_EQ(0, ex_setup(other.fd, -1, 1, 1));
+	ASSERT_EQ(0, ex_setup2(other.fd, -1, 1, 1));
 	EXPECT_EQ(-ENXIO, ex_vectors(&other, 0, &vec, &result, 1));
 	close(other.fd);
 	pid = fork();
