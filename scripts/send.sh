@@ -52,6 +52,9 @@ git config user.name "$(git -C "$TREE" config user.name)"
 git config user.email "$(git -C "$TREE" config user.email)"
 git config b4.attestation-policy off
 git config b4.prep-cover-strategy commit
+# b4 wants to know how it would send, even if it only writes files
+git config b4.send-endpoint-web ""
+git config sendemail.smtpserver localhost
 git checkout -q -b "exmap-part-$PART" "${commits[LAST]}"
 
 {
@@ -67,4 +70,5 @@ EDITOR="cp $OUT/cover" GIT_EDITOR="cp $OUT/cover" b4 --offline-mode prep --edit-
 [ "$VERSION" = 1 ] || b4 --offline-mode prep --force-revision "$VERSION"
 b4 --offline-mode prep --auto-to-cc
 b4 --offline-mode send --no-sign -o "$OUT/mails"
-say "send: $(find "$OUT/mails" -type f | wc -l) mails in $OUT/mails. To send them: b4 send, in $OUT/linux"
+say "send: $(find "$OUT/mails" -type f | wc -l) mails in $OUT/mails. To send them: name your mail server there \
+(git config sendemail.smtpserver) and run 'b4 send' in $OUT/linux"
