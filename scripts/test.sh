@@ -183,9 +183,9 @@ sqlite() {
 # two NUMA nodes, and the first one more that is nothing but memory. On the lean kernel,
 # each program is in a memory cgroup of its own, in the others all are in the root group:
 # so each meets both, and what the kernel counts for a group is looked at.
-NO_LEAKS='io_test io_fault_test uring_test action_test vectors_test read_test query_test region_test machine_test kvm_test numa_test move_test'
+NO_LEAKS='io_test io_fault_test uring_test paged_io_test paged_uring_test paged_test action_test vectors_test read_test query_test region_test machine_test kvm_test numa_test move_test'
 # With the sanitizers, these take a quarter of an hour to fill memory
-LEAN_ONLY='cgroup_test tables_test'
+LEAN_ONLY='cgroup_test reclaim_test tables_test'
 guest() {	# lean|debug [leaks|no-leaks]
 	local config=$1 part=${2:-} log=$LOGS/$1${2:+-$2} code=0
 	local selftests="selftests ($1)" cgroup=
